@@ -1,0 +1,218 @@
+//! The readiness loop: waits for the VM, the peers and signals, and gives each its turn.
+//!
+//! mio reports readiness once (edge-triggered), so everything that is ready is remembered until a
+//! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
+//! one particular peer, or for the VM.
+
+use crate::command_reader::CommandReader;
+use crate::os;
+use crate::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
+use crate::switchboard::{FIRST_TOKEN, Switchboard};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_mio::v1_0::Signals;
+use std::io::{self, ErrorKind, Stdin, Stdout};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+const STDIN: Token = Token(0);
+const STDOUT: Token = Token(1);
+const SIGNALS: Token = Token(2);
+const _: () = assert!(SIGNALS.0 < FIRST_TOKEN);
+
+/// How long peers may take to read what the VM left behind for them. The VM is gone, and people
+/// expect the sidecar to be gone with it.
+const SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// The sidecar at work.
+pub struct EventLoop {
+    poll: Poll,
+    signals: Signals,
+    stdin: Stdin,
+    stdout: Stdout,
+    commands: CommandReader,
+    switchboard: Switchboard,
+    stdin_readable: bool,
+    /// The VM has closed its end: reads must go on until they say so.
+    stdin_closed: bool,
+    stdout_full: bool,
+}
+
+impl EventLoop {
+    /// Takes over stdin and stdout and says HELLO.
+    pub fn new() -> io::Result<EventLoop> {
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        os::set_nonblocking(&stdin)?;
+        os::set_nonblocking(&stdout)?;
+        os::enlarge_pipe(&stdin);
+        os::enlarge_pipe(&stdout);
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&stdin.as_raw_fd()), STDIN, Interest::READABLE)?;
+        registry.register(
+            &mut SourceFd(&stdout.as_raw_fd()),
+            STDOUT,
+            Interest::WRITABLE,
+        )?;
+        // systemd signals every process of a service at once. When to end is for the VM to say.
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let mut switchboard = Switchboard::new(registry.try_clone()?);
+        switchboard.reports.push(&Report::Hello {
+            version: VERSION,
+            features: FEATURES,
+            window: WINDOW,
+            handshake_window: HANDSHAKE_WINDOW,
+            release: env!("CARGO_PKG_VERSION").into(),
+        });
+        Ok(EventLoop {
+            poll,
+            signals,
+            stdin,
+            stdout,
+            commands: CommandReader::default(),
+            switchboard,
+            stdin_readable: false,
+            stdin_closed: false,
+            stdout_full: false,
+        })
+    }
+
+    /// Works until the VM closes the port.
+    ///
+    /// # Errors
+    /// When the VM breaks the protocol, or the system fails at what cannot fail.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        while self.turn(&mut events)? {}
+        log::debug!("the VM has closed the port");
+        self.shut_down(&mut events)
+    }
+
+    /// One turn of everybody; false when the VM is gone.
+    fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
+        if !self.flush_reports()? {
+            return Ok(false);
+        }
+        let timeout = if self.stdin_readable || self.switchboard.has_work() {
+            Some(Duration::ZERO)
+        } else {
+            self.switchboard
+                .deadline()
+                .map(|at| at.saturating_duration_since(Instant::now()))
+        };
+        self.wait(events, timeout)?;
+        if timeout.is_some() {
+            self.switchboard.tick(Instant::now());
+        }
+        let vm_lives = self.read_commands()?;
+        self.switchboard.write();
+        self.switchboard.accept();
+        self.switchboard.read();
+        Ok(vm_lives)
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                STDIN => {
+                    self.stdin_readable = true;
+                    self.stdin_closed |= event.is_read_closed();
+                }
+                STDOUT => self.stdout_full = false,
+                SIGNALS => self.handle_signals(),
+                _ => self.switchboard.readiness(event),
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_signals(&mut self) {
+        for signal in self.signals.pending() {
+            match signal {
+                SIGUSR1 => self.switchboard.log_table(),
+                SIGTERM => log::info!("SIGTERM: going on until the VM ends"),
+                SIGINT => log::info!("SIGINT: going on until the VM ends"),
+                SIGHUP => log::info!("SIGHUP: going on until the VM ends"),
+                other => log::info!("signal {other}: going on until the VM ends"),
+            }
+        }
+    }
+
+    /// One read of stdin, and all that it says; false at its end.
+    fn read_commands(&mut self) -> io::Result<bool> {
+        if !self.stdin_readable {
+            return Ok(true);
+        }
+        let space = self.commands.space();
+        let room = space.len();
+        match os::read(&self.stdin, space) {
+            Ok(0) => return Ok(false),
+            Ok(count) => {
+                // A short read has emptied the pipe; its end, though, is announced only once.
+                self.stdin_readable = count == room || self.stdin_closed;
+                self.commands.filled(count);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.stdin_readable = false,
+            Err(error) => return Err(error),
+        }
+        loop {
+            match self.commands.next() {
+                Ok(None) => return Ok(true),
+                Ok(Some(input)) => self.switchboard.input(input).map_err(protocol_error)?,
+                Err(error) => return Err(protocol_error(error)),
+            }
+        }
+    }
+
+    /// Writes reports as far as the VM takes them; false when it is gone.
+    fn flush_reports(&mut self) -> io::Result<bool> {
+        let reports = &mut self.switchboard.reports;
+        while !self.stdout_full && !reports.pending().is_empty() {
+            match os::write(&self.stdout, reports.pending()) {
+                Ok(count) => reports.written(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.stdout_full = true,
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the VM gave us reaches the peers that read; nobody waits long for those that do not.
+    fn shut_down(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadline = Instant::now() + SHUTDOWN;
+        self.switchboard.begin_shutdown();
+        // A report that nobody reads can be the first sign of a VM that is gone. What it has written
+        // before is in the pipe then.
+        let mut all_read = false;
+        while !(all_read && self.switchboard.is_delivered()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::info!("the VM is gone before its peers had read everything");
+                return Ok(());
+            }
+            if !all_read {
+                all_read = !self.read_commands()?;
+                self.switchboard.write();
+                if self.stdin_readable {
+                    continue;
+                }
+            }
+            self.wait(events, Some(left))?;
+        }
+        Ok(())
+    }
+}
+
+fn protocol_error(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(
+        ErrorKind::InvalidData,
+        format!("the VM broke the port protocol: {what}"),
+    )
+}

@@ -1,0 +1,34 @@
+//! The sidecar of uds_dist: one process per Erlang VM that owns the VM's Unix domain sockets.
+//!
+//! A byte on its way from the VM to a peer passes these rooms from top to bottom, and from the
+//! peer to the VM the other way:
+//!
+//! | module              | what it is                                                          |
+//! |---------------------|---------------------------------------------------------------------|
+//! | [`protocol`]        | the packets that VM and sidecar exchange: tables, limits, codec     |
+//! | [`command_reader`]  | bytes of stdin → commands of the VM                                 |
+//! | [`report_queue`]    | reports to the VM → bytes for stdout                                |
+//! | [`event_loop`]      | waits for readiness of stdin, stdout, signals and sockets           |
+//! | [`switchboard`]     | which connections and listeners there are, and whose turn it is     |
+//! | [`connection`]      | one socket to a peer: its queue and its windows                     |
+//! | [`window`]          | flow control: what may be on its way, and what to acknowledge       |
+//! | [`listener`]        | one listening socket                                                |
+//! | [`ownership`]       | who owns a socket path: lock file, stale sockets                    |
+//! | [`admission`]       | whom we talk to: users and groups of peers                          |
+//! | [`address`]         | unix(7) addresses                                                   |
+//! | [`os`]              | the system calls that differ between operating systems              |
+//!
+//! The codec, the reader, the queue and the windows do no I/O.
+
+pub mod address;
+pub mod admission;
+pub mod command_reader;
+pub mod connection;
+pub mod event_loop;
+pub mod listener;
+pub mod os;
+pub mod ownership;
+pub mod protocol;
+pub mod report_queue;
+pub mod switchboard;
+pub mod window;

@@ -1,0 +1,143 @@
+//! The thin layer over what differs between operating systems, or what std does not offer.
+
+use crate::protocol::Credentials;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_fd, socket,
+};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// Bytes a pipe to or from the VM should hold: the most that an unprivileged process may ask for
+/// (/proc/sys/fs/pipe-max-size). With the usual 64 KiB each batch costs many wake-ups.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const PIPE_SIZE: i32 = 1 << 20;
+
+/// Reads what is there; `WouldBlock` if nothing is, `Ok(0)` at the end.
+pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(retry(|| nix::unistd::read(fd.as_fd(), buffer))?)
+}
+
+/// Writes as much as there is room for; `WouldBlock` if there is none.
+pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(retry(|| nix::unistd::write(fd.as_fd(), bytes))?)
+}
+
+/// Makes reads and writes return instead of waiting.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Lets a pipe hold as much as it may. It works with a smaller one too, only slower.
+pub fn enlarge_pipe(fd: impl AsFd) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(errno) = fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)) {
+        log::debug!("a pipe to the VM keeps its size: {}", errno.desc());
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = fd;
+}
+
+/// A stream socket that neither blocks nor is inherited.
+pub fn unix_socket() -> Result<OwnedFd, Errno> {
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    #[cfg(target_vendor = "apple")]
+    let flags = SockFlag::empty();
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    #[cfg(target_vendor = "apple")]
+    {
+        fcntl(&socket, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(socket)
+}
+
+/// Connects, which a Unix domain socket does at once or not at all: `WouldBlock` says that the
+/// backlog of the listener is full.
+pub fn connect(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let socket = unix_socket()?;
+    retry(|| connect_fd(socket.as_raw_fd(), address))?;
+    Ok(socket)
+}
+
+/// Who is at the other end: SO_PEERCRED of unix(7), getpeereid(3).
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+        let peer = getsockopt(&socket, PeerCredentials)?;
+        Ok(Credentials {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            // 0 for a process of a pid namespace that we cannot see into.
+            pid: peer.pid() as u32,
+        })
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let (uid, gid) = nix::unistd::getpeereid(socket)?;
+        Ok(Credentials {
+            uid: uid.as_raw(),
+            gid: gid.as_raw(),
+            pid: Credentials::UNKNOWN.pid,
+        })
+    }
+}
+
+/// Gives up what the sidecar has no use for: new privileges, being looked into by other processes of
+/// its user, a core file with the buffers of connections, and a hold on the working directory.
+pub fn give_up_privileges() {
+    let done = [
+        ("change to /", nix::unistd::chdir("/")),
+        ("do without core files", no_core_files()),
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        (
+            "do without new privileges",
+            nix::sys::prctl::set_no_new_privs(),
+        ),
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        ("become undumpable", nix::sys::prctl::set_dumpable(false)),
+    ];
+    for (what, result) in done {
+        if let Err(errno) = result {
+            log::warn!("cannot {what}: {}", errno.desc());
+        }
+    }
+}
+
+fn no_core_files() -> Result<(), Errno> {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// The users whose files we trust: our own, and root, who could change ours anyway.
+pub fn is_trusted_owner(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+/// One of our groups.
+pub fn is_own_group(gid: u32) -> bool {
+    let own = nix::unistd::getegid().as_raw();
+    let others = nix::unistd::getgroups().unwrap_or_default();
+    gid == own || others.iter().any(|group| group.as_raw() == gid)
+}
+
+/// The process, or the whole system, has no descriptor or memory left for another socket.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => (),
+            result => return result,
+        }
+    }
+}

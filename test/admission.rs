@@ -1,0 +1,1159 @@
+//! Who gets in, and what those can do who do not: plays the attackers of SECURITY.md.
+//!
+//! Strangers are sidecars of other users that let anybody in: what they connect to or listen for
+//! is seen with the eyes of the attacker. Only root can play them; elsewhere these tests say that
+//! they are skipped.
+
+mod port;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::unistd::{Gid, Pid, Uid, chown};
+use port::*;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{self, Permissions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use uds_dist::admission::{Base, Policy};
+use uds_dist::protocol::{Command, ConnId, HANDSHAKE_WINDOW, Reason, Report};
+
+// --- users ---------------------------------------------------------------------------------------
+
+/// A user, by numbers that need no account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+const ROOT: User = User { uid: 0, gid: 0 };
+/// The one whose node is attacked.
+const OWNER: User = User {
+    uid: 61001,
+    gid: 61001,
+};
+const STRANGER: User = User {
+    uid: 61002,
+    gid: 61002,
+};
+const ANOTHER_STRANGER: User = User {
+    uid: 61003,
+    gid: 61003,
+};
+
+const EVERYBODY: u16 = 0o666;
+
+/// A place where several users meet: each can reach the sidecar's binary and the directory.
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    /// `None`, with a message, where the test may not play other users.
+    fn new() -> Option<Host> {
+        if !nix::unistd::geteuid().is_root() {
+            // Not eprintln: that of a passing test is not shown.
+            let _ = writeln!(
+                io::stderr(),
+                "skipped: only root can start sidecars of other users"
+            );
+            return None;
+        }
+        let directory = TempDir::new();
+        // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
+        // that is open for writing cannot be started.
+        let copy = directory.path("uds_dist");
+        let copied = Program::new("cp").arg(BINARY).arg(copy).status();
+        assert!(copied.expect("cp starts").success());
+        set_mode(&directory.path("uds_dist"), 0o755);
+        set_mode(&directory.path(""), 0o755);
+        Some(Host { directory })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path(name)
+    }
+
+    /// A new directory.
+    fn directory(&self, name: &str, owner: User, mode: u32) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).expect("a new directory");
+        give(&path, owner);
+        set_mode(&path, mode);
+        path
+    }
+
+    /// A sidecar of a user, as a VM starts it.
+    fn sidecar(&self, user: User) -> Sidecar {
+        let mut program = Program::new(self.path("uds_dist"));
+        Sidecar::start_program(program.uid(user.uid).gid(user.gid))
+    }
+
+    /// One that does not care whom it meets.
+    fn attacker(&self, user: User) -> Sidecar {
+        let mut sidecar = self.sidecar(user);
+        admit(&mut sidecar, Base::Anybody, &[], &[]);
+        sidecar
+    }
+}
+
+fn give(path: &Path, user: User) {
+    chown(
+        path,
+        Some(Uid::from_raw(user.uid)),
+        Some(Gid::from_raw(user.gid)),
+    )
+    .expect("chown");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+}
+
+fn admit(sidecar: &mut Sidecar, base: Base, uids: &[u32], gids: &[u32]) {
+    sidecar.send(&Command::Admit(Policy {
+        base,
+        uids: uids.to_vec(),
+        gids: gids.to_vec(),
+    }));
+}
+
+/// `attacker` connects and gets the end, and nothing before it.
+fn assert_kept_out(attacker: &mut Sidecar, path: &Path) {
+    let (conn, _) = attacker.connect(path);
+    let (reason, _, bytes) = attacker.closed(conn);
+    assert_eq!(reason, Reason::PeerClosed);
+    assert_eq!(bytes, b"", "a refused peer must not learn a byte");
+}
+
+/// `peer` connects, and is the first that `sidecar` has heard of.
+fn assert_let_in(sidecar: &mut Sidecar, peer: &mut Sidecar, user: User, path: &Path) {
+    let (outbound, _) = peer.connect(path);
+    let (inbound, credentials) = sidecar.accepted();
+    assert_eq!((credentials.uid, credentials.gid), (user.uid, user.gid));
+    assert_eq!(credentials.pid, peer.pid());
+    sidecar.send_data(inbound, b"welcome");
+    assert_eq!(peer.take(outbound, 7), b"welcome");
+    peer.close(outbound);
+    sidecar.closed(inbound);
+}
+
+// --- those who connect ---------------------------------------------------------------------------
+
+/// Until the VM has said something else, and although the file lets everybody connect.
+#[test]
+fn before_admit_only_the_own_user_and_root_get_in() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    assert_kept_out(&mut host.attacker(STRANGER), &path);
+    assert_let_in(&mut sidecar, &mut host.attacker(OWNER), OWNER, &path);
+    let root = connect_peer(&path);
+    let (_, credentials) = sidecar.accepted();
+    assert_eq!(credentials.uid, 0);
+    assert_eq!(credentials.pid, std::process::id());
+    drop(root);
+}
+
+/// Each way to let somebody in, with somebody whom it lets in and somebody whom it does not.
+#[test]
+fn admit_lets_in_whom_it_says() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let (own, strange, other) = (OWNER, STRANGER, ANOTHER_STRANGER);
+    let mut peers = [own, strange, other].map(|user| (user, host.attacker(user)));
+    type Case<'a> = (Base, &'a [u32], &'a [u32], [bool; 3]);
+    let cases: [Case; 9] = [
+        (Base::Nobody, &[], &[], [false, false, false]),
+        (Base::Nobody, &[strange.uid], &[], [false, true, false]),
+        (Base::Nobody, &[], &[strange.gid], [false, true, false]),
+        // A group is no user, and a user no group.
+        (Base::Nobody, &[other.gid + 1], &[], [false, false, false]),
+        (Base::Nobody, &[own.uid], &[other.gid], [true, false, true]),
+        (Base::OwnUserAndRoot, &[], &[], [true, false, false]),
+        (Base::OwnUserAndRoot, &[other.uid], &[], [true, false, true]),
+        (
+            Base::OwnUserAndRoot,
+            &[],
+            &[strange.gid],
+            [true, true, false],
+        ),
+        (Base::Anybody, &[], &[], [true, true, true]),
+    ];
+    for (base, uids, gids, expected) in cases {
+        admit(&mut sidecar, base, uids, gids);
+        for ((user, peer), let_in) in peers.iter_mut().zip(expected) {
+            // Commands and peers come in on two ways: a barrier.
+            sidecar.unlisten(0);
+            sidecar.listen_with(0, &path, EVERYBODY);
+            match let_in {
+                true => assert_let_in(&mut sidecar, peer, *user, &path),
+                false => assert_kept_out(peer, &path),
+            }
+        }
+    }
+    sidecar.expect_no_report();
+}
+
+/// A peer counts as what it acts as: of its supplementary groups nothing is known.
+#[test]
+fn supplementary_groups_do_not_count() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    admit(&mut sidecar, Base::Nobody, &[], &[OWNER.gid]);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut program = Program::new("setpriv");
+    program.args([
+        format!("--reuid={}", STRANGER.uid),
+        format!("--regid={}", STRANGER.gid),
+        format!("--groups={}", OWNER.gid),
+    ]);
+    program.arg(host.path("uds_dist"));
+    let mut peer = Sidecar::start_program(&mut program);
+    admit(&mut peer, Base::Anybody, &[], &[]);
+    assert_kept_out(&mut peer, &path);
+    sidecar.expect_log(&format!("gid {}, pid {}", STRANGER.gid, peer.pid()));
+}
+
+/// Even the own user, if the list does not have it: here the test itself is kept out. Without root.
+#[test]
+fn a_refused_peer_gets_the_end_and_the_vm_hears_nothing() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    admit(&mut sidecar, Base::Nobody, &[], &[]);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut peer = connect_peer(&path);
+    assert_eq!(read_to_end(&mut peer), b"");
+    sidecar.unlisten(0);
+    sidecar.expect_no_report();
+}
+
+/// The connections that there are stay, as a node that is up is not cut off by a new setting.
+#[test]
+fn a_new_policy_is_for_those_who_come() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let mut first = connect_peer(&path);
+    let (conn, _) = sidecar.accepted();
+    admit(&mut sidecar, Base::Nobody, &[], &[]);
+    sidecar.send_data(conn, b"still here");
+    assert_eq!(read(&mut first, 10), b"still here");
+    assert_eq!(read_to_end(&mut connect_peer(&path)), b"");
+    admit(&mut sidecar, Base::OwnUserAndRoot, &[], &[]);
+    sidecar.unlisten(0);
+    sidecar.listen(&path);
+    let _third = connect_peer(&path);
+    sidecar.accepted();
+}
+
+/// Who was refused, once in five seconds, and then how often it was.
+#[test]
+fn refusals_are_logged_once_in_five_seconds_for_each_user() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut stranger = host.attacker(STRANGER);
+    assert_kept_out(&mut stranger, &path);
+    let line = sidecar.expect_log("refused a peer");
+    let start = Instant::now();
+    for part in [
+        format!("uid {}", STRANGER.uid),
+        format!("gid {}", STRANGER.gid),
+        format!("pid {}:", stranger.pid()),
+        "allowed_uids and allowed_gids do not include it".into(),
+        "(1 refused of this uid)".into(),
+    ] {
+        assert!(line.contains(&part), "{part:?} is not in {line:?}");
+    }
+    let mut other = host.attacker(ANOTHER_STRANGER);
+    assert_kept_out(&mut other, &path);
+    sidecar.expect_log(&format!("uid {}", ANOTHER_STRANGER.uid));
+
+    let ours = |lines: &[String]| -> Vec<String> {
+        let text = format!("refused a peer, uid {},", STRANGER.uid);
+        let lines = lines.iter().filter(|line| line.contains(&text));
+        lines.cloned().collect()
+    };
+    let mut refused = 0;
+    while ours(sidecar.log()).len() == 1 {
+        assert!(start.elapsed() < LIMIT, "no second line");
+        assert_kept_out(&mut stranger, &path);
+        refused += 1;
+    }
+    assert!(start.elapsed() > Duration::from_secs(4), "too soon");
+    // The line may be about the last one or, as it comes on another way, about one shortly before.
+    let line = &ours(sidecar.log())[1];
+    let count = line.rsplit_once('(').expect("a count").1;
+    let count: u32 = count
+        .split(' ')
+        .next()
+        .expect("a word")
+        .parse()
+        .expect("a count");
+    assert!(count <= refused && count > refused / 2, "{line}");
+    assert!(refused > 100, "a flood, not {refused}");
+}
+
+// --- those who listen ----------------------------------------------------------------------------
+
+/// Somebody was faster at the path of a node, in a directory where everybody may create files.
+#[test]
+fn a_squatter_does_not_hear_a_byte() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", ROOT, 0o1777).join("b.sock");
+    let mut squatter = host.attacker(STRANGER);
+    squatter.listen_with(0, &path, EVERYBODY);
+    let mut sidecar = host.sidecar(OWNER);
+    assert_fails(
+        sidecar.connect_fails(&path),
+        Reason::Refused,
+        &[
+            path.to_str().expect("a text"),
+            &format!("belongs to uid {}", STRANGER.uid),
+            &format!("gid {}", STRANGER.gid),
+            &format!("pid {}", squatter.pid()),
+            "allowed_uids",
+        ],
+    );
+    sidecar.expect_log("refused to connect to");
+    let (conn, credentials) = squatter.accepted();
+    assert_eq!(credentials.uid, OWNER.uid);
+    let (_, _, heard) = squatter.closed(conn);
+    assert_eq!(heard, b"");
+
+    // With the same users, and a policy that has the other one.
+    admit(&mut sidecar, Base::Nobody, &[STRANGER.uid], &[]);
+    let (_, peer) = sidecar.connect(&path);
+    assert_eq!(
+        (peer.uid, peer.gid, peer.pid),
+        (STRANGER.uid, STRANGER.gid, squatter.pid())
+    );
+}
+
+/// The node that was to have the name says who has it, and takes nothing away. The squatter's socket
+/// may be one that it cannot even connect to.
+#[test]
+fn a_name_that_a_stranger_has_is_not_taken() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("run", ROOT, 0o1777);
+    let mut squatter = host.attacker(STRANGER);
+    squatter.listen_with(0, directory.join("a.sock"), EVERYBODY);
+    squatter.listen_with(1, directory.join("b.sock"), 0o600);
+    // The lock files of the squatter are in the way already; here they shall not be.
+    for name in ["a.sock.lock", "b.sock.lock"] {
+        fs::remove_file(directory.join(name)).expect("a lock file");
+    }
+    let before = listing(&directory);
+    let mut sidecar = host.sidecar(OWNER);
+    assert_fails(
+        sidecar.listen_fails(directory.join("a.sock")),
+        Reason::DuplicateName,
+        &[&squatter.pid().to_string()],
+    );
+    assert_fails(
+        sidecar.listen_fails(directory.join("b.sock")),
+        Reason::PermissionDenied,
+        &["b.sock", "set socket_dir to"],
+    );
+    assert_eq!(listing(&directory), before);
+    let (conn, _) = squatter.accepted();
+    assert_eq!(squatter.closed(conn).2, b"");
+}
+
+#[cfg(target_os = "linux")]
+mod abstract_names {
+    use super::*;
+
+    fn name(test: &str) -> String {
+        format!("\0uds_dist-{}/{test}", std::process::id())
+    }
+
+    /// There is no file, no mode and no directory: the check of users is all there is.
+    #[test]
+    fn strangers_are_kept_out() {
+        let Some(host) = Host::new() else { return };
+        let name = name("out");
+        let mut sidecar = host.sidecar(OWNER);
+        sidecar.listen(&name);
+        assert_kept_out(&mut host.attacker(STRANGER), Path::new(&name));
+        assert_let_in(
+            &mut sidecar,
+            &mut host.attacker(OWNER),
+            OWNER,
+            Path::new(&name),
+        );
+        admit(&mut sidecar, Base::Nobody, &[STRANGER.uid], &[]);
+        sidecar.unlisten(0);
+        sidecar.listen(&name);
+        assert_let_in(
+            &mut sidecar,
+            &mut host.attacker(STRANGER),
+            STRANGER,
+            Path::new(&name),
+        );
+    }
+
+    #[test]
+    fn a_squatter_does_not_hear_a_byte() {
+        let Some(host) = Host::new() else { return };
+        let name = name("squatter");
+        let mut squatter = host.attacker(STRANGER);
+        squatter.listen(&name);
+        let mut sidecar = host.sidecar(OWNER);
+        assert_fails(
+            sidecar.connect_fails(&name),
+            Reason::Refused,
+            &[&format!("@{}", &name[1..]), &STRANGER.uid.to_string()],
+        );
+        let (conn, _) = squatter.accepted();
+        assert_eq!(squatter.closed(conn).2, b"");
+        // Nor does the node take its name away.
+        assert_eq!(sidecar.listen_fails(&name).0, Reason::DuplicateName);
+    }
+
+    /// A process in a user namespace of its own is not root to us, whatever it thinks it is.
+    #[test]
+    fn root_of_another_user_namespace_is_not_root() {
+        let Some(host) = Host::new() else { return };
+        let path = host.directory("run", OWNER, 0o755).join("a.sock");
+        let mut sidecar = host.sidecar(OWNER);
+        sidecar.listen_with(0, &path, EVERYBODY);
+        let mut program = Program::new("unshare");
+        program.args(["--user", "--map-root-user", "--"]);
+        program.arg(host.path("uds_dist"));
+        program.uid(STRANGER.uid).gid(STRANGER.gid);
+        let works = Program::new("unshare")
+            .args(["--user", "--map-root-user", "true"])
+            .uid(STRANGER.uid)
+            .gid(STRANGER.gid)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !works {
+            let _ = writeln!(io::stderr(), "skipped: no user namespaces here");
+            return;
+        }
+        let mut container = Sidecar::start_program(&mut program);
+        admit(&mut container, Base::Anybody, &[], &[]);
+        assert_kept_out(&mut container, &path);
+        sidecar.expect_log(&format!("uid {}, gid {}", STRANGER.uid, STRANGER.gid));
+
+        // The other way about: seen from inside, everybody outside is nobody, and not trusted.
+        let name = name("container");
+        admit(&mut container, Base::OwnUserAndRoot, &[], &[]);
+        container.listen(&name);
+        assert_kept_out(&mut host.attacker(OWNER), Path::new(&name));
+        container.expect_log("uid 65534, gid 65534");
+    }
+}
+
+// --- the socket file -----------------------------------------------------------------------------
+
+/// With the final mode from the first moment on, in a VM whose umask forbids nothing.
+#[test]
+fn the_socket_never_has_another_mode() {
+    let directory = TempDir::new();
+    for (number, mode) in [0o600, 0o660, 0o000, 0o666].into_iter().enumerate() {
+        for umask in ["umask 0", "umask 777"] {
+            let path = directory.path(&format!("{number}.sock"));
+            let mut sidecar = Sidecar::start_program(&mut after_shell(umask));
+            let stop = AtomicBool::new(false);
+            let seen = thread::scope(|scope| {
+                let watcher = scope.spawn(|| {
+                    let mut seen = BTreeSet::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Ok(found) = fs::symlink_metadata(&path) {
+                            seen.insert(found.mode() & 0o7777);
+                        }
+                    }
+                    seen
+                });
+                for _ in 0..100 {
+                    sidecar.listen_with(0, &path, mode);
+                    let found = fs::symlink_metadata(&path).expect("a socket");
+                    assert_eq!(found.mode() & 0o7777, u32::from(mode));
+                    sidecar.unlisten(0);
+                }
+                stop.store(true, Ordering::Relaxed);
+                watcher.join().expect("modes")
+            });
+            assert!(
+                seen.is_empty() || seen == [u32::from(mode)].into(),
+                "{seen:?} instead of {mode}"
+            );
+        }
+    }
+}
+
+/// The file's mode keeps strangers out by itself, and says nothing about them to the VM.
+#[test]
+fn the_mode_of_the_socket_keeps_strangers_out() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("run", OWNER, 0o755);
+    let mut sidecar = host.sidecar(OWNER);
+    admit(&mut sidecar, Base::Anybody, &[], &[]);
+    let group_member = User {
+        gid: OWNER.gid,
+        ..ANOTHER_STRANGER
+    };
+    for (listener, mode, expected) in [
+        (0, 0o600, [false, false]),
+        (1, 0o660, [true, false]),
+        (2, 0o666, [true, true]),
+        (3, 0o000, [false, false]),
+    ] {
+        let path = directory.join(format!("{mode:o}.sock"));
+        sidecar.listen_with(listener, &path, mode);
+        for (user, gets_in) in [group_member, STRANGER].into_iter().zip(expected) {
+            let mut peer = host.attacker(user);
+            match gets_in {
+                true => assert_let_in(&mut sidecar, &mut peer, user, &path),
+                false => assert_eq!(peer.connect_fails(&path).0, Reason::PermissionDenied),
+            }
+        }
+    }
+    sidecar.expect_no_report();
+}
+
+// --- directories ---------------------------------------------------------------------------------
+
+/// A directory is taken or refused by who could put another socket into it.
+#[test]
+fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
+    let Some(host) = Host::new() else { return };
+    let with_group = |gid| User { gid, ..OWNER };
+    let mut sidecar = host.sidecar(OWNER);
+    for (name, owner, mode) in [
+        ("private", OWNER, 0o700),
+        ("group-may-look", OWNER, 0o750),
+        ("all-may-look", OWNER, 0o755),
+        ("own-group", OWNER, 0o2770),
+        ("own-group-of-root", User { uid: 0, ..OWNER }, 0o2770),
+        ("tmp", ROOT, 0o1777),
+        ("own-tmp", OWNER, 0o1777),
+        ("sticky-group", with_group(STRANGER.gid), 0o1770),
+    ] {
+        let path = host.directory(name, owner, mode).join("a.sock");
+        sidecar.listen(&path);
+        assert_eq!(fs::metadata(&path).expect("a socket").uid(), OWNER.uid);
+        sidecar.unlisten(0);
+    }
+    for (name, owner, mode, words) in [
+        (
+            "everybody",
+            OWNER,
+            0o777,
+            ["writable by everybody", "chmod o-w"],
+        ),
+        (
+            "everybody-root",
+            ROOT,
+            0o777,
+            ["writable by everybody", "+t"],
+        ),
+        (
+            "foreign-group",
+            with_group(STRANGER.gid),
+            0o770,
+            ["writable by gid 61002", "chmod g-w"],
+        ),
+        (
+            "foreign",
+            STRANGER,
+            0o777,
+            ["belongs to uid 61002", "this node's user or root"],
+        ),
+        (
+            "foreign-tmp",
+            STRANGER,
+            0o1777,
+            ["belongs to uid 61002", "this node's user or root"],
+        ),
+    ] {
+        let directory = host.directory(name, owner, mode);
+        assert_fails(
+            sidecar.listen_fails(directory.join("a.sock")),
+            Reason::BadAddress,
+            &[&[directory.to_str().expect("a text")], &words[..]].concat(),
+        );
+        assert_eq!(listing(&directory), Vec::<String>::new());
+    }
+}
+
+/// A link of a stranger could lead somewhere else tomorrow.
+#[test]
+fn links_to_a_directory_are_followed_if_they_are_ours() {
+    let Some(host) = Host::new() else { return };
+    let target = host.directory("target", OWNER, 0o700);
+    let foreign = host.directory("foreign", STRANGER, 0o755);
+    let mut sidecar = host.sidecar(OWNER);
+    for (name, owner) in [("own", OWNER.uid), ("roots", 0)] {
+        let link = host.path(name);
+        symlink(&target, &link).expect("a link");
+        lchown(&link, Some(owner), None).expect("chown");
+        sidecar.listen(link.join("a.sock"));
+        sidecar.unlisten(0);
+    }
+    let link = host.path("strangers");
+    symlink(&target, &link).expect("a link");
+    lchown(&link, Some(STRANGER.uid), None).expect("chown");
+    assert_fails(
+        sidecar.listen_fails(link.join("a.sock")),
+        Reason::BadAddress,
+        &["symbolic link of uid 61002", "name the directory itself"],
+    );
+    let link = host.path("own-to-foreign");
+    symlink(&foreign, &link).expect("a link");
+    lchown(&link, Some(OWNER.uid), None).expect("chown");
+    assert_fails(
+        sidecar.listen_fails(link.join("a.sock")),
+        Reason::BadAddress,
+        &["belongs to uid 61002"],
+    );
+    assert_eq!(listing(&target), Vec::<String>::new());
+}
+
+/// Whatever the umask of the VM, and although everybody could create it first.
+#[test]
+fn a_missing_directory_becomes_the_users_own() {
+    let Some(host) = Host::new() else { return };
+    let tmp = host.directory("tmp", ROOT, 0o1777);
+    let mut program = Program::new("/bin/sh");
+    program.args(["-c", "umask 0 && exec \"$0\" \"$@\""]);
+    program.arg(host.path("uds_dist"));
+    let mut sidecar = Sidecar::start_program(program.uid(OWNER.uid).gid(OWNER.gid));
+    sidecar.listen(tmp.join("run/a.sock"));
+    let found = fs::metadata(tmp.join("run")).expect("a directory");
+    assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, OWNER.uid));
+    sidecar.unlisten(0);
+
+    // A stranger was faster: also with a link that leads nowhere yet.
+    let taken = host.directory("tmp/taken", STRANGER, 0o777);
+    assert_fails(
+        sidecar.listen_fails(taken.join("a.sock")),
+        Reason::BadAddress,
+        &["belongs to uid 61002"],
+    );
+    symlink(tmp.join("nowhere"), tmp.join("link")).expect("a link");
+    lchown(tmp.join("link"), Some(STRANGER.uid), None).expect("chown");
+    let (_, explanation) = sidecar.listen_fails(tmp.join("link/a.sock"));
+    assert!(explanation.contains("tmp/link"), "{explanation}");
+    assert!(!tmp.join("nowhere").exists());
+}
+
+// --- lock files and stale sockets ----------------------------------------------------------------
+
+/// Names, types, owners, modes and contents of what is in a directory.
+fn listing(directory: &Path) -> Vec<String> {
+    let mut entries: Vec<_> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let found = fs::symlink_metadata(&path).expect("a file");
+            let content = found.is_file().then(|| fs::read(&path).expect("a file"));
+            format!(
+                "{} {:o} {} {} {content:?}",
+                path.display(),
+                found.mode(),
+                found.uid(),
+                found.ino()
+            )
+        })
+        .collect();
+    entries.sort();
+    entries
+}
+
+/// Whatever a stranger puts where the lock file belongs stays as it is, and so does what it leads to.
+#[test]
+fn a_strangers_lock_file_is_refused_and_left_alone() {
+    let Some(host) = Host::new() else { return };
+    let tmp = host.directory("tmp", ROOT, 0o1777);
+    let precious = tmp.join("precious");
+    fs::write(&precious, "of the node's user").expect("a file");
+    give(&precious, OWNER);
+    let mut sidecar = host.sidecar(OWNER);
+    let place = |name: &str| tmp.join(format!("{name}.sock.lock"));
+
+    fs::write(place("file"), "").expect("a file");
+    set_mode(&place("file"), 0o600);
+    fs::write(place("open"), "").expect("a file");
+    set_mode(&place("open"), 0o666);
+    fs::create_dir(place("dir")).expect("a directory");
+    nix::unistd::mkfifo(
+        &place("fifo"),
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+    )
+    .expect("a FIFO");
+    set_mode(&place("fifo"), 0o666);
+    drop(UnixListener::bind(place("socket")).expect("a socket"));
+    for name in ["file", "open", "dir", "fifo", "socket"] {
+        give(&place(name), STRANGER);
+    }
+    symlink(&precious, place("link")).expect("a link");
+    symlink(tmp.join("nowhere"), place("dangling")).expect("a link");
+    for name in ["link", "dangling"] {
+        lchown(place(name), Some(STRANGER.uid), None).expect("chown");
+    }
+    // Where the kernel does not forbid it (fs.protected_hardlinks), strangers can do this.
+    fs::hard_link(&precious, place("hard")).expect("a link");
+
+    let before = listing(&tmp);
+    for (name, problem) in [
+        ("file", "belongs to uid 61002"),
+        ("open", "belongs to uid 61002"),
+        ("dir", "is not a lock file"),
+        ("fifo", "is not a lock file"),
+        ("socket", "is not a lock file"),
+        ("link", "is not a lock file"),
+        ("dangling", "is not a lock file"),
+        ("hard", "is a hard link to another file"),
+    ] {
+        assert_fails(
+            sidecar.listen_fails(tmp.join(format!("{name}.sock"))),
+            Reason::BadAddress,
+            &[
+                place(name).to_str().expect("a text"),
+                problem,
+                "remove it, or set socket_dir",
+            ],
+        );
+    }
+    assert_eq!(listing(&tmp), before);
+}
+
+/// Root's node has once run there, and was killed.
+#[test]
+fn a_lock_file_that_root_left_behind_is_named() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("run", OWNER, 0o700);
+    fs::write(directory.join("a.sock.lock"), "").expect("a file");
+    set_mode(&directory.join("a.sock.lock"), 0o600);
+    assert_fails(
+        host.sidecar(OWNER).listen_fails(directory.join("a.sock")),
+        Reason::BadAddress,
+        &["a.sock.lock", "belongs to uid 0 alone", "remove it"],
+    );
+}
+
+/// In a sticky directory only its owner can remove it; the node says so and starts under no name.
+#[test]
+fn a_strangers_stale_socket_is_left_alone() {
+    let Some(host) = Host::new() else { return };
+    let tmp = host.directory("tmp", ROOT, 0o1777);
+    let path = tmp.join("a.sock");
+    drop(UnixListener::bind(&path).expect("a socket"));
+    set_mode(&path, 0o666);
+    give(&path, STRANGER);
+    let before = listing(&tmp);
+    assert_fails(
+        host.sidecar(OWNER).listen_fails(&path),
+        Reason::PermissionDenied,
+        &["remove the stale socket", "a.sock", "set socket_dir to"],
+    );
+    assert_eq!(listing(&tmp), before);
+}
+
+/// Somebody with the right to do so replaces both files while the node runs: they are not ours to
+/// remove any more.
+#[test]
+fn files_that_replaced_ours_are_left_alone() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut first = Sidecar::start();
+    first.listen(&path);
+    fs::remove_file(&path).expect("a socket");
+    fs::remove_file(directory.path("a.sock.lock")).expect("a lock file");
+    let mut second = Sidecar::start();
+    second.listen(&path);
+    first.unlisten(0);
+    assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
+    let mut third = Sidecar::start();
+    assert_eq!(third.listen_fails(&path).0, Reason::DuplicateName);
+    let _peer = connect_peer(&path);
+    // The third one's probe came first.
+    second.accepted();
+    second.expect_report("CLOSED or ACCEPTED");
+    assert!(
+        fs::symlink_metadata(&path)
+            .expect("a file")
+            .file_type()
+            .is_socket()
+    );
+}
+
+// --- crowds --------------------------------------------------------------------------------------
+
+/// The places for handshakes of one sidecar.
+const PLACES: usize = 128;
+
+/// How long one may keep such a place when others wait for it.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// KiB of a process' memory that are resident.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.expect("a line").trim().split(' ').next();
+    number.expect("a number").parse().expect("a number")
+}
+
+fn listen_with_backlog(sidecar: &mut Sidecar, path: &Path, backlog: u32) {
+    sidecar.send(&Command::Listen {
+        listener: 0,
+        backlog,
+        mode: EVERYBODY,
+        vm_pid: VM_PID,
+        address: path.as_os_str().as_encoded_bytes().to_vec(),
+    });
+    sidecar.expect_this(&Report::Listening { listener: 0 });
+}
+
+/// As many as fit say nothing and stay; one who belongs there is in within a second.
+#[test]
+fn silent_peers_make_room() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let crowd: Vec<_> = (0..PLACES).map(|_| connect_peer(&path)).collect();
+    for _ in &crowd {
+        sidecar.accepted();
+    }
+    let start = Instant::now();
+    let mut peer = connect_peer(&path);
+    let Report::Closed { explanation, .. } = sidecar.expect_report("CLOSED") else {
+        sidecar.fail("CLOSED");
+    };
+    assert!(explanation.contains("make room"), "{explanation}");
+    let (conn, _) = sidecar.accepted();
+    let waited = start.elapsed();
+    println!("in after {waited:?}");
+    sidecar.send_data(conn, b"welcome");
+    assert_eq!(read(&mut peer, 7), b"welcome");
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    drop(crowd);
+}
+
+/// Who is refused ends nobody's handshake, however many come and however full it is.
+#[test]
+fn refused_peers_take_nobodys_place() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut crowd: Vec<_> = (0..PLACES).map(|_| connect_peer(&path)).collect();
+    let conns: Vec<_> = crowd.iter().map(|_| sidecar.accepted().0).collect();
+    let mut attacker = host.attacker(STRANGER);
+    let start = Instant::now();
+    while start.elapsed() < 2 * GRACE {
+        assert_kept_out(&mut attacker, &path);
+    }
+    for (peer, conn) in crowd.iter_mut().zip(conns) {
+        sidecar.send_data(conn, b"x");
+        assert_eq!(read(peer, 1), b"x");
+    }
+    sidecar.expect_no_report();
+}
+
+/// What flooders do with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    Close,
+    Keep,
+}
+
+const CONNECTS: u32 = 10_000;
+
+/// Connects from all sides until there were [`CONNECTS`], and says nothing.
+fn flood(path: &Path, habit: Habit, left: &AtomicU32) {
+    const FLOODERS: usize = 4;
+    thread::scope(|scope| {
+        for _ in 0..FLOODERS {
+            scope.spawn(|| {
+                let mut kept = VecDeque::new();
+                let next = |left: u32| left.checked_sub(1);
+                let order = Ordering::Relaxed;
+                while left.fetch_update(order, order, next).is_ok() {
+                    let stream = UnixStream::connect(path).expect("a connection");
+                    if habit == Habit::Keep {
+                        kept.push_back(stream);
+                    }
+                    // Those were closed long ago; a process has only so many descriptors.
+                    if kept.len() > PLACES + 64 {
+                        kept.pop_front();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Ends the sidecar when a test fails, so that those who wait for it do not wait for ever.
+struct EndOnFailure(u32);
+
+impl Drop for EndOnFailure {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = kill(Pid::from_raw(self.0 as i32), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Has `knock` connect again and again while the flood goes on, and the VM answer everybody who gets
+/// in with one byte. Prints how long that took each time, and the sidecar's memory.
+fn assert_not_locked_out(
+    what: &str,
+    sidecar: &mut Sidecar,
+    path: &Path,
+    habit: Habit,
+    mut knock: impl FnMut() -> Duration + Send,
+) {
+    let before = resident(sidecar.pid());
+    let left = AtomicU32::new(CONNECTS);
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let mut times = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(path, habit, &left));
+        let knocking = scope.spawn(|| {
+            let mut times = Vec::new();
+            while left.load(Ordering::Relaxed) > 0 {
+                times.push(knock());
+            }
+            flooding.join().expect("a flood");
+            knock();
+            over.store(true, Ordering::Relaxed);
+            knock(); // by now the backlog is empty: this one is the last that comes in
+            times
+        });
+        let _guard = EndOnFailure(sidecar.pid());
+        loop {
+            match sidecar.expect_report("ACCEPTED") {
+                Report::Accepted { conn, .. } => {
+                    let was_over = over.load(Ordering::Relaxed);
+                    sidecar.send_data(conn, b"w");
+                    if was_over {
+                        return knocking.join().expect("times");
+                    }
+                }
+                Report::Closed { .. } => (),
+                other => sidecar.fail(&format!("ACCEPTED or CLOSED, not {other:?}")),
+            }
+        }
+    });
+    let lasted = start.elapsed();
+    let after = resident(sidecar.pid());
+    times.sort();
+    let median = times[times.len() / 2];
+    let longest = *times.last().expect("a time");
+    println!(
+        "{what}: {CONNECTS} connects in {lasted:?}; {} peers got in meanwhile, median {median:?}, \
+         longest {longest:?}; resident KiB of the sidecar {before} before, {after} after",
+        times.len()
+    );
+    // Who meets a full backlog again and again has bad luck; most have not.
+    assert!(median < Duration::from_secs(5), "{median:?}");
+    assert!(longest < Duration::from_secs(25), "{longest:?}");
+    assert!(after < before + 4096, "{before} to {after} KiB");
+}
+
+/// Until the sidecar has answered; as a VM, it tries again a little later when the backlog is full.
+fn knock_at(path: &Path) -> Duration {
+    let address = UnixAddr::new(path).expect("an address");
+    let start = Instant::now();
+    loop {
+        match try_connect_peer(&address) {
+            Ok(mut stream) => {
+                // The end: it had to make room before the VM could answer.
+                if let Ok(1) = stream.read(&mut [0]) {
+                    return start.elapsed();
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::park_timeout(Duration::from_millis(10));
+            }
+            Err(error) => panic!("connect: {error}"),
+        }
+    }
+}
+
+/// The same as another user.
+fn knock_by(peer: &mut Sidecar, conn: &mut ConnId, path: &Path) -> Duration {
+    let start = Instant::now();
+    loop {
+        *conn += 2;
+        peer.send(&Command::Connect {
+            conn: *conn,
+            address: path.as_os_str().as_encoded_bytes().to_vec(),
+        });
+        match peer.expect_report("CONNECTED or CONNECT_FAILED") {
+            Report::Connected { .. } => {
+                assert_eq!(peer.take(*conn, 1), b"w");
+                peer.close(*conn);
+                return start.elapsed();
+            }
+            Report::ConnectFailed {
+                reason: Reason::BacklogFull,
+                ..
+            } => thread::park_timeout(Duration::from_millis(10)),
+            other => peer.fail(&format!("CONNECTED, not {other:?}")),
+        }
+    }
+}
+
+/// With the default backlog, which the flood fills.
+#[test]
+fn a_flood_of_an_allowed_user_locks_nobody_out() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    listen_with_backlog(&mut sidecar, &path, 5);
+    for (what, habit) in [
+        ("allowed, closing", Habit::Close),
+        ("allowed, silent", Habit::Keep),
+    ] {
+        assert_not_locked_out(what, &mut sidecar, &path, habit, || knock_at(&path));
+    }
+}
+
+#[test]
+fn a_flood_of_a_refused_user_locks_nobody_out() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    admit(&mut sidecar, Base::Nobody, &[STRANGER.uid], &[]);
+    listen_with_backlog(&mut sidecar, &path, 5);
+    let mut peer = host.attacker(STRANGER);
+    let mut conn = 1;
+    for (what, habit) in [
+        ("refused, closing", Habit::Close),
+        ("refused, silent", Habit::Keep),
+    ] {
+        assert_not_locked_out(what, &mut sidecar, &path, habit, || {
+            knock_by(&mut peer, &mut conn, &path)
+        });
+    }
+    let lines = sidecar.log().iter();
+    let lines = lines.filter(|line| line.contains("refused a peer")).count();
+    assert!((1..20).contains(&lines), "{lines} lines");
+}
+
+/// A full house of peers that write without end, before they have shown that they know the cookie.
+#[test]
+fn strangers_make_us_hold_a_bounded_number_of_bytes() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let window = HANDSHAKE_WINDOW as usize;
+    let before = resident(sidecar.pid());
+    let garbage = vec![0; 1 << 20];
+    let mut peers = Vec::new();
+    for _ in 0..PLACES {
+        let mut peer = connect_peer(&path);
+        let (conn, _) = sidecar.accepted();
+        write_some(&mut peer, &garbage);
+        peers.push((conn, peer));
+    }
+    for (conn, _) in &peers {
+        // More would fail the test: it would be over the window.
+        sidecar.take(*conn, window);
+    }
+    sidecar.signal(Signal::SIGUSR1);
+    for (conn, _) in &peers {
+        sidecar.expect_log(&format!("info: {conn} from (handshake)"));
+    }
+    for line in sidecar.log() {
+        assert!(
+            !line.contains("(handshake)") || line.contains(": 16384 bytes in, 0 out"),
+            "{line}"
+        );
+    }
+    let after = resident(sidecar.pid());
+    println!("resident KiB of the sidecar: {before} before, {after} after");
+    assert!(after < before + 4096, "{before} to {after} KiB");
+}
+
+/// What comes with bytes, descriptors, is not taken.
+#[test]
+fn descriptors_that_peers_send_do_not_arrive() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let peer = connect_peer(&path);
+    let (conn, _) = sidecar.accepted();
+    let before = descriptors(sidecar.pid());
+    let sent = vec![peer.as_raw_fd(); 100];
+    for count in 1..=50 {
+        sendmsg::<()>(
+            peer.as_raw_fd(),
+            &[IoSlice::new(b"x")],
+            &[ControlMessage::ScmRights(&sent)],
+            MsgFlags::empty(),
+            None,
+        )
+        .expect("room");
+        sidecar.take(conn, 1);
+        assert_eq!(descriptors(sidecar.pid()), before, "after {count} messages");
+    }
+}
+
+// --- the sidecar itself --------------------------------------------------------------------------
+
+/// What a process may do and hold, so that whoever takes the sidecar over gains little.
+#[test]
+fn the_sidecar_gives_up_what_it_does_not_need() {
+    let directory = TempDir::new();
+    let mut program = after_shell("ulimit -S -c unlimited");
+    let mut sidecar = Sidecar::start_program(program.current_dir(directory.path("")));
+    let proc = PathBuf::from(format!("/proc/{}", sidecar.pid()));
+    let status = fs::read_to_string(proc.join("status")).expect("a process");
+    assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    let limits = fs::read_to_string(proc.join("limits")).expect("a process");
+    let line = limits.lines().find(|line| line.starts_with("Max core"));
+    let words: Vec<_> = line.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(
+            fs::read_link(proc.join("cwd")).expect("a link"),
+            Path::new("/")
+        );
+    }
+    // It does what it is there for all the same.
+    sidecar.listen(directory.path("a.sock"));
+}
+
+/// A process of its own user cannot read what it holds: /proc/PID belongs to root.
+#[test]
+fn the_sidecar_cannot_be_looked_into() {
+    let Some(host) = Host::new() else { return };
+    let sidecar = host.sidecar(OWNER);
+    for file in ["environ", "maps", "mem", "fd"] {
+        let path = format!("/proc/{}/{file}", sidecar.pid());
+        assert_eq!(fs::metadata(&path).expect("a process").uid(), 0, "{path}");
+        let command = if file == "fd" { "ls" } else { "cat" };
+        let output = Program::new(command)
+            .arg(&path)
+            .uid(OWNER.uid)
+            .gid(OWNER.gid)
+            .output()
+            .expect("a program");
+        assert!(!output.status.success(), "{path} can be read");
+    }
+}

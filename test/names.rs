@@ -1,0 +1,512 @@
+//! Who owns a socket's name: LISTEN and UNLISTEN, lock files, stale sockets, and what else may
+//! stand at a path.
+
+mod port;
+
+use nix::sys::socket::UnixAddr;
+use port::*;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use uds_dist::protocol::{Reason, Report};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("a file").mode() & 0o7777
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+// --- files of a listener -------------------------------------------------------------------------
+
+#[test]
+fn listen_creates_a_private_socket_and_a_lock_file_and_unlisten_removes_both() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    assert!(is_socket(&path));
+    assert_eq!(mode(&path), 0o600);
+    let lock = directory.path("a.sock.lock");
+    assert_eq!(mode(&lock), 0o600);
+    assert_eq!(
+        fs::read_to_string(&lock).expect("a lock file"),
+        format!("{VM_PID}\n")
+    );
+    sidecar.unlisten(0);
+    assert_eq!(directory.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_can_be_had_again_after_unlisten() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        sidecar.listen(directory.path("a.sock"));
+        peers.push(connect_peer(directory.path("a.sock")));
+        sidecar.accepted();
+        sidecar.unlisten(0);
+    }
+}
+
+#[test]
+fn the_socket_has_the_mode_that_the_vm_asks_for() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start_program(&mut after_shell("umask 077"));
+    for (listener, mode_asked) in [0o600, 0o660, 0o666, 0o777].into_iter().enumerate() {
+        let path = directory.path(&format!("{listener}.sock"));
+        sidecar.listen_with(listener as u32, &path, mode_asked);
+        assert_eq!(mode(&path), u32::from(mode_asked));
+    }
+}
+
+#[test]
+fn two_listeners_of_a_sidecar_are_told_apart() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    sidecar.listen_with(0, directory.path("old.sock"), 0o600);
+    sidecar.listen_with(1, directory.path("new.sock"), 0o600);
+    let mut peers = Vec::new();
+    for (name, expected) in [("new.sock", 1), ("old.sock", 0), ("new.sock", 1)] {
+        peers.push(connect_peer(directory.path(name)));
+        match sidecar.expect_report("ACCEPTED") {
+            Report::Accepted { listener, .. } => assert_eq!(listener, expected),
+            other => sidecar.fail(&format!("ACCEPTED, not {other:?}")),
+        }
+    }
+    sidecar.unlisten(0);
+    assert_eq!(directory.names(), ["new.sock", "new.sock.lock"]);
+}
+
+#[test]
+fn unlisten_keeps_connections() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(directory.path("a.sock"));
+    let mut peer = connect_peer(directory.path("a.sock"));
+    let (conn, _) = sidecar.accepted();
+    sidecar.unlisten(0);
+    sidecar.send_data(conn, b"still here");
+    assert_eq!(read(&mut peer, 10), b"still here");
+}
+
+#[test]
+fn unlisten_leaves_a_socket_that_replaced_ours() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    fs::remove_file(&path).expect("our socket");
+    let _successor = UnixListener::bind(&path).expect("a free path");
+    sidecar.unlisten(0);
+    assert_eq!(directory.names(), ["a.sock"]);
+    sidecar.expect_log("no longer ours");
+    connect_peer(&path);
+}
+
+#[test]
+fn unlisten_of_a_removed_socket_says_so() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    fs::remove_file(&path).expect("our socket");
+    sidecar.unlisten(0);
+    sidecar.expect_log("removed by somebody else");
+    assert_eq!(directory.names(), Vec::<String>::new());
+}
+
+// --- names in use --------------------------------------------------------------------------------
+
+#[test]
+fn a_name_of_another_sidecar_is_a_duplicate_and_names_its_vm() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut first = Sidecar::start();
+    first.listen(&path);
+    let mut second = Sidecar::start();
+    assert_fails(
+        second.listen_fails(&path),
+        Reason::DuplicateName,
+        &["in use", &VM_PID.to_string(), "a.sock"],
+    );
+    assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
+    first.unlisten(0);
+    second.listen(&path);
+}
+
+#[test]
+fn a_name_of_the_same_sidecar_is_a_duplicate() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen_with(1, &path, 0o600);
+    assert_fails(sidecar.listen_fails(&path), Reason::DuplicateName, &[]);
+    connect_peer(&path);
+}
+
+#[test]
+fn a_live_listener_without_a_lock_file_is_a_duplicate() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let foreign = UnixListener::bind(&path).expect("a listener");
+    let mut sidecar = Sidecar::start();
+    let own_pid = std::process::id().to_string();
+    assert_fails(
+        sidecar.listen_fails(&path),
+        Reason::DuplicateName,
+        &["in use", &own_pid],
+    );
+    assert_eq!(directory.names(), ["a.sock"]);
+    foreign.accept().expect("the probe");
+    connect_peer(&path);
+    foreign.accept().expect("the peer");
+}
+
+#[test]
+fn a_listener_with_a_full_backlog_is_alive() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    for backlog in [0, 1] {
+        let path = directory.path(&format!("{backlog}.sock"));
+        let address = UnixAddr::new(&path).expect("an address");
+        let _foreign = listen_only(&address, backlog);
+        let _waiting = fill_backlog(&address);
+        assert_fails(
+            sidecar.listen_fails(&path),
+            Reason::DuplicateName,
+            &["in use"],
+        );
+        assert!(is_socket(&path));
+    }
+    assert_eq!(directory.names(), ["0.sock", "1.sock"]);
+}
+
+#[test]
+fn a_locked_name_where_nobody_answers_is_busy() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut owner = Sidecar::start();
+    owner.listen(&path);
+    fs::remove_file(&path).expect("its socket");
+    let mut sidecar = Sidecar::start();
+    assert_fails(
+        sidecar.listen_fails(&path),
+        Reason::NameBusy,
+        &["taken", &VM_PID.to_string()],
+    );
+    assert_eq!(directory.names(), ["a.sock.lock"]);
+}
+
+#[test]
+fn one_of_many_starters_gets_the_name_of_a_dead_one() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    drop(UnixListener::bind(&path).expect("a listener"));
+    let mut starters: Vec<_> = (0..8).map(|_| Sidecar::start()).collect();
+    for starter in &mut starters {
+        starter.send_listen(0, &path, 0o600);
+    }
+    let mut owners = 0;
+    for starter in &mut starters {
+        match starter.expect_report("LISTENING or LISTEN_FAILED") {
+            Report::Listening { .. } => {
+                owners += 1;
+                let _peer = connect_peer(&path);
+                // Those who came later have knocked, too; the last one to come is our peer.
+                starter.settle();
+            }
+            Report::ListenFailed {
+                reason: Reason::DuplicateName | Reason::NameBusy,
+                ..
+            } => (),
+            other => starter.fail(&format!("an owner or a duplicate, not {other:?}")),
+        }
+    }
+    assert_eq!(owners, 1);
+    assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
+}
+
+// --- dead owners ---------------------------------------------------------------------------------
+
+#[test]
+fn the_socket_of_a_killed_sidecar_is_taken_over() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut killed = Sidecar::start();
+    killed.listen(&path);
+    killed.kill();
+    assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    sidecar.expect_log("took over");
+    let _peer = connect_peer(&path);
+    sidecar.accepted();
+    sidecar.unlisten(0);
+    assert_eq!(directory.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_stale_socket_without_a_lock_file_is_taken_over() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    drop(UnixListener::bind(&path).expect("a listener"));
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let _peer = connect_peer(&path);
+    sidecar.accepted();
+}
+
+#[test]
+fn a_lock_file_that_nobody_holds_is_no_obstacle() {
+    let directory = TempDir::new();
+    fs::write(directory.path("a.sock.lock"), "123456789\n").expect("a file");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(directory.path("a.sock"));
+    let noted = fs::read_to_string(directory.path("a.sock.lock")).expect("the lock file");
+    assert_eq!(noted, format!("{VM_PID}\n"));
+}
+
+// --- what is in the way --------------------------------------------------------------------------
+
+#[test]
+fn what_is_not_a_socket_is_never_removed() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    fs::write(directory.path("file"), "precious").expect("a file");
+    fs::create_dir(directory.path("directory")).expect("a directory");
+    symlink("file", directory.path("link")).expect("a link");
+    symlink("nowhere", directory.path("dangling")).expect("a link");
+    for name in ["file", "directory", "link", "dangling"] {
+        assert_fails(
+            sidecar.listen_fails(directory.path(name)),
+            Reason::BadAddress,
+            &[name, "in the way", "remove it"],
+        );
+    }
+    let names = ["dangling", "directory", "file", "link"];
+    assert_eq!(directory.names(), names);
+    let content = fs::read_to_string(directory.path("file")).expect("the file");
+    assert_eq!(content, "precious");
+}
+
+#[test]
+fn a_link_at_the_lock_file_is_not_followed() {
+    let directory = TempDir::new();
+    fs::write(directory.path("victim"), "precious").expect("a file");
+    symlink("victim", directory.path("a.sock.lock")).expect("a link");
+    let mut sidecar = Sidecar::start();
+    let (_, explanation) = sidecar.listen_fails(directory.path("a.sock"));
+    assert!(explanation.contains("a.sock.lock"), "{explanation}");
+    assert_eq!(directory.names(), ["a.sock.lock", "victim"]);
+    let content = fs::read_to_string(directory.path("victim")).expect("the file");
+    assert_eq!(content, "precious");
+}
+
+#[test]
+fn a_dangling_link_at_the_lock_file_creates_nothing() {
+    let directory = TempDir::new();
+    symlink("elsewhere", directory.path("a.sock.lock")).expect("a link");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen_fails(directory.path("a.sock"));
+    assert_eq!(directory.names(), ["a.sock.lock"]);
+}
+
+#[test]
+fn what_is_no_lock_file_is_left_alone() {
+    let directory = TempDir::new();
+    let lock = directory.path("a.sock.lock");
+    let mut sidecar = Sidecar::start();
+    fs::create_dir(&lock).expect("a directory");
+    let (_, explanation) = sidecar.listen_fails(directory.path("a.sock"));
+    assert!(explanation.contains("a.sock.lock"), "{explanation}");
+    fs::remove_dir(&lock).expect("an empty directory");
+    nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    assert_fails(
+        sidecar.listen_fails(directory.path("a.sock")),
+        Reason::BadAddress,
+        &["a.sock.lock", "not a lock file"],
+    );
+    assert_eq!(directory.names(), ["a.sock.lock"]);
+}
+
+// --- directories ---------------------------------------------------------------------------------
+
+#[test]
+fn a_missing_directory_is_created_for_its_owner_alone() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start_program(&mut after_shell("umask 022"));
+    sidecar.listen(directory.path("new/a.sock"));
+    assert_eq!(mode(&directory.path("new")), 0o700);
+    sidecar.unlisten(0);
+    assert!(directory.path("new").is_dir());
+}
+
+#[test]
+fn only_the_last_directory_is_created() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    assert_fails(
+        sidecar.listen_fails(directory.path("new/newer/a.sock")),
+        Reason::BadAddress,
+        &["new/newer", "does not exist", "socket_dir"],
+    );
+    assert_eq!(directory.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let directory = TempDir::new();
+    fs::write(directory.path("file"), "").expect("a file");
+    let mut sidecar = Sidecar::start();
+    assert_fails(
+        sidecar.listen_fails(directory.path("file/a.sock")),
+        Reason::BadAddress,
+        &["file is not a directory", "socket_dir"],
+    );
+}
+
+#[test]
+fn an_unwritable_directory_is_a_denied_permission() {
+    let directory = TempDir::new();
+    let Some(mut nobody) = as_nobody(&directory) else {
+        return;
+    };
+    fs::create_dir(directory.path("theirs")).expect("a directory");
+    let mut sidecar = Sidecar::start_program(&mut nobody);
+    for path in ["theirs/a.sock", "missing/a.sock"] {
+        assert_fails(
+            sidecar.listen_fails(directory.path(path)),
+            Reason::PermissionDenied,
+            &[
+                path.split_once('/').expect("two parts").0,
+                "write access",
+                "socket_dir",
+            ],
+        );
+    }
+    assert_eq!(directory.names(), ["theirs", "uds_dist"]);
+    let theirs = fs::read_dir(directory.path("theirs")).expect("a directory");
+    assert_eq!(theirs.count(), 0);
+}
+
+#[test]
+fn a_socket_of_another_user_is_not_stale() {
+    let directory = TempDir::new();
+    let Some(mut nobody) = as_nobody(&directory) else {
+        return;
+    };
+    let shared = directory.path("shared");
+    fs::create_dir(&shared).expect("a directory");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("our directory");
+    let path = directory.path("shared/a.sock");
+    // Without a lock file; nobody may not connect to it.
+    let _foreign = UnixListener::bind(&path).expect("a listener");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our socket");
+    let mut sidecar = Sidecar::start_program(&mut nobody);
+    assert_fails(
+        sidecar.listen_fails(&path),
+        Reason::PermissionDenied,
+        &["a.sock"],
+    );
+    assert!(is_socket(&path));
+}
+
+// --- addresses -----------------------------------------------------------------------------------
+
+/// sun_path of unix(7) has 108 bytes, elsewhere 104; the last of them is NUL.
+const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
+#[test]
+fn the_longest_path_works_and_a_longer_one_is_a_bad_address() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    let length = directory.path("").as_os_str().len();
+    let longest = directory.path(&"x".repeat(LONGEST_PATH - length));
+    sidecar.listen(&longest);
+    let _peer = connect_peer(&longest);
+    sidecar.accepted();
+    sidecar.unlisten(0);
+    let too_long = directory.path(&"x".repeat(LONGEST_PATH - length + 1));
+    assert_fails(
+        sidecar.listen_fails(&too_long),
+        Reason::BadAddress,
+        &["xxx", "cannot be a socket address"],
+    );
+    assert_fails(sidecar.connect_fails(&too_long), Reason::BadAddress, &[]);
+    assert_eq!(directory.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_path_with_a_nul_is_a_bad_address() {
+    let mut sidecar = Sidecar::start();
+    assert_fails(sidecar.listen_fails("a\0b"), Reason::BadAddress, &[]);
+    assert_fails(sidecar.connect_fails("a\0b"), Reason::BadAddress, &[]);
+}
+
+#[cfg(target_os = "linux")]
+mod abstract_namespace {
+    use super::*;
+
+    fn name(test: &str) -> String {
+        format!("uds_dist-{}/{test}", std::process::id())
+    }
+
+    #[test]
+    fn a_name_is_listened_at_and_connected_to() {
+        let name = name("connect");
+        let address = UnixAddr::new_abstract(name.as_bytes()).expect("an address");
+        let mut sidecar = Sidecar::start();
+        sidecar.listen(format!("\0{name}"));
+        let mut peer = try_connect_peer(&address).expect("a connection");
+        let (conn, _) = sidecar.accepted();
+        sidecar.send_data(conn, b"hello");
+        assert_eq!(read(&mut peer, 5), b"hello");
+        let mut other = Sidecar::start();
+        other.connect(format!("\0{name}"));
+        sidecar.accepted();
+    }
+
+    #[test]
+    fn a_name_in_use_is_a_duplicate() {
+        let name = name("duplicate");
+        let mut first = Sidecar::start();
+        first.listen(format!("\0{name}"));
+        let mut second = Sidecar::start();
+        assert_fails(
+            second.listen_fails(format!("\0{name}")),
+            Reason::DuplicateName,
+            &[&format!("@{name}"), "in use"],
+        );
+        first.unlisten(0);
+        second.listen(format!("\0{name}"));
+    }
+
+    #[test]
+    fn nobody_listens_at_an_unused_name() {
+        let name = name("unused");
+        let mut sidecar = Sidecar::start();
+        assert_fails(
+            sidecar.connect_fails(format!("\0{name}")),
+            Reason::NotListening,
+            &[&format!("@{name}")],
+        );
+    }
+
+    #[test]
+    fn the_longest_name_works_and_a_longer_one_is_a_bad_address() {
+        let mut sidecar = Sidecar::start();
+        let name = name("");
+        let padding = "x".repeat(LONGEST_PATH - name.len());
+        sidecar.listen(format!("\0{name}{padding}"));
+        sidecar.unlisten(0);
+        assert_fails(
+            sidecar.listen_fails(format!("\0{name}{padding}x")),
+            Reason::BadAddress,
+            &[],
+        );
+    }
+}

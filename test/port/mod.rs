@@ -1,0 +1,888 @@
+//! Plays the VM's side of the port against the real sidecar, and the peers at its sockets.
+//!
+//! Nothing here sleeps: whoever waits, waits for an event, and [`LIMIT`] is how long until a test
+//! fails with what it has seen instead. [`Sidecar`] checks with every packet what the port
+//! protocol promises: no bytes beyond a window, nothing about a connection before it begins or
+//! after it ends.
+#![allow(dead_code)] // no suite uses all of it
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Backlog, MsgFlags, UnixAddr, bind, listen, recv};
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+use uds_dist::os;
+use uds_dist::protocol::{
+    Command, ConnId, Credentials, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD,
+    Reason, Report, WINDOW, data_head,
+};
+
+/// How long a test waits for an event: far more than it takes on a machine that has other work.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// The process of the VM, as the tests' LISTEN says it.
+pub const VM_PID: u32 = 4_000_001;
+
+/// The sidecar's binary.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist");
+
+// --- the VM's side of the port -------------------------------------------------------------------
+
+/// A sidecar at work, and what it has reported.
+pub struct Sidecar {
+    process: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    /// Read from stdout, not yet a whole packet.
+    unread: Vec<u8>,
+    /// Reported, not yet expected by the test; DATA and ACK are in `connections`.
+    reports: VecDeque<Report>,
+    connections: BTreeMap<ConnId, Connection>,
+    last_conn: Option<ConnId>,
+    log: Receiver<String>,
+    /// Log lines that have come up so far.
+    lines: Vec<String>,
+    /// Two ends of a connection that does nothing but answer.
+    answering: Option<(ConnId, UnixStream, TempDir)>,
+}
+
+/// A connection as the VM sees it.
+#[derive(Default)]
+struct Connection {
+    established: bool,
+    closed: bool,
+    /// From the peer, not yet taken by the test.
+    data: Vec<u8>,
+    received: u64,
+    we_acknowledged: u64,
+    sent: u64,
+    it_acknowledged: u64,
+}
+
+enum Pumped {
+    Something,
+    Nothing,
+    End,
+}
+
+impl Sidecar {
+    /// Starts a sidecar and takes its HELLO.
+    pub fn start() -> Sidecar {
+        Sidecar::start_program(&mut Program::new(BINARY))
+    }
+
+    /// The same with a program of the test's: a shell that sets a limit, another user.
+    pub fn start_program(program: &mut Program) -> Sidecar {
+        let mut sidecar = Sidecar::spawn(program).expect("the sidecar starts");
+        match sidecar.expect_report("HELLO") {
+            Report::Hello { .. } => sidecar,
+            other => sidecar.fail(&format!("HELLO first, not {other:?}")),
+        }
+    }
+
+    /// Starts a sidecar and takes nothing of it.
+    pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
+        let mut process = program
+            .arg("sidecar")
+            .env("UDS_DIST_LOG", "info")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let (line, log) = channel();
+        let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            for read in stderr.lines() {
+                if line.send(read.expect("a line of text")).is_err() {
+                    return;
+                }
+            }
+        });
+        let stdin = process.stdin.take().expect("a pipe");
+        os::set_nonblocking(&stdin)?;
+        Ok(Sidecar {
+            stdout: Some(process.stdout.take().expect("a pipe")),
+            stdin: Some(stdin),
+            process,
+            unread: Vec::new(),
+            reports: VecDeque::new(),
+            connections: BTreeMap::new(),
+            last_conn: None,
+            log,
+            lines: Vec::new(),
+            answering: None,
+        })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("a live process");
+    }
+
+    // What the VM says
+
+    /// Sends a command.
+    pub fn send(&mut self, command: &Command) {
+        let mut packet = Vec::new();
+        command.encode(&mut packet);
+        self.send_bytes(&packet);
+    }
+
+    /// Sends bytes as they are. What a sidecar does not read any more because it has ended is lost.
+    pub fn send_bytes(&mut self, mut bytes: &[u8]) {
+        let deadline = Instant::now() + LIMIT;
+        while !bytes.is_empty() {
+            let stdin = self.stdin.as_mut().expect("stdin is open");
+            match stdin.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !wait(&*stdin, PollFlags::POLLOUT, deadline) {
+                        self.fail("the sidecar to read its stdin");
+                    }
+                }
+                Err(error) => panic!("write to the sidecar: {error}"),
+            }
+        }
+    }
+
+    /// Sends bytes of a connection as one DATA packet.
+    pub fn send_data(&mut self, conn: ConnId, bytes: &[u8]) {
+        let mut packet = data_head(conn, bytes.len()).to_vec();
+        packet.extend(bytes);
+        self.send_bytes(&packet);
+        self.connection(conn).sent += bytes.len() as u64;
+    }
+
+    /// Sends bytes of a connection as the VM does: in batches, and never more than the window.
+    pub fn deliver(&mut self, conn: ConnId, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let count = bytes.len().min(100_000).min(self.available(conn) as usize);
+            if count == 0 {
+                self.pump_for("an ACK");
+                continue;
+            }
+            self.send_data(conn, &bytes[..count]);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Bytes that may be sent on a connection now.
+    pub fn available(&mut self, conn: ConnId) -> u64 {
+        let connection = self.connection(conn);
+        u64::from(WINDOW) - (connection.sent - connection.it_acknowledged)
+    }
+
+    /// Acknowledges bytes of a connection.
+    pub fn acknowledge(&mut self, conn: ConnId, count: u64) {
+        self.connection(conn).we_acknowledged += count;
+        let count = count as u32;
+        self.send(&Command::Ack { conn, count });
+    }
+
+    /// Says that the handshake is through.
+    pub fn establish(&mut self, conn: ConnId) {
+        self.connection(conn).established = true;
+        let node = format!("peer{conn}@host");
+        self.send(&Command::Established { conn, node });
+    }
+
+    /// Closes a connection.
+    pub fn close(&mut self, conn: ConnId) {
+        self.connections.remove(&conn);
+        self.send(&Command::Close { conn });
+    }
+
+    /// Closes stdin, as a VM that ends.
+    pub fn hang_up(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Closes stdout, as a VM that ends. What has been reported is lost.
+    pub fn go_deaf(&mut self) {
+        self.stdout = None;
+    }
+
+    /// Listens with a backlog that is large enough for all peers of a test.
+    pub fn listen(&mut self, address: impl AsRef<OsStr>) {
+        self.listen_with(0, address, 0o600);
+    }
+
+    /// Listens with a listener and a mode of the test's.
+    pub fn listen_with(&mut self, listener: ListenerId, address: impl AsRef<OsStr>, mode: u16) {
+        self.send_listen(listener, address, mode);
+        match self.expect_report("LISTENING") {
+            Report::Listening { listener: at } if at == listener => (),
+            other => self.fail(&format!("LISTENING, not {other:?}")),
+        }
+    }
+
+    /// Sends LISTEN.
+    pub fn send_listen(&mut self, listener: ListenerId, address: impl AsRef<OsStr>, mode: u16) {
+        self.send(&Command::Listen {
+            listener,
+            backlog: 128,
+            mode,
+            vm_pid: VM_PID,
+            address: address.as_ref().as_bytes().to_vec(),
+        });
+    }
+
+    /// Tries to listen and must not succeed.
+    pub fn listen_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
+        self.send_listen(0, address, 0o600);
+        match self.expect_report("LISTEN_FAILED") {
+            Report::ListenFailed {
+                listener: 0,
+                reason,
+                explanation,
+            } => (reason, explanation),
+            other => self.fail(&format!("LISTEN_FAILED, not {other:?}")),
+        }
+    }
+
+    /// Stops listening. Peers that come in meanwhile are for the test.
+    pub fn unlisten(&mut self, listener: ListenerId) {
+        self.send(&Command::Unlisten { listener });
+        self.expect_this(&Report::Unlistened { listener });
+    }
+
+    /// Connects to an address where somebody listens.
+    pub fn connect(&mut self, address: impl AsRef<OsStr>) -> (ConnId, Credentials) {
+        let conn = self.send_connect(address);
+        match self.expect_report("CONNECTED") {
+            Report::Connected { conn: same, peer } if same == conn => (conn, peer),
+            other => self.fail(&format!("CONNECTED, not {other:?}")),
+        }
+    }
+
+    /// Connects to an address where it must not succeed.
+    pub fn connect_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
+        let conn = self.send_connect(address);
+        match self.expect_report("CONNECT_FAILED") {
+            Report::ConnectFailed {
+                conn: same,
+                reason,
+                explanation,
+            } if same == conn => (reason, explanation),
+            other => self.fail(&format!("CONNECT_FAILED, not {other:?}")),
+        }
+    }
+
+    fn send_connect(&mut self, address: impl AsRef<OsStr>) -> ConnId {
+        let conn = self.last_conn.map_or(1, |last| last + 2);
+        self.last_conn = Some(conn);
+        self.send(&Command::Connect {
+            conn,
+            address: address.as_ref().as_bytes().to_vec(),
+        });
+        conn
+    }
+
+    // What the sidecar says
+
+    /// Takes the next report that is neither DATA nor ACK.
+    pub fn expect_report(&mut self, awaited: &str) -> Report {
+        loop {
+            if let Some(report) = self.reports.pop_front() {
+                return report;
+            }
+            self.pump_for(awaited);
+        }
+    }
+
+    /// Takes this report, whatever else has come.
+    pub fn expect_this(&mut self, report: &Report) {
+        while !self.reports.contains(report) {
+            self.pump_for(&format!("{report:?}"));
+        }
+        self.reports.retain(|other| other != report);
+    }
+
+    /// Something has been reported, and not been taken.
+    pub fn has_report(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    /// Nothing has been reported that has not been taken.
+    pub fn expect_no_report(&mut self) {
+        if self.has_report() {
+            self.fail("no report");
+        }
+    }
+
+    /// Takes ACCEPTED.
+    pub fn accepted(&mut self) -> (ConnId, Credentials) {
+        match self.expect_report("ACCEPTED") {
+            Report::Accepted { conn, peer, .. } => (conn, peer),
+            other => self.fail(&format!("ACCEPTED, not {other:?}")),
+        }
+    }
+
+    /// Takes CLOSED, and with it all bytes of the connection that came before.
+    pub fn closed(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
+        match self.expect_report("CLOSED") {
+            Report::Closed {
+                conn: same,
+                reason,
+                explanation,
+            } if same == conn => {
+                let connection = self.connections.remove(&conn).expect("a connection");
+                (reason, explanation, connection.data)
+            }
+            other => self.fail(&format!("CLOSED of {conn}, not {other:?}")),
+        }
+    }
+
+    /// Takes this many bytes of a connection, and acknowledges none.
+    pub fn take(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
+        while self.connection(conn).data.len() < count {
+            self.pump_for(&format!("{count} bytes of connection {conn}"));
+        }
+        self.connection(conn).data.drain(..count).collect()
+    }
+
+    /// Takes this many bytes of an established connection and acknowledges them as the VM does:
+    /// when a quarter of the window waits for it.
+    pub fn receive(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let connection = self.connection(conn);
+            if connection.data.is_empty() {
+                self.pump_for(&format!("{count} bytes of {conn}, {} came", bytes.len()));
+                continue;
+            }
+            let part = connection.data.len().min(count - bytes.len());
+            bytes.extend(connection.data.drain(..part));
+            let passed_on = connection.received - connection.data.len() as u64;
+            let waiting = passed_on - connection.we_acknowledged;
+            if waiting >= u64::from(WINDOW / 4) {
+                self.acknowledge(conn, waiting);
+            }
+        }
+        bytes
+    }
+
+    /// Bytes of a connection that have come and that nobody has taken.
+    pub fn untaken(&mut self, conn: ConnId) -> usize {
+        self.connection(conn).data.len()
+    }
+
+    /// Bytes of a connection that the sidecar has acknowledged.
+    pub fn acknowledged(&mut self, conn: ConnId) -> u64 {
+        self.connection(conn).it_acknowledged
+    }
+
+    /// Waits until the sidecar has acknowledged this many bytes.
+    pub fn expect_acknowledged(&mut self, conn: ConnId, count: u64) {
+        while self.connection(conn).it_acknowledged < count {
+            self.pump_for(&format!("ACK of {count} bytes of connection {conn}"));
+        }
+    }
+
+    /// Lets the sidecar do all that it can do: it has had many turns when this returns, and
+    /// everything that it had to report before is here.
+    pub fn settle(&mut self) {
+        let (conn, mut peer, directory) = self.answering.take().unwrap_or_else(|| {
+            let directory = TempDir::new();
+            let path = directory.path("answering.sock");
+            let listener = std::os::unix::net::UnixListener::bind(&path).expect("a listener");
+            self.send_connect(&path);
+            let conn = self.last_conn.expect("chosen");
+            // Other reports may come first, and are for the test.
+            let ours =
+                |report: &Report| matches!(report, Report::Connected { conn: c, .. } if *c == conn);
+            while !self.reports.iter().any(ours) {
+                self.pump_for("CONNECTED");
+            }
+            self.reports.retain(|report| !ours(report));
+            self.establish(conn);
+            let (peer, _) = listener.accept().expect("a connection");
+            (conn, limited(peer), directory)
+        });
+        for round in 0..25_u32 {
+            let ping = round.to_be_bytes();
+            self.deliver(conn, &ping);
+            assert_eq!(read(&mut peer, 4), ping);
+            peer.write_all(&ping).expect("room");
+            assert_eq!(self.receive(conn, 4), ping);
+        }
+        self.answering = Some((conn, peer, directory));
+    }
+
+    /// Waits for a line of the log that contains this.
+    pub fn expect_log(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = 0;
+        loop {
+            if let Some(line) = self.lines[seen..].iter().find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            seen = self.lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) => self.lines.push(line),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.fail(&format!("a log line with {text:?}"))
+                }
+            }
+        }
+    }
+
+    /// The log so far, or all of it after the end.
+    pub fn log(&mut self) -> &[String] {
+        self.lines.extend(self.log.try_iter());
+        &self.lines
+    }
+
+    /// Waits for the end of the process, whether or not somebody reads its reports.
+    pub fn expect_exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) => self.lines.push(line),
+                // stderr is closed; nothing but the end of the process does that.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.fail("the sidecar to end"),
+            }
+        }
+        while self.stdout.is_some() && !matches!(self.pump(deadline), Pumped::End) {}
+        self.process.wait().expect("a child")
+    }
+
+    /// Kills it, as the kernel does when memory runs out.
+    pub fn kill(mut self) {
+        self.process.kill().expect("a child");
+        self.process.wait().expect("a child");
+    }
+
+    /// Measures that it does nothing while nothing happens. This waits by time, and reads nothing.
+    pub fn expect_idle(&mut self) {
+        self.expect_idle_for(Duration::from_millis(300));
+    }
+
+    /// The same for longer.
+    pub fn expect_idle_for(&mut self, time: Duration) {
+        let before = Usage::of(self.pid());
+        match self.log.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => (),
+            Ok(line) => self.fail(&format!("nothing, not {line:?}")),
+            Err(RecvTimeoutError::Disconnected) => self.fail("the sidecar to live on"),
+        }
+        let after = Usage::of(self.pid());
+        // A loop that spins would use tens of ticks; one that polls would wait tens of times.
+        if after.ticks - before.ticks > 2 || after.waits - before.waits > 4 {
+            self.fail(&format!("no work, not {before:?} to {after:?}"));
+        }
+    }
+
+    fn pump_for(&mut self, awaited: &str) {
+        match self.pump(Instant::now() + LIMIT) {
+            Pumped::Something => (),
+            Pumped::Nothing => self.fail(awaited),
+            Pumped::End => self.fail(&format!("{awaited} (the sidecar has ended)")),
+        }
+    }
+
+    /// Reads stdout once.
+    fn pump(&mut self, deadline: Instant) -> Pumped {
+        let stdout = self.stdout.as_mut().expect("stdout is open");
+        if !wait(&*stdout, PollFlags::POLLIN, deadline) {
+            return Pumped::Nothing;
+        }
+        let mut buffer = vec![0; 256 << 10];
+        let count = stdout.read(&mut buffer).expect("a pipe");
+        if count == 0 {
+            // One that has lost its VM need not say things to their end.
+            assert!(self.stdin.is_none() || self.unread.is_empty());
+            return Pumped::End;
+        }
+        self.unread.extend(&buffer[..count]);
+        let mut packets = std::mem::take(&mut self.unread);
+        let mut rest = &packets[..];
+        while let Some((body, behind)) = first_packet(rest) {
+            self.take_packet(body);
+            rest = behind;
+        }
+        let used = packets.len() - rest.len();
+        self.unread = packets.split_off(used);
+        Pumped::Something
+    }
+
+    fn take_packet(&mut self, body: &[u8]) {
+        if body[0] == DATA {
+            let conn = u32::from_be_bytes(body[1..DATA_HEAD].try_into().expect("4 bytes"));
+            let bytes = &body[DATA_HEAD..];
+            assert!(!bytes.is_empty(), "DATA without bytes for {conn}");
+            if let Some(connection) = self.open_connection(conn, "DATA") {
+                connection.data.extend(bytes);
+                connection.received += bytes.len() as u64;
+                let waiting = connection.received - connection.we_acknowledged;
+                let window = match connection.established {
+                    true => WINDOW,
+                    false => HANDSHAKE_WINDOW,
+                };
+                assert!(
+                    waiting <= u64::from(window),
+                    "{waiting} unacknowledged bytes of {conn}, over the window"
+                );
+            }
+            return;
+        }
+        let report = Report::decode(body).expect("a packet of the protocol");
+        match &report {
+            Report::Ack { conn, count } => {
+                let count = u64::from(*count);
+                if let Some(connection) = self.open_connection(*conn, "ACK") {
+                    connection.it_acknowledged += count;
+                    assert!(connection.it_acknowledged <= connection.sent);
+                }
+                return;
+            }
+            Report::Accepted { conn, .. } => {
+                assert_eq!(conn % 2, 0, "the sidecar's numbers are even");
+                self.begin(*conn);
+            }
+            Report::Connected { conn, .. } => self.begin(*conn),
+            Report::Closed { conn, .. } => {
+                if let Some(connection) = self.open_connection(*conn, "CLOSED") {
+                    connection.closed = true;
+                }
+            }
+            _ => (),
+        }
+        self.reports.push_back(report);
+    }
+
+    fn begin(&mut self, conn: ConnId) {
+        let before = self.connections.insert(conn, Connection::default());
+        assert!(before.is_none(), "{conn} begins twice");
+    }
+
+    /// `None` for one that this side has closed: packets cross on the way.
+    fn open_connection(&mut self, conn: ConnId, what: &str) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(&conn)?;
+        assert!(!connection.closed, "{what} after CLOSED of {conn}");
+        Some(connection)
+    }
+
+    fn connection(&mut self, conn: ConnId) -> &mut Connection {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            panic!("there is no connection {conn}");
+        };
+        connection
+    }
+
+    /// Ends the test with what has been seen.
+    pub fn fail(&mut self, awaited: &str) -> ! {
+        self.lines.extend(self.log.try_iter());
+        let connections: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.received + c.sent > 0 || c.closed)
+            .map(|(conn, c)| {
+                format!(
+                    "{conn}: {} received, {} of them untaken, {} acknowledged, {} sent, {} of them \
+                     acknowledged, closed: {}",
+                    c.received,
+                    c.data.len(),
+                    c.we_acknowledged,
+                    c.sent,
+                    c.it_acknowledged,
+                    c.closed
+                )
+            })
+            .collect();
+        panic!(
+            "awaited: {awaited}\nseen: {:?}\n{} connections, those with bytes: {connections:#?}\n\
+             log: {:#?}",
+            self.reports,
+            self.connections.len(),
+            self.lines
+        );
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // Both fail when it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn first_packet(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<PACKET_HEAD>()?;
+    rest.split_at_checked(u32::from_be_bytes(*head) as usize)
+}
+
+/// Waits until one of `events`, or the end, is there; false if the deadline is first.
+fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).expect("a short time");
+        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
+            Ok(0) if Instant::now() >= deadline => return false,
+            Ok(0) | Err(Errno::EINTR) => (),
+            Ok(_) => return true,
+            Err(errno) => panic!("poll: {errno}"),
+        }
+    }
+}
+
+/// A program that becomes the sidecar after a shell has run `setup`, for limits.
+pub fn after_shell(setup: &str) -> Program {
+    let mut program = Program::new("/bin/sh");
+    program.args(["-c", &format!("{setup} && exec \"$0\" \"$@\""), BINARY]);
+    program
+}
+
+/// The sidecar as a user without privileges; `None`, with a message, where the test may not change
+/// users. The binary stands in `directory`: that user may not be able to reach it elsewhere.
+pub fn as_nobody(directory: &TempDir) -> Option<Program> {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can start a sidecar as another user");
+        return None;
+    }
+    let binary = directory.path("uds_dist");
+    // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
+    // that is open for writing cannot be started.
+    let copied = Program::new("cp").arg(BINARY).arg(&binary).status();
+    assert!(copied.expect("cp starts").success());
+    let mut program = Program::new(binary);
+    program.uid(NOBODY).gid(NOBODY);
+    Some(program)
+}
+
+// --- peers ---------------------------------------------------------------------------------------
+
+/// Connects to a socket where there must be room in the backlog.
+pub fn connect_peer(path: impl AsRef<Path>) -> UnixStream {
+    try_connect_peer(&UnixAddr::new(path.as_ref()).expect("an address")).expect("a connection")
+}
+
+/// Connects to an address; `WouldBlock` if the backlog is full.
+pub fn try_connect_peer(address: &UnixAddr) -> io::Result<UnixStream> {
+    os::connect(address).map(|fd| limited(UnixStream::from(fd)))
+}
+
+/// Gives reads and writes of a peer the limit that everything has.
+pub fn limited(stream: UnixStream) -> UnixStream {
+    stream.set_nonblocking(false).expect("a socket");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
+    stream.set_write_timeout(Some(LIMIT)).expect("a socket");
+    stream
+}
+
+/// Somebody who listens and accepts nobody, with a backlog of the test's.
+pub fn listen_only(address: &UnixAddr, backlog: i32) -> OwnedFd {
+    let fd = os::unix_socket().expect("a socket");
+    bind(fd.as_raw_fd(), address).expect("a free address");
+    listen(&fd, Backlog::new(backlog).expect("a backlog")).expect("a listener");
+    fd
+}
+
+/// Connects to an address until its backlog is full.
+pub fn fill_backlog(address: &UnixAddr) -> Vec<UnixStream> {
+    let mut streams = Vec::new();
+    loop {
+        match try_connect_peer(address) {
+            Ok(stream) => streams.push(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return streams,
+            Err(error) => panic!("connect: {error}"),
+        }
+    }
+}
+
+/// Reads this many bytes.
+pub fn read(stream: &mut UnixStream, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = stream.take(count as u64).read_to_end(&mut bytes);
+    assert!(
+        bytes.len() == count,
+        "awaited: {count} bytes, seen: {}, then {read:?}",
+        bytes.len()
+    );
+    bytes
+}
+
+/// Reads to the end.
+pub fn read_to_end(stream: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => bytes,
+        Err(error) => panic!(
+            "awaited: the end, seen: {} bytes, then {error}",
+            bytes.len()
+        ),
+    }
+}
+
+/// Writes what there is room for, without waiting.
+pub fn write_some(stream: &mut UnixStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).expect("a socket");
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("write to the sidecar's socket: {error}"),
+        }
+    }
+    stream.set_nonblocking(false).expect("a socket");
+    written
+}
+
+/// Bytes that wait to be read.
+pub fn readable(stream: &UnixStream, most: usize) -> usize {
+    let mut buffer = vec![0; most];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(stream.as_raw_fd(), &mut buffer, flags) {
+        Err(Errno::EAGAIN) => 0,
+        result => result.expect("a socket"),
+    }
+}
+
+// --- bytes ---------------------------------------------------------------------------------------
+
+/// Bytes that look random and are the same each time.
+pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// Compares without printing megabytes.
+pub fn assert_same(seen: &[u8], expected: &[u8]) {
+    if seen != expected {
+        let pairs = seen.iter().zip(expected);
+        let same = pairs.take_while(|(a, b)| a == b).count();
+        panic!(
+            "{} bytes instead of {}; the first {same} are right",
+            seen.len(),
+            expected.len()
+        );
+    }
+}
+
+// --- files and processes -------------------------------------------------------------------------
+
+/// A directory of one test's own. Its path is short: those of sockets may not be long.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Creates it.
+    pub fn new() -> TempDir {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("uds_dist-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => return TempDir(path),
+                // Left behind by a process with our number that was killed.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => (),
+                Err(error) => panic!("cannot create {}: {error}", path.display()),
+            }
+        }
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// What is in it.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).expect("a directory");
+        let name = |entry: io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+        let mut names: Vec<_> = entries
+            .map(|entry| name(entry).into_string().expect("a text"))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("{} is left behind: {error}", self.0.display());
+        }
+    }
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("a live process")
+        .count()
+}
+
+/// What a process has used so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Clock ticks, of 10 ms, on the CPU.
+    pub ticks: u64,
+    /// How often it has waited for something.
+    pub waits: u64,
+}
+
+impl Usage {
+    /// Of this process.
+    pub fn of(pid: u32) -> Usage {
+        let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).expect("a process");
+        let stat = read("stat");
+        let behind_name = stat.rsplit_once(')').expect("a name").1;
+        let fields: Vec<_> = behind_name.split_whitespace().collect();
+        let number = |text: &str| -> u64 { text.parse().expect("a number") };
+        let status = read("status");
+        let waits = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        Usage {
+            // utime and stime, fields 14 and 15 of proc_pid_stat(5).
+            ticks: number(fields[11]) + number(fields[12]),
+            waits: number(waits.expect("a count").trim()),
+        }
+    }
+}
+
+/// Asserts that a failure has this reason, and an explanation that contains all of `words`.
+pub fn assert_fails((reason, explanation): (Reason, String), expected: Reason, words: &[&str]) {
+    assert_eq!(reason, expected, "{explanation:?}");
+    for word in words {
+        assert!(
+            explanation.contains(word),
+            "{word:?} is not in {explanation:?}"
+        );
+    }
+}

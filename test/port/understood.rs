@@ -1,0 +1,52 @@
+//! What the sidecar understands of the VM's stream.
+
+use uds_dist::command_reader::{CommandReader, Input};
+use uds_dist::protocol::{Command, DecodeError};
+
+/// [`Input`] that owns its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Command(Command),
+    Data(u32, Vec<u8>),
+}
+
+/// All that the VM says with these bytes when they arrive in `pieces`, and the error that ends it.
+/// DATA is streamed: what follows each other on one connection is put together.
+pub fn understood<'a>(
+    reader: &mut CommandReader,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Said>, Option<DecodeError>) {
+    let mut said = Vec::new();
+    for piece in pieces {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let space = reader.space();
+            let count = rest.len().min(space.len());
+            assert!(count > 0, "there is always space");
+            space[..count].copy_from_slice(&rest[..count]);
+            reader.filled(count);
+            rest = &rest[count..];
+            if let Some(error) = take_all(reader, &mut said) {
+                return (said, Some(error));
+            }
+        }
+    }
+    (said, None)
+}
+
+fn take_all(reader: &mut CommandReader, said: &mut Vec<Said>) -> Option<DecodeError> {
+    loop {
+        match reader.next() {
+            Ok(None) => return None,
+            Err(error) => return Some(error),
+            Ok(Some(Input::Command(command))) => said.push(Said::Command(command)),
+            Ok(Some(Input::Data { conn, bytes })) => {
+                assert!(!bytes.is_empty());
+                match said.last_mut() {
+                    Some(Said::Data(last, before)) if *last == conn => before.extend(bytes),
+                    _ => said.push(Said::Data(conn, bytes.to_vec())),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! Properties of the parts that do no I/O, with random inputs: whatever is encoded is decoded,
+//! however a stream is cut, and the windows keep to their rule.
+
+#[path = "port/understood.rs"]
+mod understood;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::RngSeed;
+use std::io;
+use uds_dist::admission::{Base, Policy};
+use uds_dist::command_reader::CommandReader;
+use uds_dist::protocol::{Command, Credentials, MAX_CONN, PACKET_HEAD, Reason, Report, data_head};
+use uds_dist::report_queue::{MAX_DATA, ReportQueue};
+use uds_dist::window::{ReceiveWindow, RuleBroken, SendWindow};
+use understood::{Said, understood};
+
+/// A run tries what every run tries: PROPTEST_RNG_SEED and PROPTEST_CASES look for more.
+fn config(cases: u32) -> ProptestConfig {
+    let mut config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config
+}
+
+// --- codec ---------------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(config(1000))]
+
+    #[test]
+    fn commands_survive_encoding(command in command()) {
+        let mut encoded = Vec::new();
+        command.encode(&mut encoded);
+        prop_assert_eq!(Command::decode(body(&encoded)), Ok(command));
+    }
+
+    #[test]
+    fn reports_survive_encoding(report in report()) {
+        let mut encoded = Vec::new();
+        report.encode(&mut encoded);
+        prop_assert_eq!(Report::decode(body(&encoded)), Ok(report));
+    }
+
+    /// Whatever is not rejected means exactly its own bytes.
+    #[test]
+    fn garbage_is_rejected_or_decoded_without_loss(garbage in vec(any::<u8>(), 0..64)) {
+        if let Ok(command) = Command::decode(&garbage) {
+            let mut encoded = Vec::new();
+            command.encode(&mut encoded);
+            prop_assert_eq!(body(&encoded), &garbage);
+        }
+        if let Ok(report) = Report::decode(&garbage) {
+            let mut encoded = Vec::new();
+            report.encode(&mut encoded);
+            prop_assert_eq!(body(&encoded), &garbage);
+        }
+    }
+
+    #[test]
+    fn a_cut_command_is_rejected_or_another_command(command in command(), cut in any::<Index>()) {
+        let mut encoded = Vec::new();
+        command.encode(&mut encoded);
+        let whole = body(&encoded);
+        prop_assert_ne!(Command::decode(&whole[..cut.index(whole.len())]), Ok(command));
+    }
+}
+
+// --- the VM's stream -----------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn a_stream_means_the_same_however_it_is_cut(
+        items in vec(said(), 0..20),
+        cuts in vec(any::<Index>(), 0..40),
+    ) {
+        let stream = encoded(&items);
+        let expected = (put_together(items), None);
+        prop_assert_eq!(&understood(&mut CommandReader::default(), [&stream[..]]), &expected);
+        let cut = understood(&mut CommandReader::default(), pieces(&stream, &cuts));
+        prop_assert_eq!(&cut, &expected);
+    }
+
+    #[test]
+    fn a_stream_means_the_same_byte_by_byte(items in vec(small_said(), 0..10)) {
+        let stream = encoded(&items);
+        let read = understood(&mut CommandReader::default(), stream.chunks(1));
+        prop_assert_eq!(read, (put_together(items), None));
+    }
+
+    #[test]
+    fn what_stands_before_garbage_is_understood(
+        items in vec(small_said(), 0..10),
+        garbage in vec(any::<u8>(), 0..100),
+        cuts in vec(any::<Index>(), 0..10),
+    ) {
+        let stream = [encoded(&items), garbage].concat();
+        let (whole, error) = understood(&mut CommandReader::default(), [&stream[..]]);
+        let (cut, same_error) = understood(&mut CommandReader::default(), pieces(&stream, &cuts));
+        prop_assert_eq!(&cut, &whole);
+        prop_assert_eq!(error, same_error);
+        prop_assert!(encoded(&whole).starts_with(&encoded(&put_together(items))));
+    }
+
+    #[test]
+    fn an_error_is_final(
+        items in vec(small_said(), 1..10),
+        place in any::<Index>(),
+        value in any::<u8>(),
+        more in vec(small_said(), 1..10),
+    ) {
+        let mut stream = encoded(&items);
+        *place.get_mut(&mut stream) = value;
+        let mut reader = CommandReader::default();
+        if let (_, Some(error)) = understood(&mut reader, [&stream[..]]) {
+            prop_assert_eq!(reader.next(), Err(error.clone()));
+            let read = understood(&mut reader, [&encoded(&more)[..]]);
+            prop_assert_eq!(read, (Vec::new(), Some(error)));
+        }
+    }
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let large = (conn(), 0..600_000_usize).prop_map(|(conn, size)| Said::Data(conn, pattern(size)));
+    prop_oneof![8 => small_said(), 1 => large]
+}
+
+fn small_said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        command().prop_map(Said::Command),
+        (1..4_u32, vec(any::<u8>(), 0..50)).prop_map(|(conn, bytes)| Said::Data(conn, bytes)),
+    ]
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at ^ (at >> 8)) as u8).collect()
+}
+
+fn encoded(items: &[Said]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for item in items {
+        match item {
+            Said::Command(command) => command.encode(&mut stream),
+            Said::Data(conn, bytes) => {
+                stream.extend(data_head(*conn, bytes.len()));
+                stream.extend(bytes);
+            }
+        }
+    }
+    stream
+}
+
+/// What [`understood`] makes of them: DATA has no packets, only bytes.
+fn put_together(items: Vec<Said>) -> Vec<Said> {
+    let mut together: Vec<Said> = Vec::new();
+    for item in items {
+        match (together.last_mut(), item) {
+            (_, Said::Data(_, bytes)) if bytes.is_empty() => (),
+            (Some(Said::Data(last, before)), Said::Data(conn, bytes)) if *last == conn => {
+                before.extend(bytes);
+            }
+            (_, item) => together.push(item),
+        }
+    }
+    together
+}
+
+fn pieces<'a>(stream: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
+    let mut places: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    places.extend([0, stream.len()]);
+    places.sort_unstable();
+    let pairs = places.windows(2);
+    pairs.map(|pair| &stream[pair[0]..pair[1]]).collect()
+}
+
+// --- the stream to the VM ------------------------------------------------------------------------
+
+#[derive(Debug, Clone)]
+enum QueueStep {
+    Push(Report),
+    Data {
+        conn: u32,
+        limit: usize,
+        count: usize,
+    },
+    FailingRead {
+        limit: usize,
+    },
+    Written(Index),
+}
+
+fn queue_step() -> impl Strategy<Value = QueueStep> {
+    prop_oneof![
+        report().prop_map(QueueStep::Push),
+        (conn(), 1..=MAX_DATA, any::<Index>()).prop_map(|(conn, limit, count)| QueueStep::Data {
+            conn,
+            limit,
+            count: count.index(limit + 1),
+        }),
+        (1..=MAX_DATA).prop_map(|limit| QueueStep::FailingRead { limit }),
+        any::<Index>().prop_map(QueueStep::Written),
+        any::<Index>().prop_map(QueueStep::Written),
+    ]
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn reports_wait_in_order_and_none_is_lost(steps in vec(queue_step(), 0..60)) {
+        let mut queue = ReportQueue::default();
+        let mut expected: Vec<u8> = Vec::new();
+        for step in steps {
+            match step {
+                QueueStep::Push(report) => {
+                    queue.push(&report);
+                    report.encode(&mut expected);
+                }
+                QueueStep::Data { conn, limit, count } => {
+                    let bytes = pattern(count);
+                    let read = queue.push_data(conn, limit, |space| {
+                        assert_eq!(space.len(), limit);
+                        space.fill(0xee); // a read may leave anything behind its end
+                        space[..count].copy_from_slice(&bytes);
+                        Ok(count)
+                    });
+                    prop_assert_eq!(read.expect("a count"), count);
+                    if count > 0 {
+                        expected.extend(data_head(conn, count));
+                        expected.extend(bytes);
+                    }
+                }
+                QueueStep::FailingRead { limit } => {
+                    let read = queue.push_data(1, limit, |space| {
+                        space.fill(0xee);
+                        Err(io::ErrorKind::WouldBlock.into())
+                    });
+                    prop_assert!(read.is_err());
+                }
+                QueueStep::Written(count) => {
+                    let count = count.index(expected.len() + 1);
+                    queue.written(count);
+                    expected.drain(..count);
+                }
+            }
+            prop_assert!(queue.pending() == expected);
+            prop_assert!(queue.has_room() || !expected.is_empty());
+        }
+    }
+}
+
+// --- windows -------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone)]
+enum WindowStep {
+    /// The sender has this much to send.
+    Send(u32),
+    /// The receiver passes on this much of what has arrived.
+    PassOn(u32),
+    /// The oldest acknowledgement on its way arrives.
+    DeliverAck,
+}
+
+fn window_steps(size: u32) -> impl Strategy<Value = Vec<WindowStep>> {
+    let step = prop_oneof![
+        (0..=size * 2).prop_map(WindowStep::Send),
+        (0..=size).prop_map(WindowStep::PassOn),
+        Just(WindowStep::DeliverAck),
+    ];
+    vec(step, 0..200)
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn two_ends_of_a_window_keep_to_its_rule(
+        (size, steps) in (1..2000_u32).prop_flat_map(|size| (Just(size), window_steps(size)))
+    ) {
+        let mut sender = SendWindow::new(size);
+        let mut receiver = ReceiveWindow::new(size);
+        let (mut sent, mut passed_on, mut acknowledged, mut acks_seen) = (0, 0, 0, 0);
+        let mut acks = std::collections::VecDeque::new();
+        for step in steps {
+            match step {
+                WindowStep::Send(count) => {
+                    let count = count.min(sender.available());
+                    sender.sent(count);
+                    sent += count;
+                    prop_assert_eq!(receiver.received(count as usize), Ok(()));
+                }
+                WindowStep::PassOn(count) => {
+                    let count = count.min(sent - passed_on);
+                    receiver.passed_on(count as usize);
+                    passed_on += count;
+                    if let Some(count) = receiver.take_acknowledgement() {
+                        acknowledged += count;
+                        acks.push_back(count);
+                        prop_assert_eq!(acknowledged, passed_on);
+                    } else {
+                        prop_assert!(passed_on - acknowledged < (size / 4).max(1));
+                    }
+                }
+                WindowStep::DeliverAck => {
+                    let count = acks.pop_front().unwrap_or(0);
+                    prop_assert_eq!(sender.acknowledged(count), Ok(()));
+                    acks_seen += count;
+                }
+            }
+            prop_assert_eq!(sender.unacknowledged(), sent - acks_seen);
+            prop_assert_eq!(sender.available(), size - (sent - acks_seen));
+            // Exactly what the sender may still send is what the receiver would still take.
+            if acks.is_empty() {
+                let too_many = sender.available() as usize + 1;
+                prop_assert_eq!(receiver.received(too_many), Err(RuleBroken));
+            }
+        }
+        // Everything passed on and every acknowledgement delivered: the sender goes on.
+        receiver.passed_on((sent - passed_on) as usize);
+        acks.extend(receiver.take_acknowledgement());
+        for count in acks {
+            prop_assert_eq!(sender.acknowledged(count), Ok(()));
+        }
+        prop_assert!(sender.available() > 0);
+        let too_many = sender.unacknowledged() + 1;
+        prop_assert_eq!(sender.acknowledged(too_many), Err(RuleBroken));
+    }
+}
+
+// --- random packets ------------------------------------------------------------------------------
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (
+            any::<u32>(),
+            any::<u32>(),
+            any::<u16>(),
+            any::<u32>(),
+            address()
+        )
+            .prop_map(
+                |(listener, backlog, mode, vm_pid, address)| Command::Listen {
+                    listener,
+                    backlog,
+                    mode,
+                    vm_pid,
+                    address,
+                }
+            ),
+        any::<u32>().prop_map(|listener| Command::Unlisten { listener }),
+        (conn(), address()).prop_map(|(conn, address)| Command::Connect { conn, address }),
+        (conn(), any::<String>()).prop_map(|(conn, node)| Command::Established { conn, node }),
+        conn().prop_map(|conn| Command::Close { conn }),
+        policy().prop_map(Command::Admit),
+        (conn(), any::<u32>()).prop_map(|(conn, count)| Command::Ack { conn, count }),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let base = prop_oneof![
+        Just(Base::Nobody),
+        Just(Base::OwnUserAndRoot),
+        Just(Base::Anybody)
+    ];
+    let ids = || vec(any::<u32>(), 0..250);
+    (base, ids(), ids()).prop_map(|(base, uids, gids)| Policy { base, uids, gids })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    prop_oneof![
+        (
+            any::<u16>(),
+            any::<u32>(),
+            any::<u32>(),
+            any::<u32>(),
+            any::<String>()
+        )
+            .prop_map(|(version, features, window, handshake_window, release)| {
+                Report::Hello {
+                    version,
+                    features,
+                    window,
+                    handshake_window,
+                    release,
+                }
+            }),
+        any::<u32>().prop_map(|listener| Report::Listening { listener }),
+        (any::<u32>(), a_reason(), any::<String>()).prop_map(|(listener, reason, explanation)| {
+            Report::ListenFailed {
+                listener,
+                reason,
+                explanation,
+            }
+        }),
+        any::<u32>().prop_map(|listener| Report::Unlistened { listener }),
+        (conn(), any::<u32>(), credentials()).prop_map(|(conn, listener, peer)| {
+            Report::Accepted {
+                conn,
+                listener,
+                peer,
+            }
+        }),
+        (conn(), credentials()).prop_map(|(conn, peer)| Report::Connected { conn, peer }),
+        (conn(), a_reason(), any::<String>()).prop_map(|(conn, reason, explanation)| {
+            Report::ConnectFailed {
+                conn,
+                reason,
+                explanation,
+            }
+        }),
+        (conn(), any::<u32>()).prop_map(|(conn, count)| Report::Ack { conn, count }),
+        (conn(), a_reason(), any::<String>()).prop_map(|(conn, reason, explanation)| {
+            Report::Closed {
+                conn,
+                reason,
+                explanation,
+            }
+        }),
+    ]
+}
+
+fn conn() -> impl Strategy<Value = u32> {
+    prop_oneof![1..MAX_CONN, Just(1), Just(MAX_CONN - 1)]
+}
+
+fn address() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 1..=108)
+}
+
+fn a_reason() -> impl Strategy<Value = Reason> {
+    select(Reason::ALL.to_vec())
+}
+
+fn credentials() -> impl Strategy<Value = Credentials> {
+    (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(uid, gid, pid)| Credentials {
+        uid,
+        gid,
+        pid,
+    })
+}
+
+/// The body of the one packet in `encoded`, whose length must be right.
+fn body(encoded: &[u8]) -> &[u8] {
+    let (length, body) = encoded.split_at(PACKET_HEAD);
+    assert_eq!(length, (body.len() as u32).to_be_bytes());
+    body
+}

@@ -1,0 +1,485 @@
+//! The sidecar's state machine against a model: random commands of the VM and random doings of
+//! peers, in any order, valid or not. Bytes arrive in order and complete, nobody is sent more than
+//! a window, and nothing panics.
+//!
+//! `PROPTEST_CASES` sets how many runs there are; `make fuzz` asks for many.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
+use mio::{Events, Poll, Token};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use uds_dist::command_reader::CommandReader;
+use uds_dist::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW, data_head};
+use uds_dist::switchboard::{FIRST_TOKEN, Switchboard};
+
+/// What happens next. Indices choose among the connections there are.
+#[derive(Debug, Clone)]
+enum Step {
+    PeerConnects,
+    VmConnects,
+    PeerWrites(usize, usize),
+    PeerReads(usize, usize),
+    PeerCloses(usize),
+    VmReads(usize),
+    VmSends(usize, usize),
+    VmAcknowledges(usize, u8),
+    VmEstablishes(usize),
+    VmCloses(usize),
+    VmTalksNonsense(Vec<u8>),
+    VmOversteps(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = 0..6usize;
+    let amount = prop_oneof![0..20usize, 0..5000usize, 0..300_000usize];
+    prop_oneof![
+        3 => Just(Step::PeerConnects),
+        2 => Just(Step::VmConnects),
+        10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerWrites(i, n)),
+        10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerReads(i, n)),
+        1 => index.clone().prop_map(Step::PeerCloses),
+        10 => amount.clone().prop_map(Step::VmReads),
+        10 => (index.clone(), amount).prop_map(|(i, n)| Step::VmSends(i, n)),
+        6 => (index.clone(), any::<u8>()).prop_map(|(i, n)| Step::VmAcknowledges(i, n)),
+        4 => index.clone().prop_map(Step::VmEstablishes),
+        1 => index.clone().prop_map(Step::VmCloses),
+    ]
+}
+
+/// A step that may end the sidecar, for the end of a run.
+fn last_step() -> impl Strategy<Value = Option<Step>> {
+    prop_oneof![
+        3 => Just(None),
+        1 => proptest::collection::vec(any::<u8>(), 1..64).prop_map(|b| Some(Step::VmTalksNonsense(b))),
+        1 => (0..6usize).prop_map(|i| Some(Step::VmOversteps(i))),
+    ]
+}
+
+/// The byte at a position of a stream: what arrives shows where it belongs.
+fn byte_at(seed: u32, position: u64) -> u8 {
+    (position.wrapping_mul(31).wrapping_add(u64::from(seed)) % 251) as u8
+}
+
+fn stream(seed: u32, from: u64, count: usize) -> Vec<u8> {
+    (0..count as u64).map(|i| byte_at(seed, from + i)).collect()
+}
+
+/// What a connection must look like.
+struct Model {
+    /// The peer's end; gone when it has closed.
+    peer: Option<UnixStream>,
+    /// The VM has sent, and the peer has read.
+    vm_sent: u64,
+    peer_read: u64,
+    vm_acknowledged: u64,
+    /// The peer has written, and the VM has read and acknowledged.
+    peer_wrote: u64,
+    vm_read: u64,
+    acknowledged: u64,
+    established: bool,
+    vm_closed: bool,
+    ended: bool,
+}
+
+impl Model {
+    fn new(peer: UnixStream) -> Model {
+        peer.set_nonblocking(true).unwrap();
+        Model {
+            peer: Some(peer),
+            vm_sent: 0,
+            peer_read: 0,
+            vm_acknowledged: 0,
+            peer_wrote: 0,
+            vm_read: 0,
+            acknowledged: 0,
+            established: false,
+            vm_closed: false,
+            ended: false,
+        }
+    }
+
+    fn open_for_vm(&self) -> bool {
+        !self.vm_closed && !self.ended
+    }
+
+    fn peer_reads(&mut self, seed: u32, count: usize) -> usize {
+        let Some(peer) = &mut self.peer else { return 0 };
+        let mut buffer = vec![0; count];
+        match peer.read(&mut buffer) {
+            Ok(read) => {
+                assert!(
+                    buffer[..read] == stream(seed, self.peer_read, read)[..],
+                    "the peer of {seed} got other bytes than the VM sent"
+                );
+                self.peer_read += read as u64;
+                read
+            }
+            Err(error) => {
+                let expected = [ErrorKind::WouldBlock, ErrorKind::ConnectionReset];
+                assert!(expected.contains(&error.kind()), "the peer's read: {error}");
+                0
+            }
+        }
+    }
+}
+
+/// A switchboard, its VM and its peers.
+struct World {
+    poll: Poll,
+    events: Events,
+    switchboard: Switchboard,
+    reader: CommandReader,
+    directory: PathBuf,
+    /// Where the VM connects to.
+    elsewhere: UnixListener,
+    models: BTreeMap<ConnId, Model>,
+    /// Peers that have connected, in the order they will be accepted.
+    coming_in: Vec<UnixStream>,
+    from_sidecar: Vec<u8>,
+    last_conn: ConnId,
+}
+
+static WORLDS: AtomicUsize = AtomicUsize::new(0);
+
+impl World {
+    fn new() -> World {
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("uds_dist_model.{}.{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let poll = Poll::new().unwrap();
+        let switchboard = Switchboard::new(poll.registry().try_clone().unwrap());
+        let elsewhere = UnixListener::bind(directory.join("elsewhere")).unwrap();
+        let mut world = World {
+            poll,
+            events: Events::with_capacity(64),
+            switchboard,
+            reader: CommandReader::default(),
+            elsewhere,
+            models: BTreeMap::new(),
+            coming_in: Vec::new(),
+            from_sidecar: Vec::new(),
+            last_conn: 16_777_215,
+            directory,
+        };
+        world.command(&Command::Listen {
+            listener: 0,
+            backlog: 128,
+            mode: 0o600,
+            vm_pid: 1,
+            address: world.path("here"),
+        });
+        world.vm_reads(usize::MAX);
+        world
+    }
+
+    fn path(&self, name: &str) -> Vec<u8> {
+        self.directory.join(name).as_os_str().as_bytes().to_vec()
+    }
+
+    fn command(&mut self, command: &Command) {
+        let mut bytes = Vec::new();
+        command.encode(&mut bytes);
+        assert!(self.feed(&bytes), "a valid command was refused");
+    }
+
+    /// What the VM writes; false when the sidecar would end.
+    fn feed(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let space = self.reader.space();
+            let count = space.len().min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            self.reader.filled(count);
+            bytes = &bytes[count..];
+            loop {
+                match self.reader.next() {
+                    Ok(None) => break,
+                    Ok(Some(input)) => {
+                        if self.switchboard.input(input).is_err() {
+                            return false;
+                        }
+                    }
+                    Err(_) => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Turns of the loop until there is nothing to do.
+    fn turn(&mut self) {
+        loop {
+            self.poll
+                .poll(&mut self.events, Some(Duration::ZERO))
+                .unwrap();
+            for event in &self.events {
+                assert!(event.token() >= Token(FIRST_TOKEN));
+                self.switchboard.readiness(event);
+            }
+            self.switchboard.write();
+            self.switchboard.accept();
+            self.switchboard.read();
+            if self.events.is_empty() && !self.switchboard.has_work() {
+                return;
+            }
+        }
+    }
+
+    fn chosen(&self, index: usize) -> Option<ConnId> {
+        let count = self.models.len().max(1);
+        self.models.keys().nth(index % count).copied()
+    }
+
+    fn take(&mut self, step: &Step) -> bool {
+        match step {
+            Step::PeerConnects => {
+                let peer = UnixStream::connect(self.directory.join("here")).unwrap();
+                self.coming_in.push(peer);
+            }
+            Step::VmConnects => {
+                self.last_conn += 2;
+                self.command(&Command::Connect {
+                    conn: self.last_conn,
+                    address: self.path("elsewhere"),
+                });
+                let (peer, _) = self.elsewhere.accept().unwrap();
+                self.models.insert(self.last_conn, Model::new(peer));
+            }
+            Step::VmReads(count) => self.vm_reads(*count),
+            Step::VmTalksNonsense(bytes) => return self.feed(bytes),
+            Step::PeerWrites(index, _)
+            | Step::PeerReads(index, _)
+            | Step::PeerCloses(index)
+            | Step::VmSends(index, _)
+            | Step::VmAcknowledges(index, _)
+            | Step::VmEstablishes(index)
+            | Step::VmCloses(index)
+            | Step::VmOversteps(index) => {
+                if let Some(conn) = self.chosen(*index) {
+                    return self.take_with(step, conn);
+                }
+            }
+        }
+        true
+    }
+
+    fn take_with(&mut self, step: &Step, conn: ConnId) -> bool {
+        let model = self.models.get_mut(&conn).unwrap();
+        match step {
+            Step::PeerWrites(_, count) => {
+                if let Some(peer) = &mut model.peer {
+                    let bytes = stream(conn, model.peer_wrote, *count);
+                    match peer.write(&bytes) {
+                        Ok(written) => model.peer_wrote += written as u64,
+                        Err(error) => assert!(
+                            error.kind() == ErrorKind::WouldBlock || model.vm_closed,
+                            "the peer's write: {error}"
+                        ),
+                    }
+                }
+            }
+            Step::PeerReads(_, count) => {
+                model.peer_reads(conn, *count);
+            }
+            Step::PeerCloses(_) => model.peer = None,
+            Step::VmSends(_, count) if model.open_for_vm() => {
+                let available = u64::from(WINDOW) - (model.vm_sent - model.vm_acknowledged);
+                let count = (*count).min(available as usize);
+                let mut packet = data_head(conn, count).to_vec();
+                packet.extend(stream(conn, model.vm_sent, count));
+                model.vm_sent += count as u64;
+                assert!(self.feed(&packet), "DATA within the window was refused");
+            }
+            Step::VmAcknowledges(_, part) if model.open_for_vm() && model.established => {
+                let count = (model.vm_read - model.acknowledged) * u64::from(*part) / 255;
+                model.acknowledged += count;
+                self.command(&Command::Ack {
+                    conn,
+                    count: count as u32,
+                });
+            }
+            Step::VmEstablishes(_) if model.open_for_vm() && !model.established => {
+                model.established = true;
+                self.command(&Command::Established {
+                    conn,
+                    node: "peer@host".into(),
+                });
+            }
+            Step::VmCloses(_) if model.open_for_vm() => {
+                model.vm_closed = true;
+                self.command(&Command::Close { conn });
+            }
+            Step::VmOversteps(_) if model.open_for_vm() => {
+                let acknowledged = model.vm_read - model.acknowledged + 1;
+                let mut bytes = Vec::new();
+                Command::Ack {
+                    conn,
+                    count: acknowledged as u32 + WINDOW,
+                }
+                .encode(&mut bytes);
+                // Only a connection that the sidecar has ended meanwhile may be ignored.
+                let refused = !self.feed(&bytes);
+                let model = &self.models[&conn];
+                assert!(
+                    refused || model.peer.is_none(),
+                    "too large an ACK was taken"
+                );
+                return !refused;
+            }
+            _ => (),
+        }
+        true
+    }
+
+    /// The VM reads some of its port and checks what it is told.
+    fn vm_reads(&mut self, count: usize) {
+        let pending = self.switchboard.reports.pending();
+        let count = count.min(pending.len());
+        self.from_sidecar.extend_from_slice(&pending[..count]);
+        self.switchboard.reports.written(count);
+        while let Some((head, rest)) = self.from_sidecar.split_first_chunk::<4>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            if rest.len() < length {
+                break;
+            }
+            let body = rest[..length].to_vec();
+            self.from_sidecar.drain(..4 + length);
+            match body {
+                _ if body[0] == DATA => self.vm_got_data(&body),
+                _ => self.vm_got(Report::decode(&body).unwrap()),
+            }
+        }
+    }
+
+    fn vm_got_data(&mut self, body: &[u8]) {
+        let conn = ConnId::from_be_bytes(body[1..5].try_into().unwrap());
+        let model = self.models.get_mut(&conn).expect("DATA of no connection");
+        assert!(!model.ended, "DATA after CLOSED");
+        let bytes = &body[5..];
+        assert!(!bytes.is_empty());
+        assert!(
+            bytes == &stream(conn, model.vm_read, bytes.len())[..],
+            "the VM got other bytes than the peer of {conn} wrote"
+        );
+        model.vm_read += bytes.len() as u64;
+        let window = match model.established {
+            true => WINDOW,
+            false => HANDSHAKE_WINDOW,
+        };
+        assert!(model.vm_read - model.acknowledged <= u64::from(window));
+        assert!(model.vm_read <= model.peer_wrote);
+    }
+
+    fn vm_got(&mut self, report: Report) {
+        match report {
+            Report::Accepted { conn, .. } => {
+                assert_eq!(conn % 2, 0);
+                let peer = self.coming_in.remove(0);
+                assert!(self.models.insert(conn, Model::new(peer)).is_none());
+            }
+            Report::Ack { conn, count } => {
+                let model = self.models.get_mut(&conn).expect("ACK of no connection");
+                model.vm_acknowledged += u64::from(count);
+                assert!(model.vm_acknowledged <= model.vm_sent);
+            }
+            Report::Closed { conn, .. } => {
+                let model = self.models.get_mut(&conn).expect("CLOSED of no connection");
+                assert!(!model.ended, "CLOSED twice");
+                assert!(model.peer.is_none(), "CLOSED while the peer is there");
+                assert!(
+                    model.vm_closed || model.vm_read == model.peer_wrote,
+                    "bytes lost"
+                );
+                model.ended = true;
+            }
+            Report::Connected { .. } | Report::Listening { .. } => (),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// Everybody reads and acknowledges all there is; then nothing may be missing.
+    fn settle(&mut self) {
+        for conn in self.models.keys().copied().collect::<Vec<_>>() {
+            self.take_with(&Step::VmEstablishes(0), conn);
+        }
+        loop {
+            let before = self.progress();
+            self.turn();
+            self.vm_reads(usize::MAX);
+            for conn in self.models.keys().copied().collect::<Vec<_>>() {
+                self.take_with(&Step::VmEstablishes(0), conn);
+                self.take_with(&Step::VmAcknowledges(0, 255), conn);
+                while self
+                    .models
+                    .get_mut(&conn)
+                    .unwrap()
+                    .peer_reads(conn, 1 << 20)
+                    > 0
+                {}
+            }
+            if self.progress() == before && self.coming_in.is_empty() {
+                break;
+            }
+        }
+        for (conn, model) in &self.models {
+            if model.peer.is_some() {
+                assert_eq!(
+                    model.peer_read, model.vm_sent,
+                    "bytes to the peer of {conn}"
+                );
+                assert!(!model.ended);
+                assert!(
+                    model.vm_closed || model.vm_read == model.peer_wrote,
+                    "bytes of {conn}"
+                );
+            } else {
+                assert!(
+                    model.ended || model.vm_closed,
+                    "{conn} was not reported down"
+                );
+            }
+        }
+    }
+
+    fn progress(&self) -> (usize, u64) {
+        let bytes = self.models.values().map(|m| {
+            m.peer_read + m.vm_read + m.acknowledged + m.vm_acknowledged + u64::from(m.ended)
+        });
+        (self.models.len(), bytes.sum())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Fails only if the directory is gone already, which the next run would not mind.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes_arrive_in_order_within_the_window(
+        steps in proptest::collection::vec(step(), 1..120),
+        last in last_step(),
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            prop_assert!(world.take(step));
+            world.turn();
+        }
+        match last {
+            // The sidecar may go on, if it was not nonsense after all, or end; but not panic.
+            Some(last) => drop(world.take(&last)),
+            None => world.settle(),
+        }
+    }
+}
