@@ -1,0 +1,780 @@
+%% The owner of the sidecar's port: it starts the sidecar, speaks the port protocol with it, and
+%% keeps what belongs to it: listeners and connections. It is the input handler of every
+%% connection, since all input comes through its port.
+%%
+%% net_sup ends all of distribution, and with it the VM, when this process exits. So it never does:
+%% what goes wrong here is a reply, a log line, and another try. A sidecar that dies takes its
+%% connections along; another one is started, and listens again where the first one did.
+-module(uds_dist_sidecar).
+-behaviour(gen_server).
+
+-export([start_link/0]).
+%% For uds_dist and uds_dist_acceptor.
+-export([listen/1, close_listener/1, accept/1, connect/2]).
+%% For uds_dist_connection.
+-export([recv/2, established/3]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-define(SERVER, ?MODULE).
+
+%% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever.
+-define(LISTEN_TIMEOUT, 10000).
+-define(CLOSE_TIMEOUT, 2000).
+%% From the start of a sidecar to its HELLO. It takes about two; a loaded machine is patient.
+-define(HELLO_TIMEOUT, 5000).
+%% A name whose owner is just going away is asked for again, this long and this often.
+-define(BUSY_TIMEOUT, 1000).
+-define(BUSY_RETRY, 20).
+%% A full backlog is emptied within a millisecond or so, unless the peer is stuck.
+-define(BACKLOG_RETRY, 20).
+%% Between the starts of a sidecar that keeps dying: none before the first, then doubling. One that
+%% cannot even start (its binary is gone, or of another version) is not worth many tries.
+-define(FIRST_BACKOFF, 25).
+-define(MAX_BACKOFF_DIED, 500).
+-define(MAX_BACKOFF_NOT_STARTED, 10000).
+%% A sidecar that has lived this long was a good one.
+-define(GOOD_LIFE, 10000).
+%% A name that somebody took while our sidecar was down is asked for again this often.
+-define(REOPEN_RETRY, 1000).
+%% The same unreachable node is logged once in this time.
+-define(UNREACHABLE_LOG_INTERVAL, 60000).
+-define(MAX_UNREACHABLE, 1000).
+
+-define(MAX_CONN, 16#3FFFFFFF).
+
+-record(listener, {
+    address :: uds_dist_protocol:address(),
+    backlog :: pos_integer(),
+    mode :: non_neg_integer(),
+    status ::
+        {opening, gen_server:from(), Name :: atom(), GiveUp :: integer()}
+        %% It was open, and the sidecar died or lost the name to somebody.
+        | reopening
+        | open,
+    acceptor :: undefined | pid(),
+    %% Connections that came in before the acceptor was there, last one first.
+    unclaimed = [] :: [uds_dist_connection:connection()]
+}).
+
+%% A connect/2 that waits for the sidecar, or for its next try.
+-record(connect, {
+    from :: gen_server:from(),
+    node :: node(),
+    address :: uds_dist_protocol:address(),
+    give_up :: integer()
+}).
+
+-record(conn, {
+    connection :: undefined | uds_dist_connection:connection(),
+    monitor :: undefined | reference(),
+    peer :: uds_dist_protocol:peer(),
+    %% The node we called, if we made it.
+    called :: undefined | node(),
+    %% Something came in.
+    heard = false :: boolean(),
+    %% Bytes that came in, and who waits for a frame of them, until the handshake is through.
+    stage ::
+        undefined
+        %% The socket has ended, and this is what dist_util has not asked for yet.
+        | {ended, binary()}
+        | {handshake, binary(), undefined | gen_server:from()}
+        | {up, node(), erlang:dist_handle(), uds_dist_frames:buffer(), uds_dist_window:receiver()}
+}).
+
+-record(state, {
+    %% `starting` until HELLO; `resting` between a failure and the next start.
+    sidecar = down :: down | starting | up | resting,
+    port :: undefined | port(),
+    timer :: undefined | reference(),
+    started = 0 :: integer(),
+    failures = 0 :: non_neg_integer(),
+    window = 0 :: non_neg_integer(),
+    %% Packets that wait for HELLO, last one first.
+    queue = [] :: [iodata()],
+    %% In force. Chosen when the first listener was opened and kept while there is one: listening
+    %% and dialling must not disagree.
+    config :: undefined | uds_dist_config:config(),
+    listeners = #{} :: #{uds_dist_protocol:listener() => #listener{}},
+    closing = #{} :: #{uds_dist_protocol:listener() => gen_server:from()},
+    connecting = #{} :: #{uds_dist_protocol:conn() => #connect{}},
+    conns = #{} :: #{uds_dist_protocol:conn() => #conn{}},
+    monitors = #{} :: #{reference() => uds_dist_protocol:conn()},
+    last_conn = -1 :: integer(),
+    unreachable = #{} :: #{node() => LoggedAt :: integer()}
+}).
+
+-spec start_link() -> {ok, pid()} | {error, term()}.
+start_link() ->
+    %% off_heap: bulk input waits here as messages, and must not be copied by each collection.
+    Options = [{spawn_opt, [{message_queue_data, off_heap}, {fullsweep_after, 10}]}],
+    gen_server:start_link({local, ?SERVER}, ?MODULE, [], Options).
+
+%% Owns the node's name and listens under it.
+-spec listen(Name :: atom()) ->
+    {ok, uds_dist_protocol:listener(), uds_dist_protocol:address()} | {error, Reason :: atom()}.
+listen(Name) ->
+    try
+        gen_server:call(?SERVER, {listen, Name}, ?LISTEN_TIMEOUT)
+    catch
+        exit:{timeout, _} ->
+            uds_dist_log:error("cannot listen as ~ts: the sidecar does not answer", [Name]),
+            {error, timeout}
+    end.
+
+%% Gives the name up. When it returns, the socket file is gone, unless the sidecar is stuck.
+-spec close_listener(uds_dist_protocol:listener()) -> ok.
+close_listener(Listener) ->
+    try
+        gen_server:call(?SERVER, {close_listener, Listener}, ?CLOSE_TIMEOUT)
+    catch
+        exit:Reason ->
+            ?LOG_WARNING("uds_dist: the sidecar did not confirm that it stopped listening: ~0tp", [
+                Reason
+            ]),
+            ok
+    end.
+
+%% The caller is told {accepted, Connection} from now on.
+-spec accept(uds_dist_protocol:listener()) -> ok.
+accept(Listener) ->
+    gen_server:cast(?SERVER, {accept, Listener, self()}).
+
+%% Connects to a node. The caller becomes the connection's supervisor. A node whose backlog is full
+%% is tried again until GiveUp, in monotonic milliseconds.
+-spec connect(node(), GiveUp :: integer()) ->
+    {ok, uds_dist_connection:connection(), uds_dist_protocol:address()} | {error, Reason :: atom()}.
+connect(Node, GiveUp) ->
+    gen_server:call(?SERVER, {connect, Node, GiveUp}, infinity).
+
+%% Receives a frame of the handshake.
+-spec recv(uds_dist_protocol:conn(), timeout()) -> {ok, [byte()]} | {error, closed | timeout}.
+recv(Conn, Timeout) ->
+    try
+        gen_server:call(?SERVER, {recv, Conn}, Timeout)
+    catch
+        exit:{timeout, _} -> {error, timeout}
+    end.
+
+%% The handshake is through and the owner is the input handler: what has come in since, and all that
+%% follows, is for DHandle. The caller is the connection's controller.
+-spec established(uds_dist_protocol:conn(), node(), erlang:dist_handle()) -> ok.
+established(Conn, Node, DHandle) ->
+    gen_server:cast(?SERVER, {established, Conn, self(), Node, DHandle}).
+
+%% ---------------------------------------------------------------------------------------------
+
+-spec init([]) -> {ok, #state{}}.
+init([]) ->
+    process_flag(trap_exit, true),
+    {ok, #state{}}.
+
+-spec handle_call(term(), gen_server:from(), #state{}) ->
+    {reply, term(), #state{}} | {noreply, #state{}}.
+handle_call(Request, From, State) ->
+    survive(fun() -> call(Request, From, State) end, State).
+
+-spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast(Request, State) ->
+    survive(fun() -> cast(Request, State) end, State).
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}}.
+handle_info(Message, State) ->
+    survive(fun() -> {noreply, info(Message, State)} end, State).
+
+-spec terminate(term(), #state{}) -> ok.
+terminate(_Reason, State) ->
+    %% The sidecar sees the end of its stdin and removes the socket.
+    close_port(State).
+
+%% A mistake in this module should cost the connections, as the loss of a sidecar does, and not the
+%% VM. Who waits for a reply gets one, or finds the time limit of the handshake.
+survive(Callback, State) ->
+    try
+        Callback()
+    catch
+        Class:Reason:Stack ->
+            uds_dist_log:error("internal error ~0tp:~0tp in ~0tp", [Class, Reason, Stack]),
+            {noreply, sidecar_ended("it is replaced after an error of this node", State)}
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% What others ask for
+
+call({listen, Name}, From, State) ->
+    case choose_address(Name, State) of
+        {ok, Address, #{backlog := Backlog, socket_mode := Mode} = Config} ->
+            Id = free_listener(State),
+            Listener = #listener{
+                address = Address,
+                backlog = Backlog,
+                mode = Mode,
+                status = {opening, From, Name, now_ms() + ?BUSY_TIMEOUT}
+            },
+            {noreply, open_listener(Id, Listener, use(Config, State))};
+        {error, Explanation} ->
+            uds_dist_log:error("cannot listen as ~ts: ~ts", [Name, Explanation]),
+            {reply, {error, bad_configuration}, State}
+    end;
+call({close_listener, Id}, From, State = #state{listeners = Listeners}) ->
+    State1 = State#state{listeners = maps:remove(Id, Listeners)},
+    case State of
+        #state{sidecar = up, closing = Closing} ->
+            State2 = State1#state{closing = Closing#{Id => From}},
+            {noreply, transmit(uds_dist_protocol:unlisten(Id), State2)};
+        #state{} ->
+            {reply, ok, State1}
+    end;
+call({connect, Node, GiveUp}, From, State) ->
+    case choose_address(Node, State) of
+        {ok, Address, Config} ->
+            Connect = #connect{from = From, node = Node, address = Address, give_up = GiveUp},
+            {noreply, start_connect(Connect, use(Config, State))};
+        {error, Explanation} ->
+            {reply, {error, bad_configuration}, log_unreachable(Node, Explanation, State)}
+    end;
+call({recv, Id}, From, State = #state{conns = Conns}) ->
+    case Conns of
+        #{Id := #conn{stage = {handshake, Bytes, undefined}} = Conn} ->
+            {noreply, handshake_input(Id, Conn, Bytes, From, State)};
+        #{Id := #conn{stage = {ended, Bytes}} = Conn} ->
+            case uds_dist_frames:handshake_frame(Bytes) of
+                {ok, Frame, Rest} ->
+                    Conn1 = Conn#conn{stage = {ended, Rest}},
+                    {reply, {ok, binary_to_list(Frame)}, State#state{conns = Conns#{Id := Conn1}}};
+                _ ->
+                    {reply, {error, closed}, State}
+            end;
+        #{} ->
+            {reply, {error, closed}, State}
+    end.
+
+cast({accept, Id, Acceptor}, State = #state{listeners = Listeners}) ->
+    case Listeners of
+        #{Id := #listener{unclaimed = Unclaimed} = Listener} ->
+            lists:foreach(
+                fun(Connection) -> Acceptor ! {accepted, Connection} end,
+                lists:reverse(Unclaimed)
+            ),
+            Listener1 = Listener#listener{acceptor = Acceptor, unclaimed = []},
+            {noreply, State#state{listeners = Listeners#{Id := Listener1}}};
+        #{} ->
+            {noreply, State}
+    end;
+cast({established, Id, Controller, Node, DHandle}, State) ->
+    #state{conns = Conns, window = Window} = State,
+    case Conns of
+        #{Id := #conn{stage = {handshake, Bytes, undefined}, peer = Peer} = Conn} ->
+            ?LOG_INFO("uds_dist: connected with ~ts, uid ~b, gid ~b, pid ~b", [
+                Node, maps:get(uid, Peer), maps:get(gid, Peer), maps:get(pid, Peer)
+            ]),
+            Stage = {
+                up, Node, DHandle, uds_dist_frames:new(), uds_dist_window:receiver(Window)
+            },
+            State1 = transmit(
+                uds_dist_protocol:established(Id, Node),
+                State#state{unreachable = maps:remove(Node, State#state.unreachable)}
+            ),
+            {noreply, input(Id, Conn#conn{stage = Stage}, Bytes, State1)};
+        #{} ->
+            %% It ended just before the handshake did.
+            exit(Controller, connection_closed),
+            {noreply, State}
+    end.
+
+info({Port, {data, Packet}}, State = #state{port = Port}) ->
+    report(uds_dist_protocol:decode(Packet), State);
+info({Port, {exit_status, Status}}, State = #state{port = Port}) ->
+    sidecar_ended(exit_status(Status), State);
+info({'EXIT', Port, Reason}, State = #state{port = Port}) ->
+    sidecar_ended(io_lib:format("its port was closed (~0tp)", [Reason]), State);
+info({'DOWN', Monitor, process, _, Reason}, State = #state{monitors = Monitors}) ->
+    case Monitors of
+        #{Monitor := Id} -> controller_ended(Id, Reason, State);
+        #{} -> State
+    end;
+info({timeout, Timer, Event}, State = #state{timer = Timer}) ->
+    timeout(Event, State#state{timer = undefined});
+info({timeout, _, {reopen, Id}}, State = #state{listeners = Listeners}) ->
+    case Listeners of
+        #{Id := #listener{status = open}} -> State;
+        #{Id := Listener} -> open_listener(Id, Listener, State);
+        #{} -> State
+    end;
+info({timeout, _, {reconnect, Connect}}, State) ->
+    start_connect(Connect, State);
+info(_, State) ->
+    %% Left over from a sidecar that is gone.
+    State.
+
+%% ---------------------------------------------------------------------------------------------
+%% What the sidecar reports
+
+report(Report, State = #state{sidecar = starting}) when element(1, Report) =/= hello ->
+    broke_protocol(Report, State);
+report({data, Id, Bytes}, State = #state{conns = Conns}) ->
+    case Conns of
+        #{Id := #conn{stage = {handshake, Before, Waiter}} = Conn} ->
+            Conn1 = Conn#conn{heard = true},
+            handshake_input(Id, Conn1, <<Before/binary, Bytes/binary>>, Waiter, State);
+        #{Id := #conn{stage = {up, _, _, _, _}} = Conn} ->
+            input(Id, Conn, Bytes, State);
+        #{} ->
+            %% It was closed while this was on its way.
+            State
+    end;
+report({ack, Id, Count}, State = #state{conns = Conns}) ->
+    case Conns of
+        #{Id := #conn{connection = Connection}} ->
+            uds_dist_connection:acknowledged(Connection, Count),
+            State;
+        #{} ->
+            State
+    end;
+report({closed, Id, _Reason, Explanation}, State = #state{conns = Conns}) ->
+    case Conns of
+        #{Id := #conn{called = Node, heard = false} = Conn} when Node =/= undefined ->
+            %% A peer that refuses us says nothing at all.
+            Hint = " before it said anything; it may not allow this node's user (allowed_uids)",
+            end_connection(Id, Conn, log_unreachable(Node, [Explanation, Hint], State));
+        #{Id := Conn} ->
+            log_end(Conn, Explanation),
+            end_connection(Id, Conn, State);
+        #{} ->
+            State
+    end;
+report({accepted, Id, ListenerId, Peer}, State = #state{listeners = Listeners}) ->
+    {Connection, State1} = add_connection(Id, #conn{peer = Peer}, undefined, State),
+    case Listeners of
+        #{ListenerId := #listener{acceptor = undefined, unclaimed = Unclaimed} = Listener} ->
+            Listener1 = Listener#listener{unclaimed = [Connection | Unclaimed]},
+            State1#state{listeners = Listeners#{ListenerId := Listener1}};
+        #{ListenerId := #listener{acceptor = Acceptor}} ->
+            Acceptor ! {accepted, Connection},
+            State1;
+        #{} ->
+            exit(uds_dist_connection:pid(Connection), listener_closed),
+            State1
+    end;
+report({connected, Id, Peer}, State = #state{connecting = Connecting}) when
+    is_map_key(Id, Connecting)
+->
+    {#connect{from = From, node = Node, address = Address}, Connecting1} =
+        maps:take(Id, Connecting),
+    {Supervisor, _Tag} = From,
+    {Connection, State1} = add_connection(Id, #conn{peer = Peer, called = Node}, Supervisor, State),
+    gen_server:reply(From, {ok, Connection, Address}),
+    State1#state{connecting = Connecting1};
+report({connect_failed, Id, Reason, Explanation}, State = #state{connecting = Connecting}) when
+    is_map_key(Id, Connecting)
+->
+    {Connect, Connecting1} = maps:take(Id, Connecting),
+    connect_failed(Connect, Reason, Explanation, State#state{connecting = Connecting1});
+report({listening, Id}, State = #state{listeners = Listeners}) ->
+    case Listeners of
+        #{Id := #listener{status = Status, address = Address} = Listener} ->
+            case Status of
+                {opening, From, _, _} -> gen_server:reply(From, {ok, Id, Address});
+                _ -> ?LOG_NOTICE("uds_dist: listening again at ~ts", [format(Address)])
+            end,
+            State#state{listeners = Listeners#{Id := Listener#listener{status = open}}};
+        #{} ->
+            State
+    end;
+report({listen_failed, Id, Reason, Explanation}, State = #state{listeners = Listeners}) ->
+    case Listeners of
+        #{Id := Listener} -> listen_failed(Id, Listener, Reason, Explanation, State);
+        #{} -> State
+    end;
+report({unlistened, Id}, State = #state{closing = Closing}) ->
+    case maps:take(Id, Closing) of
+        {From, Closing1} ->
+            gen_server:reply(From, ok),
+            State#state{closing = Closing1};
+        error ->
+            State
+    end;
+report({hello, #{version := Version} = Hello}, State = #state{sidecar = starting}) ->
+    case {Version, uds_dist_protocol:version()} of
+        {Same, Same} ->
+            sidecar_up(Hello, State);
+        {Theirs, Ours} ->
+            sidecar_ended(
+                io_lib:format(
+                    "it speaks version ~b of the port protocol, and this node speaks ~b; "
+                    "build both from the same release (rebar3 compile)",
+                    [Theirs, Ours]
+                ),
+                State
+            )
+    end;
+report(Other, State) ->
+    broke_protocol(Other, State).
+
+broke_protocol(Report, State) ->
+    sidecar_ended(io_lib:format("it broke the port protocol with ~0tP", [Report, 12]), State).
+
+%% ---------------------------------------------------------------------------------------------
+%% The sidecar's life
+
+%% Sends a packet, or starts a sidecar that it will be sent to.
+transmit(Packet, State = #state{sidecar = up, port = Port}) ->
+    try port_command(Port, Packet) of
+        true -> State
+    catch
+        %% The port is gone, and the message that says so is on its way.
+        error:badarg -> State
+    end;
+transmit(Packet, State = #state{sidecar = down, queue = Queue}) ->
+    start_sidecar(State#state{queue = [Packet | Queue]});
+transmit(Packet, State = #state{queue = Queue}) ->
+    State#state{queue = [Packet | Queue]}.
+
+start_sidecar(State) ->
+    Path = uds_dist_config:sidecar_path(),
+    Options = [
+        {args, ["sidecar"]}, {env, environment()}, {packet, 4}, binary, use_stdio, exit_status
+    ],
+    try open_port({spawn_executable, Path}, Options) of
+        Port ->
+            State#state{
+                sidecar = starting,
+                port = Port,
+                started = now_ms(),
+                timer = erlang:start_timer(?HELLO_TIMEOUT, self(), hello)
+            }
+    catch
+        error:Reason -> sidecar_ended(start_error(Reason), State)
+    end.
+
+%% Nothing of the VM's environment but what the sidecar reads: there are often secrets in it.
+environment() ->
+    [
+        {Name, false}
+     || Variable <- os:getenv(),
+        [Name, _] <- [string:split(Variable, "=")],
+        Name =/= "UDS_DIST_LOG"
+    ].
+
+start_error(enoent) ->
+    "there is no such file; build it (rebar3 compile) or set UDS_DIST_SIDECAR to its path";
+start_error(eacces) ->
+    "it is not an executable file, or this user may not execute it (chmod +x)";
+start_error(Reason) ->
+    io_lib:format("it cannot be started (~0tp)", [Reason]).
+
+exit_status(Status) when Status > 128 ->
+    io_lib:format("it was ended by signal ~b", [Status - 128]);
+exit_status(Status) ->
+    io_lib:format("it exited with status ~b", [Status]).
+
+sidecar_up(#{window := Window}, State = #state{timer = Timer, config = Config, queue = Queue}) ->
+    cancel(Timer),
+    State1 = State#state{sidecar = up, timer = undefined, window = Window, queue = []},
+    #{policy := Policy} = Config,
+    lists:foldr(fun transmit/2, State1, Queue ++ [uds_dist_protocol:admit(Policy)]).
+
+timeout(hello, State) ->
+    sidecar_ended(
+        io_lib:format("it did not say hello within ~b ms", [?HELLO_TIMEOUT]),
+        State
+    );
+timeout(start, State = #state{sidecar = resting}) ->
+    start_sidecar(State#state{sidecar = down}).
+
+%% Whatever belonged to the sidecar is gone. Those who waited for an answer get one; listeners that
+%% were open are opened again by the next sidecar.
+sidecar_ended(Explanation, State = #state{sidecar = Before, timer = Timer, conns = Conns}) ->
+    close_port(State),
+    cancel(Timer),
+    log_sidecar_end(Before, Explanation, map_size(Conns)),
+    maps:foreach(fun(Id, Conn) -> end_connection(Id, Conn, State) end, Conns),
+    maps:foreach(
+        fun(_, #connect{from = From}) -> gen_server:reply(From, {error, sidecar_failed}) end,
+        State#state.connecting
+    ),
+    maps:foreach(fun(_, From) -> gen_server:reply(From, ok) end, State#state.closing),
+    Listeners = maps:filtermap(fun listener_lost/2, State#state.listeners),
+    State1 = State#state{
+        sidecar = down,
+        port = undefined,
+        timer = undefined,
+        queue = [],
+        listeners = Listeners,
+        closing = #{},
+        connecting = #{},
+        conns = #{},
+        monitors = #{}
+    },
+    case map_size(Listeners) of
+        0 -> State1;
+        _ -> rest(Before, State1)
+    end.
+
+listener_lost(_, #listener{status = {opening, From, _, _}}) ->
+    gen_server:reply(From, {error, sidecar_failed}),
+    false;
+listener_lost(_, Listener) ->
+    {true, Listener#listener{status = reopening, unclaimed = []}}.
+
+%% Waits a little before the next start, longer each time, unless the last one lived well.
+rest(Before, State = #state{started = Started, failures = Failures, listeners = Listeners}) ->
+    Failures1 =
+        case now_ms() - Started > ?GOOD_LIFE of
+            true -> 0;
+            false -> Failures
+        end,
+    Queue = [
+        listen_packet(Id, Listener)
+     || {Id, Listener} <- maps:to_list(Listeners)
+    ],
+    State#state{
+        sidecar = resting,
+        queue = Queue,
+        failures = Failures1 + 1,
+        timer = erlang:start_timer(backoff(Failures1, Before), self(), start)
+    }.
+
+backoff(0, _) -> 0;
+backoff(Failures, up) -> min(?MAX_BACKOFF_DIED, doubled(Failures));
+backoff(Failures, _) -> min(?MAX_BACKOFF_NOT_STARTED, doubled(Failures)).
+
+doubled(Failures) ->
+    ?FIRST_BACKOFF bsl min(Failures - 1, 10).
+
+log_sidecar_end(Before, Explanation, Connections) ->
+    uds_dist_log:error("the sidecar ~ts ~ts: ~ts~ts", [
+        uds_dist_config:sidecar_path(),
+        case Before of
+            up -> "is gone";
+            _ -> "did not start"
+        end,
+        Explanation,
+        case Connections of
+            0 -> "";
+            _ -> io_lib:format("; connections that are down with it: ~b", [Connections])
+        end
+    ]).
+
+close_port(#state{port = undefined}) ->
+    ok;
+close_port(#state{port = Port}) ->
+    try port_close(Port) of
+        true -> ok
+    catch
+        error:badarg -> ok
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Listeners
+
+%% The address of a node, by the settings that are in force.
+choose_address(Node, #state{config = Config, listeners = Listeners}) when
+    Config =/= undefined, map_size(Listeners) > 0
+->
+    with_config(Node, Config);
+choose_address(Node, _) ->
+    case uds_dist_config:read() of
+        {ok, #{overridden := Overridden} = Config} ->
+            lists:foreach(fun(Line) -> ?LOG_NOTICE("uds_dist: ~ts", [Line]) end, Overridden),
+            with_config(Node, Config);
+        {error, _} = Error ->
+            Error
+    end.
+
+with_config(Node, Config) ->
+    case uds_dist_config:address(Node, Config) of
+        {ok, Address} -> {ok, Address, Config};
+        {error, _} = Error -> Error
+    end.
+
+%% These settings are in force from now on.
+use(#{policy := Policy} = Config, State = #state{config = Before, sidecar = Sidecar}) ->
+    State1 = State#state{config = Config},
+    case Before of
+        #{policy := Policy} -> State1;
+        _ when Sidecar =:= up -> transmit(uds_dist_protocol:admit(Policy), State1);
+        %% The sidecar is told when it is up.
+        _ -> State1
+    end.
+
+free_listener(#state{listeners = Listeners, closing = Closing}) ->
+    hd([Id || Id <- lists:seq(0, 15), not is_map_key(Id, Listeners), not is_map_key(Id, Closing)]).
+
+open_listener(Id, Listener, State = #state{listeners = Listeners}) ->
+    transmit(listen_packet(Id, Listener), State#state{listeners = Listeners#{Id => Listener}}).
+
+listen_packet(Id, #listener{address = Address, backlog = Backlog, mode = Mode}) ->
+    uds_dist_protocol:listen(Id, Backlog, Mode, list_to_integer(os:getpid()), Address).
+
+listen_failed(
+    Id, Listener = #listener{status = {opening, From, Name, GiveUp}}, Reason, Explanation, State
+) ->
+    case Reason =:= name_busy andalso now_ms() < GiveUp of
+        true ->
+            _ = erlang:start_timer(?BUSY_RETRY, self(), {reopen, Id}),
+            State#state{listeners = (State#state.listeners)#{Id := Listener}};
+        false ->
+            uds_dist_log:error("cannot listen as ~ts: ~ts", [Name, Explanation]),
+            gen_server:reply(From, {error, listen_error(Reason)}),
+            State#state{listeners = maps:remove(Id, State#state.listeners)}
+    end;
+listen_failed(Id, #listener{address = Address}, _Reason, Explanation, State) ->
+    uds_dist_log:error("cannot listen again at ~ts, and will try every second: ~ts", [
+        format(Address), Explanation
+    ]),
+    _ = erlang:start_timer(?REOPEN_RETRY, self(), {reopen, Id}),
+    State.
+
+%% net_kernel has a message of its own for a name in use.
+listen_error(name_busy) -> duplicate_name;
+listen_error(Reason) -> Reason.
+
+%% ---------------------------------------------------------------------------------------------
+%% Connections
+
+start_connect(Connect = #connect{address = Address}, State) ->
+    {Id, State1 = #state{connecting = Connecting}} = next_conn(State),
+    transmit(
+        uds_dist_protocol:connect(Id, Address),
+        State1#state{connecting = Connecting#{Id => Connect}}
+    ).
+
+%% Odd numbers are the VM's.
+next_conn(State = #state{last_conn = Last, conns = Conns, connecting = Connecting}) ->
+    Id =
+        case Last + 2 of
+            Next when Next =< ?MAX_CONN -> Next;
+            _ -> 1
+        end,
+    State1 = State#state{last_conn = Id},
+    case is_map_key(Id, Conns) orelse is_map_key(Id, Connecting) of
+        true -> next_conn(State1);
+        false -> {Id, State1}
+    end.
+
+connect_failed(Connect, Reason, Explanation, State) ->
+    #connect{from = From, node = Node, give_up = GiveUp} = Connect,
+    case Reason =:= backlog_full andalso now_ms() < GiveUp of
+        true ->
+            %% Not all at once again.
+            _ = erlang:start_timer(rand:uniform(?BACKLOG_RETRY), self(), {reconnect, Connect}),
+            State;
+        false ->
+            gen_server:reply(From, {error, Reason}),
+            log_unreachable(Node, Explanation, State)
+    end.
+
+%% Whoever asks for a node that is not there tends to ask again and again.
+log_unreachable(Node, Explanation, State = #state{unreachable = Unreachable}) ->
+    Now = now_ms(),
+    case Unreachable of
+        #{Node := LoggedAt} when Now - LoggedAt < ?UNREACHABLE_LOG_INTERVAL ->
+            State;
+        #{} ->
+            ?LOG_NOTICE("uds_dist: cannot connect to ~ts: ~ts", [Node, Explanation]),
+            Kept =
+                case map_size(Unreachable) < ?MAX_UNREACHABLE of
+                    true -> Unreachable;
+                    false -> #{}
+                end,
+            State#state{unreachable = Kept#{Node => Now}}
+    end.
+
+add_connection(Id, Conn, Supervisor, State = #state{port = Port, window = Window}) ->
+    {Connection, Monitor} = uds_dist_connection:start(Id, Port, Window, Supervisor),
+    Conn1 = Conn#conn{
+        connection = Connection,
+        monitor = Monitor,
+        stage = {handshake, <<>>, undefined}
+    },
+    {Connection, State#state{
+        conns = (State#state.conns)#{Id => Conn1},
+        monitors = (State#state.monitors)#{Monitor => Id}
+    }}.
+
+%% Hands a frame to the waiter when there is one of each. Nothing is acknowledged yet: the sidecar
+%% forwards no more than the handshake window of a peer that has not shown that it knows the cookie.
+handshake_input(Id, Conn, Bytes, Waiter, State = #state{conns = Conns}) ->
+    case Waiter =/= undefined andalso uds_dist_frames:handshake_frame(Bytes) of
+        {ok, Frame, Rest} ->
+            gen_server:reply(Waiter, {ok, binary_to_list(Frame)}),
+            Stage = {handshake, binary:copy(Rest), undefined},
+            State#state{conns = Conns#{Id := Conn#conn{stage = Stage}}};
+        {error, {too_long, Length}} ->
+            log_end(Conn, io_lib:format("it sent a handshake packet of ~b bytes", [Length])),
+            Conn1 = Conn#conn{stage = {handshake, <<>>, Waiter}},
+            end_connection(Id, Conn1, transmit(uds_dist_protocol:close(Id), State));
+        _ ->
+            State#state{conns = Conns#{Id := Conn#conn{stage = {handshake, Bytes, Waiter}}}}
+    end.
+
+%% Gives the VM what came in, and acknowledges it.
+input(Id, Conn = #conn{stage = {up, Node, DHandle, Buffer, Window}}, Bytes, State) ->
+    {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
+    put_data(Frames, DHandle),
+    {Count, Window1} = uds_dist_window:passed_on(byte_size(Bytes), Window),
+    Conn1 = Conn#conn{stage = {up, Node, DHandle, Buffer1, Window1}},
+    State1 = State#state{conns = (State#state.conns)#{Id := Conn1}},
+    case Count of
+        0 -> State1;
+        _ -> transmit(uds_dist_protocol:ack(Id, Count), State1)
+    end.
+
+put_data(Frames, DHandle) ->
+    try
+        lists:foreach(fun(Frame) -> erlang:dist_ctrl_put_data(DHandle, Frame) end, Frames)
+    catch
+        %% The VM has ended the connection, and this process is its input handler no longer; the
+        %% controller's 'DOWN' is on its way.
+        error:notsup -> ok
+    end.
+
+%% The controller has ended: disconnect_node, a missed tick, a failed handshake, net_kernel:stop.
+controller_ended(Id, Reason, State = #state{conns = Conns, monitors = Monitors}) ->
+    #{Id := #conn{monitor = Monitor} = Conn} = Conns,
+    log_end(Conn, io_lib:format("~0tp", [Reason])),
+    transmit(uds_dist_protocol:close(Id), State#state{
+        conns = maps:remove(Id, Conns),
+        monitors = maps:remove(Monitor, Monitors)
+    }).
+
+%% The socket has ended. The controller of a connection that is up ends with it. In the handshake,
+%% dist_util is told when it asks, and first gets what came before the end, as from any socket: this
+%% attempt may just have lost against the one of the other node, which is no failure to connect.
+end_connection(Id, Conn = #conn{stage = {handshake, Bytes, undefined}}, State) ->
+    %% Until its controller ends.
+    State#state{conns = (State#state.conns)#{Id := Conn#conn{stage = {ended, Bytes}}}};
+end_connection(Id, #conn{connection = Connection, monitor = Monitor, stage = Stage}, State) ->
+    demonitor(Monitor, [flush]),
+    case Stage of
+        {up, _, _, _, _} -> exit(uds_dist_connection:pid(Connection), connection_closed);
+        {handshake, _, Waiter} -> gen_server:reply(Waiter, {error, closed});
+        {ended, _} -> ok
+    end,
+    State#state{
+        conns = maps:remove(Id, State#state.conns),
+        monitors = maps:remove(Monitor, State#state.monitors)
+    }.
+
+log_end(#conn{stage = {up, Node, _, _, _}}, Why) ->
+    ?LOG_INFO("uds_dist: the connection with ~ts ended: ~ts", [Node, Why]);
+log_end(#conn{stage = {ended, _}}, _) ->
+    ok;
+log_end(#conn{stage = {handshake, _, _}, peer = #{uid := Uid, pid := Pid}}, Why) ->
+    ?LOG_INFO("uds_dist: the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]).
+
+%% ---------------------------------------------------------------------------------------------
+
+format(Address) ->
+    uds_dist_config:format_address(Address).
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+cancel(undefined) ->
+    ok;
+cancel(Timer) ->
+    _ = erlang:cancel_timer(Timer),
+    ok.
