@@ -1,0 +1,52 @@
+# Each target finds the tools it needs on this machine, or sets them up in .toolchain/.
+
+.PHONY: all build demo test chaos fuzz check clean distclean help
+
+all: build
+
+build:
+	@PATH="$$(scripts/toolchain path)" && export PATH && rebar3 compile
+
+demo: build
+	@scripts/demo
+
+test:
+	@SUITE="$(SUITE)" CASE="$(CASE)" scripts/test $(OTP)
+
+# Its one case, for longer and with other choices than as a part of the tests.
+chaos: SECONDS ?= 60
+chaos: SEED ?= $(shell date +%s)
+chaos:
+	@UDS_DIST_CHAOS_SECONDS="$(SECONDS)" UDS_DIST_CHAOS_SEED="$(SEED)" SUITE=chaos scripts/test $(OTP)
+
+# Where a case fails, its smallest form is printed.
+fuzz: CASES ?= 80000
+fuzz:
+	@PATH="$$(scripts/toolchain path)" && export PATH && PROPTEST_CASES="$(CASES)" \
+		cargo test --release --locked --target-dir target --test properties --test switchboard_model
+
+check:
+	@scripts/check
+
+clean:
+	rm -rf _build target priv/uds_dist
+
+distclean: clean
+	rm -rf .toolchain
+
+help:
+	@echo "make             build the Erlang modules (_build/default) and the sidecar (priv/uds_dist)"
+	@echo "make demo        start two nodes that talk over Unix domain sockets, and show what happens"
+	@echo "make test        run all tests on the Erlang/OTP at hand"
+	@echo "  OTP=\"25 27 29\" ... on each of these, and between them"
+	@echo "  SUITE=name     ... only those of test/name_SUITE.erl or test/name.rs"
+	@echo "  CASE=name      ... only this one of them"
+	@echo "make chaos       kill, stop, flood and confuse nodes that talk, at random, for a minute"
+	@echo "  SECONDS=n      ... for so long"
+	@echo "  SEED=n         ... with these choices (it prints those of each run)"
+	@echo "  OTP=\"25 27 29\" ... on each of these, with nodes of all of them"
+	@echo "make fuzz        random input for the codec, the reader and the sidecar, for about five minutes"
+	@echo "  CASES=n        ... n cases of each property instead of 80000"
+	@echo "make check       formatting, lints, xref and dialyzer"
+	@echo "make clean       remove what was built"
+	@echo "make distclean   remove the toolchain too"

@@ -1,0 +1,577 @@
+%% The carrier as its users meet it: nodes, names, settings, and what is left when they are gone.
+-module(carrier_SUITE).
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    connects_and_calls_both_ways/1,
+    carries_hidden_nodes/1,
+    ignores_the_host_part_of_long_names/1,
+    ignores_the_host_part_of_short_names/1,
+    takes_socket_dir_from_each_source/1,
+    stronger_source_overrides_and_says_so/1,
+    empty_environment_variable_is_unset/1,
+    directory_is_the_working_directory_by_default/1,
+    creates_the_last_directory/1,
+    listens_in_the_abstract_namespace/1,
+    backlog_is_that_of_the_configuration/1,
+    node_that_does_not_listen_connects_out/1,
+    dynamic_name_comes_from_the_other_node/1,
+    remote_shell_without_a_name/1,
+    duplicate_name_is_refused/1,
+    stale_socket_is_taken_over/1,
+    sidecar_ends_with_its_vm/1,
+    node_info_counts/1,
+    socket_options_are_answered/1,
+    starts_and_stops_at_run_time/1,
+    disconnects_on_demand/1,
+    wrong_cookie_is_refused/1,
+    sidecar_that_dies_is_replaced/1,
+    ended_connections_leave_no_descriptor/1,
+    ended_peers_leave_no_descriptor/1,
+    vm_has_no_sockets/1,
+    full_backlog_is_tried_again/1,
+    full_backlog_ends_with_the_setup_time/1,
+    local_nodes_go_here_beside_another_carrier/1,
+    select_takes_the_nodes_of_this_host/1,
+    names_do_not_leave_the_directory/1
+]).
+%% Run in the nodes.
+-export([ping_repeatedly/2]).
+
+-import(test_node, [
+    start/2,
+    start/3,
+    start_all/2,
+    start_all/3,
+    call/4,
+    name/1,
+    os_pid/1,
+    sidecar/1,
+    dir/1,
+    expect/2,
+    expect_nodes/2,
+    expect_output/2
+]).
+
+-include_lib("kernel/include/net_address.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+%% Often enough that a descriptor lost each time is seen beside those that come and go.
+-define(MANY, 100).
+
+all() ->
+    test_node:cases(?MODULE).
+
+suite() ->
+    test_node:suite().
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Connections
+
+%% Two nodes connect, and each calls the other.
+connects_and_calls_both_ways(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = ping(A, B),
+    connected(A, B),
+    ?assertEqual(name(B), rpc(A, B, erlang, node, [])),
+    ?assertEqual(name(A), rpc(B, A, erlang, node, [])).
+
+%% A hidden node is connected with, and not shown among the visible ones.
+carries_hidden_nodes(Config) ->
+    A = start("a", Config),
+    B = start("b", #{args => ["-hidden"]}, Config),
+    pong = ping(A, B),
+    connected(A, B),
+    ?assertEqual([], call(A, erlang, nodes, [])),
+    ?assertEqual([name(B)], call(A, erlang, nodes, [hidden])),
+    ?assertEqual(name(A), rpc(B, A, erlang, node, [])).
+
+%% A path does not depend on the host part, so nodes of any two hosts meet.
+ignores_the_host_part_of_long_names(Config) ->
+    [A, B] = start_all(["a@foo.example", "b@127.0.0.1"], #{long => true}, Config),
+    pong = ping(A, B),
+    ?assertEqual('b@127.0.0.1', rpc(A, B, erlang, node, [])),
+    ?assertEqual(["a.sock", "b.sock"], sockets_in(dir(Config))).
+
+%% The same with short names.
+ignores_the_host_part_of_short_names(Config) ->
+    [A, B] = start_all(["a@whatever", "b"], Config),
+    pong = ping(B, A),
+    ?assertEqual(a@whatever, rpc(B, A, erlang, node, [])),
+    ?assertEqual(["a.sock", "b.sock"], sockets_in(dir(Config))).
+
+%% disconnect_node/1 ends the connection at both ends, and it can be made again.
+disconnects_on_demand(Config) ->
+    [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
+    connect_and_disconnect(A, B),
+    connect_and_disconnect(B, A).
+
+%% A node with another cookie is refused at once, and the refusing node says so.
+wrong_cookie_is_refused(Config) ->
+    A = start("a", Config),
+    B = start("b", #{cookie => "another"}, Config),
+    Started = erlang:monotonic_time(millisecond),
+    ?assertEqual(pang, ping(B, A)),
+    %% Not as late as by the end of the setup time, 7 seconds.
+    ?assert(erlang:monotonic_time(millisecond) - Started < 6000),
+    expect_output(A, "Connection attempt from.* node .*b@.* rejected"),
+    ?assertEqual([], call(A, erlang, nodes, [connected])),
+    ?assertEqual([], call(B, erlang, nodes, [connected])).
+
+%% When the sidecar dies, its connections are down, and another one listens at the same place.
+sidecar_that_dies_is_replaced(Config) ->
+    [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
+    connect(A, B),
+    Before = sidecar(A),
+    test_node:signal("KILL", Before),
+    expect_nodes(A, []),
+    expect_nodes(B, []),
+    expect_output(A, "sidecar .* is gone: it was ended by signal 9"),
+    expect_output(A, "listening again at .*/a\\.sock"),
+    ?assertNotEqual(Before, sidecar(A)),
+    connect(B, A).
+
+%% ---------------------------------------------------------------------------------------------
+%% Settings
+
+%% Each source of socket_dir is used when it is the only one, as string and as binary.
+takes_socket_dir_from_each_source(Config) ->
+    Sources = [
+        {"flag", fun(Dir) -> #{dir => Dir} end},
+        {"argument", fun(Dir) -> argument(["\"", Dir, "\""]) end},
+        {"binary_argument", fun(Dir) -> argument(["<<\"", Dir, "\">>"]) end},
+        {"environment", fun(Dir) -> #{env => [{"UDS_DIST_DIR", Dir}]} end},
+        {"config", fun(Dir) -> #{config => [{uds_dist, [{socket_dir, Dir}]}]} end},
+        {"binary_config", fun(Dir) ->
+            #{config => [{uds_dist, [{socket_dir, list_to_binary(Dir)}]}]}
+        end}
+    ],
+    lists:foreach(
+        fun({Name, Options}) ->
+            Dir = test_node:dir(Name, Config),
+            A = start("a", maps:merge(#{dir => none}, Options(Dir)), Config),
+            B = start("b", #{dir => Dir}, Config),
+            ?assertEqual({Name, ["a.sock", "b.sock"]}, {Name, sockets_in(Dir)}),
+            ?assertEqual({Name, pong}, {Name, ping(A, B)})
+        end,
+        Sources
+    ).
+
+argument(Term) ->
+    #{args => ["-uds_dist", "socket_dir", lists:flatten(Term)]}.
+
+%% Command line, environment, configuration: the first one counts, and the log tells what does not.
+stronger_source_overrides_and_says_so(Config) ->
+    [Flag, Argument, Environment, Configured] =
+        [test_node:dir(Name, Config) || Name <- ["flag", "argument", "environment", "configured"]],
+    Options = #{
+        dir => none,
+        env => [{"UDS_DIST_DIR", Environment}],
+        config => [{uds_dist, [{socket_dir, Configured}]}]
+    },
+    A = start("a", Options#{dir => Flag}, Config),
+    ?assertEqual(["a.sock"], sockets_in(Flag)),
+    expect_output(A, [Flag, " .*", Environment]),
+    expect_output(A, [Flag, " .*", Configured]),
+    B = start("b", Options, Config),
+    ?assertEqual(["b.sock"], sockets_in(Environment)),
+    expect_output(B, [Environment, " .*", Configured]),
+    C = start("c", maps:merge(Options, argument(["\"", Argument, "\""])), Config),
+    ?assertEqual(["c.sock"], sockets_in(Argument)),
+    expect_output(C, [Argument, " .*", Environment]),
+    ?assertEqual([], sockets_in(Configured)).
+
+%% UDS_DIST_DIR= in a start script does not hide the configuration.
+empty_environment_variable_is_unset(Config) ->
+    Dir = test_node:dir("configured", Config),
+    start(
+        "a",
+        #{
+            dir => none,
+            env => [{"UDS_DIST_DIR", ""}],
+            config => [{uds_dist, [{socket_dir, Dir}]}]
+        },
+        Config
+    ),
+    ?assertEqual(["a.sock"], sockets_in(Dir)).
+
+%% Without a setting it is the directory that the VM was started in, also after it goes elsewhere.
+directory_is_the_working_directory_by_default(Config) ->
+    [Start, Elsewhere] = [test_node:dir(Name, Config) || Name <- ["start", "elsewhere"]],
+    [A, B] = start_all(["a", "b"], #{dir => none, cwd => Start}, Config),
+    ?assertEqual(["a.sock", "b.sock"], sockets_in(Start)),
+    ok = call(A, file, set_cwd, [Elsewhere]),
+    pong = ping(A, B),
+    test_node:stop(A),
+    ?assertEqual(["b.sock"], sockets_in(Start)).
+
+%% A directory that is missing is created for its owner alone.
+creates_the_last_directory(Config) ->
+    Dir = filename:join(dir(Config), "new"),
+    start("a", #{dir => Dir}, Config),
+    ?assertEqual(["a.sock"], sockets_in(Dir)),
+    ?assertEqual(8#40700, mode(Dir)),
+    ?assertEqual(8#140600, mode(socket(Dir, "a"))).
+
+mode(Path) ->
+    %% file:read_file_info/1 shows no type bits on all OTPs.
+    list_to_integer(string:trim(os:cmd("stat -c %f " ++ Path)), 16).
+
+%% @name needs no directory and leaves no file.
+listens_in_the_abstract_namespace(Config) ->
+    Namespace = "@" ++ filename:basename(dir(Config)),
+    [A, B] = start_all(["a", "b"], #{dir => Namespace}, Config),
+    pong = ping(A, B),
+    ?assertEqual(name(A), rpc(B, A, erlang, node, [])),
+    ?assertEqual([], filelib:wildcard("*.sock*", dir(Config))),
+    Address = {local, [0, tl(Namespace), "/a"]},
+    {ok, Client} = gen_tcp:connect(Address, 0, [local]),
+    ok = gen_tcp:close(Client),
+    test_node:stop(A),
+    ?assertEqual({error, econnrefused}, gen_tcp:connect(Address, 0, [local])).
+
+%% The kernel lets backlog + 1 clients wait.
+backlog_is_that_of_the_configuration(Config) ->
+    A = start("a", #{config => [{uds_dist, [{backlog, 7}]}]}, Config),
+    B = start("b", Config),
+    ?assertEqual({a, 7 + 1}, {a, length(fill_backlog(A, Config))}),
+    ?assertEqual({default, 5 + 1}, {default, length(fill_backlog(B, Config))}).
+
+%% Stops the sidecar and connects until no more clients can wait.
+fill_backlog(Node, Config) ->
+    Sidecar = sidecar(Node),
+    test_node:signal("STOP", Sidecar),
+    expect(fun() -> is_stopped(Sidecar) end, stopped),
+    fill(socket(dir(Config), short_name(Node)), []).
+
+%% gen_tcp takes a full backlog for a connection to come, and so does the socket of OTP 25.
+fill(Address, Clients) ->
+    {ok, Client} = socket:open(local, stream),
+    case socket:connect(Client, #{family => local, path => Address}, nowait) of
+        ok ->
+            fill(Address, [Client | Clients]);
+        {Full, _} when Full =:= error; Full =:= select ->
+            ok = socket:close(Client),
+            Clients
+    end.
+
+is_stopped(Pid) ->
+    {ok, Status} = file:open(["/proc/", integer_to_list(Pid), "/status"], [read]),
+    {ok, Text} = file:read(Status, 200),
+    ok = file:close(Status),
+    re:run(Text, "^State:\\sT", [multiline, {capture, none}]) =:= match.
+
+%% ---------------------------------------------------------------------------------------------
+%% Names
+
+%% -dist_listen false: no socket, no lock; and the node reaches others.
+node_that_does_not_listen_connects_out(Config) ->
+    A = start("a", Config),
+    B = start("b", #{args => ["-dist_listen", "false"]}, Config),
+    pong = ping(B, A),
+    ?assertEqual(["a.sock"], sockets_in(dir(Config))),
+    ?assertEqual(name(A), rpc(B, A, erlang, node, [])),
+    ?assertEqual(name(B), rpc(A, B, erlang, node, [])).
+
+%% -sname undefined: the first node that is connected with gives a name.
+dynamic_name_comes_from_the_other_node(Config) ->
+    A = start("a", Config),
+    B = start("undefined", Config),
+    ?assertEqual(nonode@nohost, call(B, erlang, node, [])),
+    ?assert(call(B, net_kernel, connect_node, [name(A)])),
+    Name = call(B, erlang, node, []),
+    ?assertNotEqual(nonode@nohost, Name),
+    expect_nodes(A, [Name]),
+    ?assertEqual(["a.sock"], sockets_in(dir(Config))).
+
+%% erl -sname undefined -remsh: what people type to look into a node.
+remote_shell_without_a_name(Config) ->
+    A = start("a", Config),
+    Remsh = ["-sname", "undefined", "-remsh", atom_to_list(name(A)), "-hidden"],
+    %% script(1) gives it a terminal, and takes one string for the shell.
+    Script = "exec script -qec \"$*\" /dev/null",
+    Shell = test_node:launch(
+        #{
+            name => undefined,
+            args => Remsh,
+            env => [{"TERM", "vt100"}],
+            prefix => ["/bin/sh", "-c", Script, "sh"]
+        },
+        Config
+    ),
+    expect_output(Shell, "\\(a@.*\\)1>"),
+    test_node:type(Shell, "{the_node_is, node()}.\n"),
+    expect_output(Shell, ["{the_node_is,'?", atom_to_list(name(A)), "'?}"]),
+    test_node:type(Shell, "erlang:halt(self()).\n").
+
+%% The second node of a name ends and says who has the name; the first one goes on.
+duplicate_name_is_refused(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    Second = test_node:launch(#{name => "a", args => ["-noinput"]}, Config),
+    {Status, Output} = test_node:expect_exit(Second),
+    ?assertNotEqual(0, Status),
+    test_node:expect_output_of(Output, "uds_dist: .*in use by process " ++ os_pid_text(A)),
+    test_node:expect_output_of(Output, "the name a@.* seems to be in use by another Erlang node"),
+    pong = ping(B, A).
+
+os_pid_text(Node) ->
+    integer_to_list(os_pid(Node)) ++ "\\b".
+
+%% A socket file whose VM and sidecar were killed does not keep the name.
+stale_socket_is_taken_over(Config) ->
+    A = start("a", Config),
+    Sidecar = sidecar(A),
+    %% The VM must not start another sidecar, nor this one tidy up.
+    test_node:signal("STOP", os_pid(A)),
+    test_node:signal("KILL", Sidecar),
+    test_node:kill(A),
+    ?assertEqual(["a.sock"], sockets_in(dir(Config))),
+    [A1, B] = start_all(["a", "b"], Config),
+    pong = ping(B, A1).
+
+%% A VM that is killed leaves neither a sidecar nor a file behind.
+sidecar_ends_with_its_vm(Config) ->
+    A = start("a", Config),
+    Sidecar = sidecar(A),
+    test_node:kill(A),
+    expect(fun() -> not test_node:is_alive(Sidecar) end, sidecar_ended),
+    ?assertEqual([], filelib:wildcard("*.sock*", dir(Config))).
+
+%% net_kernel:start/2 and stop/0, many times under the same name.
+starts_and_stops_at_run_time(Config) ->
+    [A, B] = start_all([undefined, "b"], Config),
+    ?assertEqual(false, call(A, erlang, is_alive, [])),
+    lists:foreach(
+        fun(Round) ->
+            {ok, _} = call(A, net_kernel, start, [a, #{name_domain => shortnames}]),
+            ?assertEqual({Round, ["a.sock", "b.sock"]}, {Round, sockets_in(dir(Config))}),
+            true = call(A, erlang, set_cookie, [uds_dist_test]),
+            Name = call(A, erlang, node, []),
+            ?assertEqual({Round, pong}, {Round, call(B, net_adm, ping, [Name])}),
+            ok = call(A, net_kernel, stop, []),
+            ?assertEqual({Round, ["b.sock"]}, {Round, sockets_in(dir(Config))}),
+            expect_nodes(B, [])
+        end,
+        lists:seq(1, 20)
+    ).
+
+%% What leads out of the directory is no node, even where a socket stands.
+names_do_not_leave_the_directory(Config) ->
+    start("a", Config),
+    Inner = test_node:dir("inner", Config),
+    B = start("b", #{dir => Inner}, Config),
+    ?assertEqual(pang, call(B, net_adm, ping, ['../a@host'])),
+    expect_output(B, "uds_dist: .*'../a@host'.* is not a node name"),
+    ?assertEqual(pang, call(B, net_adm, ping, ['@host'])),
+    ?assertEqual(pang, call(B, net_adm, ping, [list_to_atom("a\0@host")])),
+    ?assertEqual([], call(B, erlang, nodes, [connected])).
+
+%% ---------------------------------------------------------------------------------------------
+%% Answers
+
+%% node_info/1 and nodes_info/0 answer at both ends, and their counters move with traffic.
+node_info_counts(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = ping(A, B),
+    connected(A, B),
+    Before = [info(A, B), info(B, A)],
+    Large = binary:copy(<<"x">>, 100000),
+    Large = rpc(A, B, erlang, list_to_binary, [[Large]]),
+    After = [info(A, B), info(B, A)],
+    [
+        begin
+            ?assertEqual(up, proplists:get_value(state, Info1)),
+            ?assertEqual(normal, proplists:get_value(type, Info1)),
+            ?assertMatch(#net_address{family = local}, proplists:get_value(address, Info1)),
+            ?assert(proplists:get_value(in, Info1) > proplists:get_value(in, Info)),
+            ?assert(proplists:get_value(out, Info1) > proplists:get_value(out, Info))
+        end
+     || {Info, Info1} <- lists:zip(Before, After)
+    ].
+
+info(Node, Other) ->
+    OtherName = name(Other),
+    {ok, Info} = call(Node, net_kernel, node_info, [OtherName]),
+    {ok, [{OtherName, _}]} = call(Node, net_kernel, nodes_info, []),
+    Info.
+
+%% There are no socket options: setting one is refused, asking for one brings nothing; at once.
+socket_options_are_answered(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = ping(A, B),
+    ?assertEqual({error, enotsup}, call(A, net_kernel, setopts, [name(B), [{nodelay, true}]])),
+    ?assertEqual({error, enotsup}, call(A, net_kernel, setopts, [new, [{nodelay, true}]])),
+    ?assertEqual(ok, call(A, net_kernel, setopts, [name(B), []])),
+    ?assertEqual({ok, []}, call(A, net_kernel, getopts, [name(B), [nodelay]])).
+
+%% Beside another carrier, a node of this host is reached over its socket.
+local_nodes_go_here_beside_another_carrier(Config) ->
+    Mixed = #{carrier => ["-proto_dist", "inet_tcp", "uds", "-epmd_module", "test_epmd"]},
+    [A, B] = start_all(["a", "b"], Mixed, Config),
+    ?assertMatch([_], test_node:tcp_listeners(os_pid(A))),
+    pong = ping(A, B),
+    ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(A, B))),
+    ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(B, A))).
+
+%% Alone, select/1 takes every node; beside other carriers, those of this host.
+select_takes_the_nodes_of_this_host(Config) ->
+    Nodes = ['x@here', 'x@there', 'x', 'x@', '@here', 'x@here@there'],
+    Select = fun(Node) -> [N || N <- Nodes, call(Node, uds_dist, select, [N])] end,
+    Beside = #{carrier => ["-proto_dist", "inet_tcp", "uds", "-epmd_module", "test_epmd"]},
+    Alone = start("a@here", Config),
+    ?assertEqual(['x@here', 'x@there'], Select(Alone)),
+    Mixed = start("b@here", Beside, Config),
+    ?assertEqual(['x@here'], Select(Mixed)),
+    ?assertEqual([false, true, false], [
+        call(Mixed, uds_dist, is_node_name, [N])
+     || N <- ['x', 'x@here', "x@here"]
+    ]).
+
+%% ---------------------------------------------------------------------------------------------
+%% What is left
+
+%% However a connection ends, neither the sidecars nor the VMs keep a descriptor of it.
+ended_connections_leave_no_descriptor(Config) ->
+    [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
+    Stranger = start("c", #{cookie => "another"}, Config),
+    connect_and_disconnect(A, B),
+    Nodes = [A, B, Stranger],
+    Before = open_descriptors(Nodes),
+    [connect_and_disconnect(A, B) || _ <- lists:seq(1, ?MANY)],
+    expect(fun() -> is_same(Before, open_descriptors(Nodes)) end, {disconnected, Before}),
+    pang = call(Stranger, ?MODULE, ping_repeatedly, [name(A), ?MANY]),
+    expect(fun() -> is_same(Before, open_descriptors(Nodes)) end, {refused, Before}),
+    [ok = send_garbage(socket(dir(Config), "a")) || _ <- lists:seq(1, ?MANY)],
+    expect(fun() -> is_same(Before, open_descriptors(Nodes)) end, {garbage, Before}),
+    connect(B, A).
+
+connect_and_disconnect(A, B) ->
+    connect(A, B),
+    true = call(A, erlang, disconnect_node, [name(B)]),
+    ok = expect_nodes(A, []),
+    ok = expect_nodes(B, []).
+
+ping_repeatedly(Node, Times) ->
+    [pang] = lists:usort([net_adm:ping(Node) || _ <- lists:seq(1, Times)]),
+    pang.
+
+%% Its length says 65535 bytes, which no handshake has.
+send_garbage(Socket) ->
+    {ok, Client} = gen_tcp:connect({local, Socket}, 0, [local, binary, {active, false}]),
+    ok = gen_tcp:send(Client, <<16#FFFF:16, (crypto:strong_rand_bytes(100))/binary>>),
+    {error, closed} = gen_tcp:recv(Client, 0, 10000),
+    ok = gen_tcp:close(Client).
+
+%% The same when sidecars and whole VMs are killed at the other end.
+ended_peers_leave_no_descriptor(Config) ->
+    Count = 20,
+    Hub = start("hub", #{args => test_node:on_demand()}, Config),
+    Names = ["n" ++ integer_to_list(I) || I <- lists:seq(1, Count)],
+    Peers = start_all(Names, #{args => test_node:on_demand()}, Config),
+    Before = open_descriptors([Hub]),
+    [
+        begin
+            connect_to_hub(Peers, Hub),
+            test_node:signal("KILL", [sidecar(Peer) || Peer <- Peers]),
+            expect_nodes(Hub, []),
+            [expect_nodes(Peer, []) || Peer <- Peers]
+        end
+     || _ <- lists:seq(1, ?MANY div Count)
+    ],
+    expect(fun() -> is_same(Before, open_descriptors([Hub])) end, {killed_sidecars, Before}),
+    connect_to_hub(Peers, Hub),
+    [test_node:kill(Peer) || Peer <- Peers],
+    expect_nodes(Hub, []),
+    expect(fun() -> is_same(Before, open_descriptors([Hub])) end, {killed_vms, Before}).
+
+connect_to_hub(Peers, Hub) ->
+    [true = call(Peer, net_kernel, connect_node, [name(Hub)]) || Peer <- Peers],
+    expect_nodes(Hub, [name(Peer) || Peer <- Peers]).
+
+open_descriptors(Nodes) ->
+    [
+        {length(test_node:descriptors(os_pid(Node))), length(test_node:descriptors(sidecar(Node)))}
+     || Node <- Nodes
+    ].
+
+is_same(Before, Before) -> true;
+is_same(_Before, Now) -> Now.
+
+%% The sockets are the sidecar's: a VM has as many as one without distribution, and no TCP port.
+vm_has_no_sockets(Config) ->
+    [A, B, Undistributed] = start_all(["a", "b", undefined], Config),
+    pong = ping(A, B),
+    connected(A, B),
+    Usual = length(test_node:sockets(os_pid(Undistributed))),
+    [
+        begin
+            ?assertEqual(Usual, length(test_node:sockets(os_pid(Node)))),
+            ?assertEqual([], test_node:tcp_listeners(os_pid(Node))),
+            ?assertEqual([], test_node:tcp_listeners(sidecar(Node))),
+            %% The listener and the connection; mio has a socket pair for signals.
+            ?assertMatch([_, _ | _], test_node:sockets(sidecar(Node)))
+        end
+     || Node <- [A, B]
+    ].
+
+%% A node whose backlog is full for a while is connected with as soon as it has room again.
+full_backlog_is_tried_again(Config) ->
+    A = start("a", #{config => [{uds_dist, [{backlog, 1}]}]}, Config),
+    B = start("b", Config),
+    Clients = fill_backlog(A, Config),
+    Ping = pinging(B, A),
+    receive
+        {Ping, Result} -> error({connected_through_a_full_backlog, Result})
+    after 300 ->
+        test_node:signal("CONT", sidecar(A))
+    end,
+    receive
+        {Ping, pong} -> [ok = socket:close(Client) || Client <- Clients]
+    after 10000 ->
+        error({no_pong, test_node:output(B)})
+    end.
+
+pinging(From, To) ->
+    Self = self(),
+    spawn_link(fun() -> Self ! {self(), ping(From, To)} end).
+
+%% When it stays full, the attempt ends with the setup time.
+full_backlog_ends_with_the_setup_time(Config) ->
+    A = start("a", #{config => [{uds_dist, [{backlog, 1}]}]}, Config),
+    B = start("b", #{args => ["-kernel", "net_setuptime", "1"]}, Config),
+    _Clients = fill_backlog(A, Config),
+    {Time, pang} = timer:tc(fun() -> ping(B, A) end),
+    ?assert(Time < 6000000),
+    test_node:signal("CONT", sidecar(A)),
+    pong = ping(B, A).
+
+%% ---------------------------------------------------------------------------------------------
+
+ping(From, To) ->
+    call(From, net_adm, ping, [name(To)]).
+
+connect(A, B) ->
+    true = call(A, net_kernel, connect_node, [name(B)]),
+    connected(A, B).
+
+connected(A, B) ->
+    ok = expect_nodes(A, [name(B)]),
+    ok = expect_nodes(B, [name(A)]).
+
+rpc(From, To, Module, Function, Arguments) ->
+    call(From, erpc, call, [name(To), Module, Function, Arguments]).
+
+short_name(Node) ->
+    hd(string:split(atom_to_list(name(Node)), "@")).
+
+socket(Dir, Name) ->
+    filename:join(Dir, Name ++ ".sock").
+
+sockets_in(Dir) ->
+    lists:sort(filelib:wildcard("*.sock", Dir)).

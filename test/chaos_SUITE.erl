@@ -1,0 +1,270 @@
+%% Everything at once: nodes that talk while sidecars and nodes are killed, stopped, flooded and
+%% talked nonsense to, at random. What was acknowledged must have arrived, connections must have
+%% kept the order, and in the end nothing may be left.
+%%
+%% `make chaos` runs it for longer: UDS_DIST_CHAOS_SECONDS and UDS_DIST_CHAOS_SEED say how long and
+%% with which choices. The same seed makes the same choices, though not at the same microseconds.
+-module(chaos_SUITE).
+
+-export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
+-export([everything_at_once/1]).
+
+-define(DEFAULT_SECONDS, "10").
+-define(DEFAULT_SEED, "1").
+-define(NODES, 4).
+%% Garbage clients that are connected at the same time.
+-define(CLIENTS, 20).
+%% Bounds of the pause between two disturbances, in milliseconds.
+-define(PAUSE, {20, 300}).
+-define(TICKTIME, 4).
+%% Milliseconds until all talk to all again.
+-define(SETTLED, 90000).
+
+-record(member, {
+    name :: string(),
+    node :: test_node:t(),
+    otp :: default | test_node:otp(),
+    incarnation = 0 :: non_neg_integer(),
+    %% Processes that are stopped, and after how many more disturbances they go on.
+    stopped = [] :: [pos_integer()],
+    stopped_for = 0 :: non_neg_integer()
+}).
+
+-record(state, {
+    config :: list(),
+    members :: #{1..?NODES => #member{}},
+    clients = [] :: [socket:socket()],
+    counts = #{} :: #{atom() => pos_integer()}
+}).
+
+suite() ->
+    [{timetrap, {seconds, 180 + 2 * seconds()}}].
+
+all() ->
+    [everything_at_once].
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+seconds() ->
+    list_to_integer(os:getenv("UDS_DIST_CHAOS_SECONDS", ?DEFAULT_SECONDS)).
+
+%% Random disturbances of four nodes, of several OTPs where there are several.
+everything_at_once(Config) ->
+    Seed = list_to_integer(os:getenv("UDS_DIST_CHAOS_SEED", ?DEFAULT_SEED)),
+    say("~b s with seed ~b", [seconds(), Seed]),
+    _ = rand:seed(exsss, Seed),
+    Dir = test_node:dir(Config),
+    Started = #state{config = Config, members = start_members(Config)},
+    End = test_system:now_ms() + 1000 * seconds(),
+    Ended = calm_down(disturb(End, Started)),
+    say("~0p", [Ended#state.counts]),
+    %% All talk to all again.
+    Members = maps:values(Ended#state.members),
+    [
+        ok = test_node:call(Node, chaos_member, write_more, [], ?SETTLED)
+     || #member{node = Node} <- Members
+    ],
+    [ok = test_node:stop(Node) || #member{node = Node} <- Members],
+    test_node:expect(fun() -> processes_of(Dir) =:= [] end, no_process_left),
+    [] = filelib:wildcard(filename:join(Dir, "*.sock*")),
+    [] = chaos_member:violations(Dir),
+    {Missing, Acknowledged} = chaos_member:missing(Dir),
+    say("~b messages were acknowledged, ~b of them are missing", [Acknowledged, length(Missing)]),
+    [] = Missing.
+
+%% On the terminal too, where ct:pal shows only what belongs to a failure.
+say(Format, Arguments) ->
+    ct:log("chaos: " ++ Format, Arguments),
+    io:format(user, "~nchaos: " ++ Format ++ "~n", Arguments).
+
+start_members(Config) ->
+    Otps = [default | [Otp || {_Major, Otp} <- test_node:other_otps()]],
+    maps:from_list([
+        {I, start_member(#member{name = name(I), node = #{}, otp = Otp}, Config)}
+     || I <- lists:seq(1, ?NODES), Otp <- [lists:nth(1 + I rem length(Otps), Otps)]
+    ]).
+
+start_member(#member{name = Name, otp = Otp, incarnation = Incarnation} = Member, Config) ->
+    Options = #{args => ["-kernel", "net_ticktime", integer_to_list(?TICKTIME)]},
+    Node = test_node:start(
+        Name,
+        case Otp of
+            default -> Options;
+            _ -> Options#{otp => Otp}
+        end,
+        Config
+    ),
+    [_, Host] = string:split(atom_to_list(test_node:name(Node)), "@"),
+    Others = [
+        list_to_atom(name(I) ++ "@" ++ Host)
+     || I <- lists:seq(1, ?NODES), name(I) =/= Name
+    ],
+    ok = test_node:call(Node, chaos_member, start, [test_node:dir(Config), Incarnation, Others]),
+    Member#member{node = Node, incarnation = Incarnation + 1, stopped = []}.
+
+name(I) ->
+    "node" ++ integer_to_list(I).
+
+%% ---------------------------------------------------------------------------------------------
+%% Disturbances
+
+disturb(End, State) ->
+    case test_system:now_ms() < End of
+        true ->
+            {Low, High} = ?PAUSE,
+            pause(Low + rand:uniform(High - Low)),
+            disturb(End, go_on(disturb_once(chosen(disturbances()), State)));
+        false ->
+            State
+    end.
+
+%% The time between two disturbances is part of the test.
+pause(Time) ->
+    receive
+    after Time -> ok
+    end.
+
+%% Each as often as it stands here.
+disturbances() ->
+    [
+        kill_sidecar,
+        kill_sidecar,
+        kill_sidecar,
+        kill_vm,
+        kill_both,
+        stop_vm,
+        stop_vm,
+        stop_sidecar,
+        stop_sidecar,
+        stop_both,
+        flood,
+        flood,
+        flood,
+        garbage,
+        garbage,
+        garbage,
+        disconnect,
+        restart
+    ].
+
+chosen(List) ->
+    lists:nth(rand:uniform(length(List)), List).
+
+disturb_once(What, State = #state{counts = Counts, members = Members, config = Config}) ->
+    I = rand:uniform(?NODES),
+    Other = maps:get(1 + I rem ?NODES, Members),
+    Member = maps:get(I, Members),
+    Number = rand:uniform(1 bsl 30),
+    State1 = State#state{counts = maps:update_with(What, fun(N) -> N + 1 end, 1, Counts)},
+    case What of
+        garbage -> garbage(Member, Number, State1);
+        _ -> State1#state{members = Members#{I := do(What, Member, Other, Number, Config)}}
+    end.
+
+do(kill_sidecar, Member, _, _, _) ->
+    ok = signal_if_alive("KILL", sidecars(Member)),
+    Member;
+do(kill_vm, Member, _, _, Config) ->
+    Continued = continue(Member),
+    ok = test_node:kill(Continued#member.node),
+    start_member(Continued, Config);
+do(kill_both, #member{node = Node} = Member, _, _, Config) ->
+    ok = test_node:signal("STOP", test_node:os_pid(Node)),
+    ok = signal_if_alive("KILL", sidecars(Member)),
+    ok = test_node:kill(Node),
+    start_member(Member, Config);
+do(restart, Member, _, _, Config) ->
+    Continued = continue(Member),
+    ok = test_node:stop(Continued#member.node),
+    start_member(Continued, Config);
+do(stop_vm, #member{node = Node} = Member, _, Number, _) ->
+    stop([test_node:os_pid(Node)], Number, Member);
+do(stop_sidecar, Member, _, Number, _) ->
+    stop(sidecars(Member), Number, Member);
+do(stop_both, #member{node = Node} = Member, _, Number, _) ->
+    stop([test_node:os_pid(Node) | sidecars(Member)], Number, Member);
+do(flood, #member{node = Node} = Member, Other, Number, _) ->
+    Arguments = [test_node:name(Other#member.node), 1 + Number rem 8, 1 + Number rem 500],
+    ok = test_load:cast(Node, chaos_member, flood, Arguments),
+    Member;
+do(disconnect, #member{node = Node} = Member, Other, _, _) ->
+    Arguments = [test_node:name(Other#member.node)],
+    ok = test_load:cast(Node, erlang, disconnect_node, Arguments),
+    Member.
+
+%% None while the VM starts another one.
+sidecars(#member{node = Node}) ->
+    test_node:sidecars(test_node:os_pid(Node)).
+
+%% Most go on in time; some are stopped for long enough to be taken for dead.
+stop(Pids, Number, Member) ->
+    Continued = continue(Member),
+    ok = signal_if_alive("STOP", Pids),
+    Rounds =
+        case Number rem 5 of
+            0 -> 40;
+            _ -> 1 + Number rem 8
+        end,
+    Continued#member{stopped = Pids, stopped_for = Rounds}.
+
+continue(#member{stopped = Pids} = Member) ->
+    ok = signal_if_alive("CONT", Pids),
+    Member#member{stopped = []}.
+
+%% Sidecars come and go: one that was found may have ended since.
+signal_if_alive(Signal, Pids) ->
+    _ = [os:cmd(io_lib:format("kill -~s ~b 2>&1", [Signal, Pid])) || Pid <- Pids],
+    ok.
+
+%% One disturbance has passed.
+go_on(State = #state{members = Members}) ->
+    State#state{
+        members = maps:map(
+            fun
+                (_, #member{stopped = []} = Member) -> Member;
+                (_, #member{stopped_for = 0} = Member) -> continue(Member);
+                (_, #member{stopped_for = Left} = Member) -> Member#member{stopped_for = Left - 1}
+            end,
+            Members
+        )
+    }.
+
+%% A client that is no node says something, and stays for a while.
+garbage(#member{name = Name}, Number, State = #state{clients = Clients, config = Config}) ->
+    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
+    {ok, Client} = socket:open(local, stream),
+    case socket:connect(Client, #{family => local, path => Path}, 100) of
+        ok -> _ = socket:send(Client, nonsense(Number rem 6), 100);
+        {error, _} -> ok
+    end,
+    {Kept, Gone} = lists:split(min(?CLIENTS - 1, length(Clients)), Clients),
+    _ = [socket:close(Old) || Old <- Gone],
+    State#state{clients = [Client | Kept]}.
+
+nonsense(0) -> <<>>;
+nonsense(1) -> rand:bytes(1000);
+%% A frame that is announced and does not come.
+nonsense(2) -> <<16#FFFF:16>>;
+nonsense(3) -> <<0:16, 0:16, 0:16>>;
+%% A name that goes nowhere.
+nonsense(4) -> <<21:16, $N, 0:64, 1:32, 6:16, "x@host">>;
+nonsense(5) -> rand:bytes(100000).
+
+calm_down(State = #state{members = Members, clients = Clients}) ->
+    _ = [socket:close(Client) || Client <- Clients],
+    State#state{members = maps:map(fun(_, Member) -> continue(Member) end, Members), clients = []}.
+
+%% The processes that have the directory of this run in their environment: VMs and sidecars.
+processes_of(Dir) ->
+    {ok, Entries} = file:list_dir("/proc"),
+    [
+        Pid
+     || Entry <- Entries,
+        {Pid, ""} <- [string:to_integer(Entry)],
+        Environment <- [test_system:environment(Pid)],
+        string:find(Environment, Dir) =/= nomatch
+    ].

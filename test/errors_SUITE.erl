@@ -1,0 +1,364 @@
+%% What goes wrong at people's hands: one line says what happened, where, and what to do; the VM
+%% ends in good order or goes on, and never hangs.
+-module(errors_SUITE).
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    sidecar_is_missing/1,
+    sidecar_is_not_executable/1,
+    sidecar_is_not_a_program/1,
+    sidecar_speaks_another_version/1,
+    sidecar_breaks_the_protocol/1,
+    sidecar_does_not_say_hello/1,
+    sidecar_exits_at_once/1,
+    sidecar_is_missing_at_run_time/1,
+    directory_lacks_its_parent/1,
+    directory_is_a_file/1,
+    directory_is_not_writable/1,
+    socket_path_is_too_long/1,
+    something_else_is_in_the_way/1,
+    abstract_namespace_elsewhere/1,
+    settings_are_invalid/1,
+    node_without_a_listener_reports_settings/1,
+    nobody_is_there/1,
+    strangers_are_cut_off/1,
+    flood_is_not_taken_in/1
+]).
+
+-import(test_node, [
+    start/3,
+    start_all/2,
+    start_all/3,
+    call/4,
+    name/1,
+    os_pid/1,
+    sidecar/1,
+    dir/1,
+    expect/2,
+    expect_nodes/2,
+    expect_output/2
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+all() ->
+    test_node:cases(?MODULE).
+
+suite() ->
+    test_node:suite().
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% The sidecar
+
+%% UDS_DIST_SIDECAR, or an incomplete installation: the path is named, and how to get a sidecar.
+sidecar_is_missing(Config) ->
+    Path = filename:join(dir(Config), "no_such_sidecar"),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: there is no such file; .*UDS_DIST_SIDECAR"],
+        Config
+    ).
+
+%% A binary that lost its mode, for instance in an archive.
+sidecar_is_not_executable(Config) ->
+    Path = sidecar_file("sidecar", "#!/bin/sh\n", 8#644, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it is not an executable file"],
+        Config
+    ).
+
+%% A binary of another machine, or half of one.
+sidecar_is_not_a_program(Config) ->
+    Path = sidecar_file("sidecar", <<0, 1, 2, 3>>, 8#755, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it exited with status"],
+        Config
+    ).
+
+%% Both versions are named.
+sidecar_speaks_another_version(Config) ->
+    Hello = <<32, 99:16, "whatever a later version has here">>,
+    Path = fake_sidecar(Hello, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it speaks version 99 .* this node speaks 1;"],
+        Config
+    ).
+
+%% Anything else than HELLO is none.
+sidecar_breaks_the_protocol(Config) ->
+    Path = fake_sidecar(<<33, 0:32>>, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it broke the port protocol"],
+        Config
+    ).
+
+%% It is not waited for without end.
+sidecar_does_not_say_hello(Config) ->
+    Path = sidecar_file("sidecar", "#!/bin/sh\nexec cat >/dev/null\n", 8#755, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it did not say hello within"],
+        Config
+    ).
+
+%% Its exit status is named.
+sidecar_exits_at_once(Config) ->
+    Path = sidecar_file("sidecar", "#!/bin/sh\nexit 7\n", 8#755, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it exited with status 7"],
+        Config
+    ).
+
+%% net_kernel:start/2 returns an error and the VM goes on.
+sidecar_is_missing_at_run_time(Config) ->
+    Path = filename:join(dir(Config), "no_such_sidecar"),
+    Node = start(undefined, sidecar_options(Path), Config),
+    ?assertMatch({error, _}, call(Node, net_kernel, start, [a, #{name_domain => shortnames}])),
+    expect_output(Node, ["uds_dist: the sidecar ", Path, " did not start"]),
+    ?assertEqual(nonode@nohost, call(Node, erlang, node, [])).
+
+sidecar_options(Path) ->
+    #{env => [{"UDS_DIST_SIDECAR", Path}]}.
+
+sidecar_file(Name, Content, Mode, Config) ->
+    Path = filename:join(dir(Config), Name),
+    ok = file:write_file(Path, Content),
+    ok = file:change_mode(Path, Mode),
+    Path.
+
+%% Says one packet, and then reads until the VM closes the port.
+fake_sidecar(Packet, Config) ->
+    Says = sidecar_file("packet", <<(byte_size(Packet)):32, Packet/binary>>, 8#644, Config),
+    Script = ["#!/bin/sh\ncat ", Says, "\nexec cat >/dev/null\n"],
+    sidecar_file("sidecar", Script, 8#755, Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% The directory
+
+%% Only the last component is created, in case of a mistyped path.
+directory_lacks_its_parent(Config) ->
+    Dir = filename:join([dir(Config), "no", "sockets"]),
+    refuses_to_boot(#{dir => Dir}, ["directory ", Dir, " does not exist, .*socket_dir"], Config).
+
+%% A file is no directory.
+directory_is_a_file(Config) ->
+    File = filename:join(dir(Config), "file"),
+    ok = file:write_file(File, ""),
+    refuses_to_boot(#{dir => File}, [File, ".*set socket_dir to a directory"], Config).
+
+%% The user may not write to it.
+directory_is_not_writable(Config) ->
+    case is_root() andalso is_readable_for_all(Config) of
+        false ->
+            {skip, "only root can start a node as another user, who must be able to read it"};
+        true ->
+            Dir = test_node:dir("sockets", Config),
+            refuses_to_boot(
+                #{dir => Dir, prefix => as_nobody()},
+                ["cannot open ", Dir, "/a\\.sock\\.lock: .*give the user .* write access"],
+                Config
+            )
+    end.
+
+is_root() ->
+    string:trim(os:cmd("id -u")) =:= "0".
+
+as_nobody() ->
+    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].
+
+is_readable_for_all(Config) ->
+    ok = file:change_mode(dir(Config), 8#755),
+    Ebin = filename:dirname(code:which(uds_dist)),
+    Beam = filename:join(Ebin, "uds_dist.beam"),
+    Paths = [Beam, test_node:erl(), uds_dist_config:sidecar_path()],
+    lists:all(
+        fun(Path) ->
+            Command = lists:join(" ", as_nobody() ++ ["test", "-r", Path, "&& echo yes"]),
+            string:trim(os:cmd(lists:append(Command))) =:= "yes"
+        end,
+        Paths
+    ).
+
+%% The line has the length and the limit.
+socket_path_is_too_long(Config) ->
+    Dir = filename:join(dir(Config), lists:duplicate(100, $x)),
+    Length = integer_to_list(length(Dir ++ "/a.sock")),
+    Limit = integer_to_list(uds_dist_config:limit(os:type())),
+    refuses_to_boot(
+        #{dir => Dir},
+        [Dir, "/a\\.sock has ", Length, " bytes, .*no more than ", Limit, "; choose a socket_dir"],
+        Config
+    ).
+
+%% What is not a socket is left alone.
+something_else_is_in_the_way(Config) ->
+    File = filename:join(dir(Config), "a.sock"),
+    ok = file:write_file(File, "precious"),
+    refuses_to_boot(#{}, [File, " is in the way and is not a socket; remove it"], Config),
+    ?assertEqual({ok, <<"precious">>}, file:read_file(File)).
+
+%% ---------------------------------------------------------------------------------------------
+%% Settings
+
+%% Without Linux there is no abstract namespace, and no fallback.
+abstract_namespace_elsewhere(_Config) ->
+    {error, Line} = uds_dist_config:check_socket_dir("@ns", "the command line", {unix, darwin}),
+    test_node:expect_output_of(
+        Line, "socket_dir @ns \\(the command line\\) .*only Linux has; set it to a directory"
+    ),
+    ?assertEqual(
+        {ok, <<"@ns">>},
+        uds_dist_config:check_socket_dir("@ns", "the command line", {unix, linux})
+    ).
+
+%% Each line names the setting, its value, and what is allowed.
+settings_are_invalid(Config) ->
+    Wrong = [
+        {config(socket_dir, 7), "socket_dir 7 \\(the application environment\\) must be a string"},
+        {config(socket_dir, ""), "socket_dir \\(the application environment\\) is empty"},
+        {config(socket_dir, "@"), "socket_dir \"@\" .* lacks the name of the abstract namespace"},
+        {config(socket_dir, "a\0b"), "socket_dir .* must be a string"},
+        {config(sockets_dir, "/x"), "no setting sockets_dir; it has socket_dir, backlog, socket_mode"},
+        {config(backlog, 0), "backlog 0 must be an integer from 1 to 65535"},
+        {config(backlog, many), "backlog many must be an integer from 1 to 65535"},
+        {arguments(["-uds_dist", "socket_dir", "/x"]), "socket_dir /x is not an Erlang string"},
+        {arguments(["-uds_dist_dir"]), "-uds_dist_dir takes one directory"},
+        {arguments(["-uds_dist_dir", "/x", "/y"]), "-uds_dist_dir takes one directory"}
+    ],
+    Launched = [{launch(Options, Config), Line} || {Options, Line} <- Wrong],
+    [expect_refusal(Node, Line, Config) || {Node, Line} <- Launched].
+
+config(Key, Value) ->
+    #{dir => none, config => [{uds_dist, [{Key, Value}]}]}.
+
+arguments(Arguments) ->
+    #{dir => none, args => Arguments}.
+
+%% Where nobody listens, the first connect finds out.
+node_without_a_listener_reports_settings(Config) ->
+    Options = (config(backlog, 0))#{args => ["-dist_listen", "false"]},
+    Node = start("a", Options, Config),
+    ?assertEqual(pang, call(Node, net_adm, ping, [b@nowhere])),
+    expect_output(Node, "uds_dist: .*b@nowhere.* backlog 0 must be an integer").
+
+%% ---------------------------------------------------------------------------------------------
+%% The other end
+
+%% A node that is not there, or no more: an answer before the end of the setup time of 7 seconds,
+%% and one line however often one asks.
+nobody_is_there(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    NeverThere = list_to_atom("c@" ++ host(A)),
+    {Time, pang} = timer:tc(fun() -> call(A, net_adm, ping, [NeverThere]) end),
+    ?assert(Time < 6000000),
+    pang = call(A, net_adm, ping, [NeverThere]),
+    expect_output(A, ["uds_dist: cannot connect to c@.*: there is no socket .*/c\\.sock"]),
+    Sidecar = sidecar(B),
+    test_node:signal("STOP", os_pid(B)),
+    test_node:signal("KILL", Sidecar),
+    test_node:kill(B),
+    {Time1, pang} = timer:tc(fun() -> call(A, net_adm, ping, [name(B)]) end),
+    ?assert(Time1 < 6000000),
+    expect_output(A, ["uds_dist: cannot connect to b@.*: nobody listens at .*/b\\.sock"]),
+    ?assertMatch([_, _], lines("uds_dist: cannot connect", test_node:output(A))).
+
+host(Node) ->
+    [_, Host] = string:split(atom_to_list(name(Node)), "@"),
+    Host.
+
+%% Fifty strangers at once: a node that connects meanwhile need not wait for their end, and all of
+%% them are cut off when the setup time is over, if not before.
+strangers_are_cut_off(Config) ->
+    Options = #{
+        args => ["-kernel", "net_setuptime", "3"],
+        config => [{uds_dist, [{backlog, 64}]}]
+    },
+    [A, B] = start_all(["a", "b"], Options, Config),
+    pong = call(A, net_adm, ping, [name(A)]),
+    Before = descriptors_of_sidecar(A),
+    %% Nothing at all, one byte, a length and less than that.
+    HalfOpen = [<<>>, <<0>>, <<100:16, "incomplete">>],
+    %% The longest length, any bytes, a handshake packet that is none.
+    Garbage = [<<16#FFFF:16, 0:800>>, crypto:strong_rand_bytes(1000), <<5:16, "bogus">>],
+    Waiting = [stranger(Bytes, A, Config) || _ <- lists:seq(1, 9), Bytes <- HalfOpen],
+    Talking = [stranger(Bytes, A, Config) || _ <- lists:seq(1, 9), Bytes <- Garbage],
+    pong = call(B, net_adm, ping, [name(A)]),
+    [?assertEqual({error, timeout}, gen_tcp:recv(Client, 0, 0)) || Client <- Waiting],
+    [?assertEqual({error, closed}, gen_tcp:recv(Client, 0, 20000)) || Client <- Waiting ++ Talking],
+    expect_nodes(A, [name(B)]),
+    %% One connection more, with B.
+    expect(
+        fun() ->
+            case descriptors_of_sidecar(A) - Before of
+                1 -> true;
+                More -> {more, More}
+            end
+        end,
+        descriptors_of_one_connection
+    ).
+
+%% Who sends without end fills no memory: what the VM has not asked for stays in the socket.
+flood_is_not_taken_in(Config) ->
+    A = start("a", #{args => ["-kernel", "net_setuptime", "2"]}, Config),
+    Before = memory(A),
+    %% The beginning of a packet that the VM waits for the end of.
+    Client = stranger(<<2048:16>>, A, Config),
+    ok = inet:setopts(Client, [{send_timeout, 500}, {sndbuf, 4096}]),
+    Taken = flood(Client, 0),
+    ?assert(Taken < 1 bsl 20),
+    [?assert(After - Pre < 8 bsl 20) || {Pre, After} <- lists:zip(Before, memory(A))].
+
+flood(_Client, Sent) when Sent > 64 bsl 20 ->
+    Sent;
+flood(Client, Sent) ->
+    Bytes = binary:copy(<<0>>, 4096),
+    case gen_tcp:send(Client, Bytes) of
+        ok -> flood(Client, Sent + byte_size(Bytes));
+        {error, _} -> Sent
+    end.
+
+%% Bytes of the VM's memory that is in use, and of the sidecar's that is resident.
+memory(Node) ->
+    [call(Node, erlang, memory, [total]), test_node:resident(sidecar(Node))].
+
+stranger(Bytes, Node, Config) ->
+    [Name, _] = string:split(atom_to_list(name(Node)), "@"),
+    Socket = filename:join(dir(Config), Name ++ ".sock"),
+    {ok, Client} = gen_tcp:connect({local, Socket}, 0, [local, binary, {active, false}]),
+    ok = gen_tcp:send(Client, Bytes),
+    Client.
+
+descriptors_of_sidecar(Node) ->
+    length(test_node:descriptors(sidecar(Node))).
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Runs erl as node a, which must end for the reason that the line tells.
+refuses_to_boot(Options, Line, Config) ->
+    expect_refusal(launch(Options, Config), Line, Config).
+
+launch(Options, Config) ->
+    Arguments = maps:get(args, Options, []) ++ ["-noinput"],
+    test_node:launch(Options#{name => "a", args => Arguments}, Config).
+
+expect_refusal(Node, Line, Config) ->
+    {Status, Output} = test_node:expect_exit(Node),
+    test_node:expect_output_of(Output, ["^(=.*\n)?uds_dist: .*", Line]),
+    ct:log("Status ~p~n~ts", [Status, Output]),
+    ?assertMatch([_], lines("uds_dist: ", Output)),
+    ?assertNotEqual(0, Status),
+    ?assertNot(filelib:is_file(filename:join(dir(Config), "erl_crash.dump"))).
+
+lines(Text, Output) ->
+    [Line || Line <- string:split(Output, "\n", all), string:find(Line, Text) =/= nomatch].

@@ -1,0 +1,205 @@
+%% Out of descriptors, out of disk, and a thousand peers.
+-module(limits_SUITE).
+
+-export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
+-export([accepting_pauses_without_descriptors/1]).
+-export([full_disk_is_a_clear_error/1, read_only_directory_is_a_clear_error/1]).
+-export([thousand_connections/1]).
+%% Run in the nodes.
+-export([send_to_all/1]).
+
+-define(LIMIT, 30000).
+-define(COOKIE, "uds_dist_test").
+
+suite() ->
+    test_node:suite().
+
+all() ->
+    [
+        accepting_pauses_without_descriptors,
+        full_disk_is_a_clear_error,
+        read_only_directory_is_a_clear_error,
+        thousand_connections
+    ].
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% A sidecar that is out of descriptors lets nobody in and says so in one line; connections that it
+%% has are not harmed; when a descriptor is free it goes on.
+accepting_pauses_without_descriptors(Config) ->
+    case os:find_executable("prlimit") of
+        false -> {skip, "prlimit (util-linux) is not there to lower a limit"};
+        Prlimit -> accepting_pauses(Prlimit, Config)
+    end.
+
+accepting_pauses(Prlimit, Config) ->
+    [A, B] = Nodes = [test_node:start(Name, Config) || Name <- ["a", "b"]],
+    [ok = test_load:prepare(Node) || Node <- Nodes],
+    true = connect(A, B),
+    Sidecar = test_node:sidecar(A),
+    %% Room for three more.
+    Limit = length(test_node:descriptors(Sidecar)) + 3,
+    "" = os:cmd(io_lib:format("~s --pid ~b --nofile=~b", [Prlimit, Sidecar, Limit])),
+    Peers = [connect_socket("a", Config) || _ <- lists:seq(1, 5)],
+    test_node:expect_output(A, "cannot accept connections: .*; raise the limit of open files"),
+    Used = test_system:cpu_ms(Sidecar),
+    [ok = round_trip(From, To) || _ <- lists:seq(1, 100), {From, To} <- [{A, B}, {B, A}]],
+    %% Whatever it does, it does not spin.
+    ct:pal("CPU time of the sidecar meanwhile: ~b ms", [test_system:cpu_ms(Sidecar) - Used]),
+    [ok = socket:close(Peer) || Peer <- Peers],
+    C = test_node:start("c", Config),
+    test_node:expect(fun() -> connect(C, A) end, accepted_again),
+    ok = round_trip(C, A),
+    test_node:expect_output(A, "accepting connections again"),
+    [_, _] = string:split(test_node:output(A), "cannot accept connections", all),
+    Sidecar = test_node:sidecar(A),
+    0 = test_load:downs(B).
+
+%% Where no file can be made, the error says so, and what to do.
+full_disk_is_a_clear_error(Config) ->
+    with_tmpfs(
+        "size=64k",
+        fun(Dir) ->
+            {error, enospc} = file:write_file(filename:join(Dir, "full"), rand:bytes(1 bsl 20)),
+            refused(Dir, "No space left on device", Config)
+        end,
+        Config
+    ).
+
+%% The same on a file system that may only be read.
+read_only_directory_is_a_clear_error(Config) ->
+    with_tmpfs(
+        "ro",
+        fun(Dir) -> refused(Dir, "Read-only file system", Config) end,
+        Config
+    ).
+
+with_tmpfs(Options, Run, Config) ->
+    Dir = test_node:dir("tmpfs", Config),
+    case os:cmd(io_lib:format("mount -t tmpfs -o ~s uds_dist_test ~s 2>&1", [Options, Dir])) of
+        "" ->
+            try
+                Run(Dir)
+            after
+                "" = os:cmd("umount " ++ Dir ++ " 2>&1")
+            end;
+        Refused ->
+            {skip, "a file system cannot be mounted here: " ++ Refused}
+    end.
+
+refused(Dir, Why, Config) ->
+    Options = #{
+        name => "a",
+        dir => Dir,
+        args => ["-noinput"],
+        env => [{"ERL_CRASH_DUMP_SECONDS", "0"}]
+    },
+    {Status, Output} = test_node:expect_exit(test_node:launch(Options, Config)),
+    true = Status =/= 0,
+    test_node:expect_output_of(Output, [
+        "cannot listen as a: cannot .*: ", Why, " .*; set socket_dir to another directory"
+    ]),
+    ok.
+
+%% A thousand hidden nodes are connected to one. They are this process: it shakes hands for each of
+%% them as the distribution protocol has it.
+thousand_connections(Config) ->
+    Backlog = [{uds_dist, [{backlog, 128}]}],
+    Hub = test_node:start("hub", #{config => Backlog}, Config),
+    Other = test_node:start("other", Config),
+    [ok = test_load:prepare(Node) || Node <- [Hub, Other]],
+    true = connect(Other, Hub),
+    Processes = [{"VM", test_node:os_pid(Hub)}, {"sidecar", test_node:sidecar(Hub)}],
+    Before = usage(Processes),
+    Start = test_system:now_ms(),
+    Peers = [shake_hands(Number, Config) || Number <- lists:seq(1, 1000)],
+    Connected = test_system:now_ms(),
+    1001 = length(test_node:call(Hub, erlang, nodes, [connected])),
+    After = usage(Processes),
+    ok = test_node:call(Hub, ?MODULE, send_to_all, [message]),
+    lists:foreach(fun expect_frame/1, Peers),
+    Sent = test_system:now_ms(),
+    Later = usage(Processes),
+    ct:pal("1000 connections in ~b ms, a message to each in ~b ms", [
+        Connected - Start, Sent - Connected
+    ]),
+    [
+        ct:pal("~s: ~b KiB before, ~b KiB after; CPU ~b ms to connect, ~b ms to send", [
+            Name, Kib0, Kib1, Cpu1 - Cpu0, Cpu2 - Cpu1
+        ])
+     || {{Name, _}, {Kib0, Cpu0}, {Kib1, Cpu1}, {_, Cpu2}} <- zip(Processes, Before, After, Later)
+    ],
+    ok = round_trip(Other, Hub),
+    [ok = socket:close(Peer) || Peer <- Peers],
+    test_node:expect_nodes(Hub, [test_node:name(Other)]),
+    ok = round_trip(Other, Hub),
+    0 = test_load:downs(Other),
+    [_] = test_node:call(Hub, test_load, controllers, []).
+
+usage(Processes) ->
+    [{test_system:resident_kib(Pid), test_system:cpu_ms(Pid)} || {_, Pid} <- Processes].
+
+zip([A | As], [B | Bs], [C | Cs], [D | Ds]) -> [{A, B, C, D} | zip(As, Bs, Cs, Ds)];
+zip([], [], [], []) -> [].
+
+%% The handshake of distribution protocol 6, as the one who connects: see "Distribution Handshake"
+%% in the ERTS User's Guide.
+shake_hands(Number, Config) ->
+    Socket = connect_socket("hub", Config),
+    Name = list_to_binary(io_lib:format("peer~b@host", [Number])),
+    %% What every node must be able to do; a visible one would say so here.
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    ok = send(Socket, <<$N, Flags:64, Number:32, (byte_size(Name)):16, Name/binary>>),
+    <<"sok">> = recv(Socket, 2),
+    <<$N, _:64, Theirs:32, _/binary>> = recv(Socket, 2),
+    Digest = digest(Theirs),
+    ok = send(Socket, <<$r, Number:32, Digest/binary>>),
+    Expected = <<$a, (digest(Number))/binary>>,
+    Expected = recv(Socket, 2),
+    Socket.
+
+digest(Challenge) ->
+    erlang:md5([?COOKIE, integer_to_list(Challenge)]).
+
+connect_socket(Name, Config) ->
+    {ok, Socket} = socket:open(local, stream),
+    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
+    ok = socket:connect(Socket, #{family => local, path => Path}),
+    Socket.
+
+send(Socket, Packet) ->
+    socket:send(Socket, [<<(byte_size(Packet)):16>>, Packet]).
+
+%% Receives a frame with a length of so many bytes.
+recv(Socket, Head) ->
+    {ok, Length} = socket:recv(Socket, Head, ?LIMIT),
+    {ok, Frame} = socket:recv(Socket, binary:decode_unsigned(Length), ?LIMIT),
+    Frame.
+
+%% A frame of length 0 would be a tick.
+expect_frame(Socket) ->
+    case socket:recv(Socket, 4, ?LIMIT) of
+        {ok, <<0:32>>} ->
+            expect_frame(Socket);
+        {ok, <<Length:32>>} ->
+            {ok, _} = socket:recv(Socket, Length, ?LIMIT),
+            ok
+    end.
+
+connect(From, To) ->
+    test_node:call(From, net_kernel, connect_node, [test_node:name(To)]).
+
+round_trip(From, To) ->
+    Name = test_node:name(To),
+    Name = test_node:call(From, erpc, call, [Name, erlang, node, []]),
+    ok.
+
+%% ---------------------------------------------------------------------------------------------
+%% In the nodes
+
+send_to_all(Message) ->
+    lists:foreach(fun(Node) -> {nobody, Node} ! Message end, nodes(hidden)).

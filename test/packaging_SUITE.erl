@@ -1,0 +1,209 @@
+%% The project as others build it: as a dependency that is a git repository, by `rebar3 compile` and
+%% `rebar3 release` alone.
+-module(packaging_SUITE).
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_testcase/2, end_per_testcase/2]).
+-export([
+    dependency_needs_only_compile/1,
+    second_compile_rebuilds_nothing/1,
+    release_runs_with_its_own_sidecar/1,
+    missing_cargo_fails_with_what_to_install/1,
+    failing_cargo_fails_with_its_error/1,
+    clean_removes_what_was_built/1
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+all() ->
+    [
+        dependency_needs_only_compile,
+        second_compile_rebuilds_nothing,
+        release_runs_with_its_own_sidecar,
+        missing_cargo_fails_with_what_to_install,
+        failing_cargo_fails_with_its_error,
+        clean_removes_what_was_built
+    ].
+
+%% A release build of the sidecar is part of it.
+suite() ->
+    [{timetrap, {minutes, 10}}].
+
+%% A repository with the tree as it is, and a project that depends on it, compiled.
+init_per_suite(Config) ->
+    Dir = string:trim(os:cmd("mktemp -d /tmp/uds_dist_packaging.XXXXXX")),
+    Repository = filename:join(Dir, "uds_dist"),
+    ok = run("mkdir uds_dist && tar -C \"$ROOT\" --exclude=./target --exclude=./_build "
+             "--exclude=./.toolchain --exclude=./.git --exclude=./priv/uds_dist -c . | "
+             "tar -C uds_dist -x", Dir, [{"ROOT", root()}]),
+    ok = run("git init -q -b main && git add -A && "
+             "git -c user.name=test -c user.email=test@localhost commit -qm test", Repository, []),
+    Project = filename:join(Dir, "project"),
+    ok = filelib:ensure_dir(filename:join(Project, "src/x")),
+    write(Project, "rebar.config", [
+        {deps, [{uds_dist, {git, "file://" ++ Repository, {branch, "main"}}}]},
+        {relx, [
+            {release, {probe, "1"}, [probe]},
+            {mode, prod},
+            {include_erts, false},
+            {extended_start_script, true},
+            {vm_args, "vm.args"}
+        ]}
+    ]),
+    write(Project, "src/probe.app.src", [
+        {application, probe, [{vsn, "1"}, {applications, [kernel, stdlib, uds_dist]}]}
+    ]),
+    Vm = "-sname probe\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
+    ok = file:write_file(filename:join(Project, "vm.args"), Vm),
+    ok = run("rebar3 compile", Project, []),
+    [{packaging, Dir}, {repository, Repository}, {project, Project} | Config].
+
+end_per_suite(Config) ->
+    ok = file:del_dir_r(proplists:get_value(packaging, Config)).
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% Two nodes with what `rebar3 compile` has put into _build.
+dependency_needs_only_compile(Config) ->
+    Otp = {test_node:erl(), filename:join(dependency(Config), "ebin")},
+    Args = ["-pa", filename:dirname(code:which(?MODULE))],
+    [A, B] = [test_node:start(Name, #{otp => Otp, args => Args}, Config) || Name <- ["a", "b"]],
+    ?assertEqual(
+        filename:join(dependency(Config), "priv/uds_dist"),
+        test_node:call(A, uds_dist_config, sidecar_path, [])
+    ),
+    ?assertEqual(pong, test_node:call(A, net_adm, ping, [test_node:name(B)])).
+
+%% The sidecar stays the same file.
+second_compile_rebuilds_nothing(Config) ->
+    Sidecar = filename:join(dependency(Config), "priv/uds_dist"),
+    Before = file:read_file_info(Sidecar),
+    ?assertMatch({ok, _}, Before),
+    {0, Output} = output("rebar3 compile", project(Config), []),
+    ?assertEqual(nomatch, string:find(Output, "Compiling uds_dist v")),
+    ?assertEqual(mtime(Before), mtime(file:read_file_info(Sidecar))).
+
+mtime({ok, Info}) -> element(6, Info).
+
+%% The release has the sidecar in its lib, and its node connects over it.
+release_runs_with_its_own_sidecar(Config) ->
+    ok = run("rebar3 release", project(Config), []),
+    Release = filename:join(project(Config), "_build/default/rel/probe"),
+    [Sidecar] = filelib:wildcard(filename:join(Release, "lib/uds_dist-*/priv/uds_dist")),
+    {0, "uds_dist " ++ _} = output("'" ++ Sidecar ++ "' --version", "/", []),
+    Sockets = filename:join(test_node:dir(Config), "sockets"),
+    Node = test_node:start("a", #{dir => Sockets}, Config),
+    [_, Host] = string:split(atom_to_list(test_node:name(Node)), "@"),
+    Probe = list_to_atom("probe@" ++ Host),
+    Script = filename:join(Release, "bin/probe"),
+    Port = open_port({spawn_executable, "/bin/sh"}, [
+        {args, ["-c", "exec \"$0\" foreground 2>&1 </dev/null", Script]},
+        {env, [{"UDS_DIST_DIR", Sockets}, {"ERL_LIBS", false}]},
+        exit_status,
+        binary
+    ]),
+    test_node:expect(
+        fun() ->
+            case test_node:call(Node, net_adm, ping, [Probe]) of
+                pong -> {ok, pong};
+                pang -> {pang, os:cmd("ls -la '" ++ Sockets ++ "'")}
+            end
+        end,
+        release_is_up
+    ),
+    Path = test_node:call(Node, erpc, call, [Probe, uds_dist_config, sidecar_path, []]),
+    ?assertEqual(real(Sidecar), real(Path)),
+    ok = test_node:call(Node, erpc, call, [Probe, init, stop, []]),
+    ?assertMatch({0, _}, collect(Port, [])).
+
+real(Path) ->
+    string:trim(os:cmd("realpath '" ++ Path ++ "'")).
+
+%% Every program of PATH but cargo and rustc.
+missing_cargo_fails_with_what_to_install(Config) ->
+    Bin = test_node:dir("bin", Config),
+    ok = run(
+        "IFS=:; for d in $PATH; do [ -d \"$d\" ] && ln -s \"$d\"/* . 2>/dev/null; done; "
+        "rm -f cargo rustc; true",
+        Bin,
+        []
+    ),
+    {Status, Output} = output("rebar3 compile", copy(Config), [{"PATH", Bin}]),
+    ?assertNotEqual(0, Status),
+    ?assertMatch([_ | _], string:find(Output, "cargo and rustc >= 1.85 are needed")),
+    ?assertMatch([_ | _], string:find(Output, "install them")).
+
+%% What the compiler says is shown, and what it means.
+failing_cargo_fails_with_its_error(Config) ->
+    Copy = copy(Config),
+    ok = run("cp -a \"$0/target\" . && echo 'no rust' >> src/main.rs", Copy, [], dependency(Config)),
+    {Status, Output} = output("rebar3 compile", Copy, []),
+    ?assertNotEqual(0, Status),
+    ?assertMatch([_ | _], string:find(Output, "src/main.rs")),
+    ?assertMatch([_ | _], string:find(Output, "cargo could not build the sidecar")).
+
+%% Neither the sidecar nor what cargo made is left.
+clean_removes_what_was_built(Config) ->
+    Copy = copy(Config),
+    ok = run("mkdir target && touch target/x priv/uds_dist && rebar3 clean", Copy, []),
+    ?assertNot(filelib:is_dir(filename:join(Copy, "target"))),
+    ?assertNot(filelib:is_file(filename:join(Copy, "priv/uds_dist"))).
+
+%% ---------------------------------------------------------------------------------------------
+
+project(Config) ->
+    proplists:get_value(project, Config).
+
+dependency(Config) ->
+    filename:join(project(Config), "_build/default/lib/uds_dist").
+
+%% A clone to spoil.
+copy(Config) ->
+    Copy = filename:join(test_node:dir(Config), "copy"),
+    Repository = proplists:get_value(repository, Config),
+    ok = run("git clone -q \"$0\" copy", test_node:dir(Config), [], Repository),
+    Copy.
+
+%% The tree that is under test: rebar3 links its directories into _build.
+root() ->
+    Source = proplists:get_value(source, uds_dist:module_info(compile)),
+    Root = filename:dirname(filename:dirname(real(Source))),
+    true = filelib:is_regular(filename:join(Root, "Cargo.toml")),
+    Root.
+
+write(Dir, Name, Terms) ->
+    Text = [io_lib:format("~tp.~n", [Term]) || Term <- Terms],
+    ok = file:write_file(filename:join(Dir, Name), Text).
+
+run(Command, Dir, Env) ->
+    run(Command, Dir, Env, "").
+
+run(Command, Dir, Env, Argument) ->
+    case output(Command, Dir, Env, Argument) of
+        {0, _} -> ok;
+        {Status, Output} -> ct:fail("~ts~n~ts~nended with status ~b", [Command, Output, Status])
+    end.
+
+output(Command, Dir, Env) ->
+    output(Command, Dir, Env, "").
+
+%% The tests have settings for rebar3 that are not for other projects.
+output(Command, Dir, Env, Argument) ->
+    Port = open_port({spawn_executable, "/bin/sh"}, [
+        {args, ["-c", "exec 2>&1 </dev/null; " ++ Command, Argument]},
+        {cd, Dir},
+        {env, [{"REBAR_BASE_DIR", false}, {"TERM", "dumb"}, {"ERL_LIBS", false} | Env]},
+        exit_status,
+        binary
+    ]),
+    collect(Port, []).
+
+collect(Port, Output) ->
+    receive
+        {Port, {data, Bytes}} -> collect(Port, [Output, Bytes]);
+        {Port, {exit_status, Status}} -> {Status, unicode:characters_to_list(iolist_to_binary(Output))}
+    end.

@@ -1,0 +1,266 @@
+%% Peers that are slow, stopped or silent: they delay nobody else, lose nothing when they go on, and
+%% are found dead as fast as with inet_tcp.
+-module(peers_SUITE).
+
+-export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
+%% Slow.
+-export([stopped_peer_delays_no_other/1, senders_to_a_stopped_peer_are_suspended/1]).
+-export([everything_arrives_in_order_after_a_stop/1]).
+%% Dead.
+-export([silent_peer_is_down_in_time/1, silent_peer_is_down_in_time_with_bulk_pending/1]).
+-export([idle_connection_stays_up/1, saturated_connection_stays_up/1]).
+-export([net_ticktime_can_be_changed/1, counters_move/1]).
+%% Run in the nodes.
+-export([round_trips/2, next_busy/1]).
+
+%% Milliseconds.
+-define(LIMIT, 30000).
+
+suite() ->
+    test_node:suite().
+
+all() ->
+    [{group, slow}, {group, dead}].
+
+groups() ->
+    [
+        {slow, [], [
+            stopped_peer_delays_no_other,
+            senders_to_a_stopped_peer_are_suspended,
+            everything_arrives_in_order_after_a_stop
+        ]},
+        %% Nearly all of their time is waiting for ticks that do not come.
+        {dead, [parallel], [
+            silent_peer_is_down_in_time,
+            silent_peer_is_down_in_time_with_bulk_pending,
+            idle_connection_stays_up,
+            saturated_connection_stays_up,
+            net_ticktime_can_be_changed,
+            counters_move
+        ]}
+    ].
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Slow and stopped peers
+
+%% While a peer is stopped and eight processes flood it, round trips to another peer go on.
+stopped_peer_delays_no_other(Config) ->
+    [A, B, C] = connected(["a", "b", "c"], #{}, Config),
+    ok = test_load:start_sink(B),
+    Before = measure_round_trips(A, C),
+    ok = test_node:signal("STOP", test_node:os_pid(B)),
+    ok = test_load:start_flood(A, B, 8, 100000),
+    ok = test_load:await_suspended(A),
+    During = measure_round_trips(A, C),
+    ct:pal("round trips, us: p50 ~b p99 ~b; beside a flooded stopped peer: p50 ~b p99 ~b", [
+        test_system:percentile(Percent, Times)
+     || Times <- [Before, During], Percent <- [50, 99]
+    ]),
+    ct:pal("resident memory of the sidecar: ~b KiB", [
+        test_system:resident_kib(test_node:sidecar(A))
+    ]),
+    0 = test_load:downs(A).
+
+measure_round_trips(From, To) ->
+    Name = test_node:name(To),
+    _ = test_node:call(From, ?MODULE, round_trips, [Name, 1000]),
+    test_node:call(From, ?MODULE, round_trips, [Name, 5000]).
+
+%% Senders to a stopped peer wait, as with every carrier: system_monitor reports busy_dist_port, and
+%% nosuspend does not wait.
+senders_to_a_stopped_peer_are_suspended(Config) ->
+    [A, B] = connected(["a", "b"], #{}, Config),
+    ok = test_load:start_sink(B),
+    ok = test_node:signal("STOP", test_node:os_pid(B)),
+    ok = test_load:start_flood(A, B, 8, 100000),
+    ok = test_load:await_suspended(A),
+    nosuspend = test_node:call(A, erlang, send, [
+        {sink, test_node:name(B)}, message, [nosuspend, noconnect]
+    ]),
+    {monitor, Sender, busy_dist_port, _} = test_node:call(A, ?MODULE, next_busy, [
+        {sink, test_node:name(B)}
+    ]),
+    true = is_pid(Sender),
+    ok = test_node:signal("CONT", test_node:os_pid(B)),
+    Name = test_node:name(B),
+    Name = test_node:call(A, erpc, call, [Name, erlang, node, []]),
+    0 = test_load:downs(A).
+
+%% A peer that was stopped gets everything that was sent to it meanwhile, in order.
+everything_arrives_in_order_after_a_stop(Config) ->
+    [A, B] = connected(["a", "b"], #{}, Config),
+    ok = test_load:start_ledger(B),
+    ok = test_node:signal("STOP", [test_node:os_pid(B), test_node:sidecar(B)]),
+    Count = 3000,
+    Caller = self(),
+    {Sender, Monitor} = spawn_monitor(fun() ->
+        ok = test_load:send_numbered(A, B, Count, 10000),
+        Caller ! {self(), sent}
+    end),
+    test_node:expect(fun() -> test_load:is_sender_suspended(A) end, suspended_sender),
+    ok = test_node:signal("CONT", [test_node:os_pid(B), test_node:sidecar(B)]),
+    receive
+        {Sender, sent} -> demonitor(Monitor, [flush]);
+        {'DOWN', Monitor, process, _, Reason} -> error(Reason)
+    after ?LIMIT -> error(still_suspended)
+    end,
+    test_node:expect(fun() -> length(test_load:ledger(B)) =:= Count end, all_messages),
+    Expected = lists:seq(1, Count),
+    Expected = test_load:ledger(B),
+    0 = test_load:downs(A).
+
+%% ---------------------------------------------------------------------------------------------
+%% Dead peers
+
+%% A peer that is stopped without traffic is nodedown within the tick time, as with inet_tcp.
+silent_peer_is_down_in_time(Config) ->
+    compare_with_inet_tcp("silent", fun(_) -> ok end, Config).
+
+%% So is one with megabytes on their way to it. (With inet_tcp it may stay up for minutes: there a
+%% tick waits behind the bulk.)
+silent_peer_is_down_in_time_with_bulk_pending(Config) ->
+    Flood = fun([A, B]) ->
+        ok = test_load:start_sink(B),
+        ok = test_load:start_flood(A, B, 2, 100000)
+    end,
+    compare_with_inet_tcp("silent, with bulk pending", Flood, Config).
+
+compare_with_inet_tcp(What, Prepare, Config) ->
+    Args = ticktime(4),
+    Pairs = [connected(["a", "b"], #{args => Args}, Config), inet_tcp_pair(Args, Config)],
+    lists:foreach(Prepare, Pairs),
+    Stopped = os:system_time(millisecond),
+    [ok = test_node:signal("STOP", test_node:os_pid(B)) || [_, B] <- Pairs],
+    [Ours, Theirs] = [down_after(A, Stopped) || [A, _] <- Pairs],
+    ct:pal("~s: nodedown after ~p ms, with inet_tcp after ~p ms", [What, Ours, Theirs]),
+    true = is_in_time(Ours).
+
+%% net_kernel looks four times in a tick time, and gives up at the fourth look without news: 3 to 5
+%% seconds after the last news, which may be a second older than the stop. A busy machine is late.
+is_in_time(Took) ->
+    is_integer(Took) andalso Took >= 1500 andalso Took =< 8000.
+
+down_after(Node, Stopped) ->
+    Limit = max(0, Stopped + 8000 - os:system_time(millisecond)),
+    case test_load:is_up_for(Node, Limit) of
+        true -> more_than_8000;
+        false -> test_load:down_at(Node) - Stopped
+    end.
+
+%% inet_tcp without an epmd: the port is agreed on beforehand.
+inet_tcp_pair(Args, Config) ->
+    {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),
+    {ok, Port} = inet:port(Socket),
+    ok = gen_tcp:close(Socket),
+    Carrier = [
+        "-proto_dist",
+        "inet_tcp",
+        "-start_epmd",
+        "false",
+        "-erl_epmd_port",
+        integer_to_list(Port)
+    ],
+    Options = #{carrier => Carrier, dir => none, long => true},
+    B = test_node:start("b@127.0.0.1", Options#{args => Args}, Config),
+    A = test_node:start("a@127.0.0.1", Options#{args => ["-dist_listen", "false" | Args]}, Config),
+    connect([A, B]).
+
+%% An idle connection lives on its ticks: it is up after ten tick times.
+idle_connection_stays_up(Config) ->
+    [A, B] = connected(["a", "b"], #{args => ticktime(2)}, Config),
+    true = test_load:is_up_for(A, 20000),
+    [0 = test_load:downs(Node) || Node <- [A, B]].
+
+%% A connection that is full of bulk data one way is never taken for dead: neither by the one that
+%% only sends nor by the one that only receives.
+saturated_connection_stays_up(Config) ->
+    [A, B] = connected(["a", "b"], #{args => ticktime(4)}, Config),
+    ok = test_load:start_sink(B),
+    ok = test_load:start_flood(A, B, 4, 1000000),
+    true = test_load:is_up_for(A, 13000),
+    [0 = test_load:downs(Node) || Node <- [A, B]],
+    {ok, Info} = test_node:call(A, net_kernel, node_info, [test_node:name(B)]),
+    ct:pal("packets in and out meanwhile: ~p", [[proplists:lookup(Key, Info) || Key <- [in, out]]]).
+
+%% net_kernel:set_net_ticktime/1,2 work as with every carrier.
+net_ticktime_can_be_changed(Config) ->
+    [A, B] = connected(["a", "b"], #{}, Config),
+    60 = test_node:call(A, net_kernel, get_net_ticktime, []),
+    [
+        change_initiated = test_node:call(Node, net_kernel, set_net_ticktime, [4, 0])
+     || Node <- [A, B]
+    ],
+    test_node:expect(
+        fun() -> test_node:call(A, net_kernel, get_net_ticktime, []) =:= 4 end, ticktime_4
+    ),
+    Stopped = os:system_time(millisecond),
+    ok = test_node:signal("STOP", test_node:os_pid(B)),
+    Took = down_after(A, Stopped),
+    ct:pal("after a change to 4 s: nodedown after ~p ms", [Took]),
+    true = is_in_time(Took),
+    change_initiated = test_node:call(A, net_kernel, set_net_ticktime, [8]),
+    {ongoing_change_to, 8} = test_node:call(A, net_kernel, get_net_ticktime, []).
+
+%% net_kernel:nodes_info/0 counts what goes in and out.
+counters_move(Config) ->
+    [A, B] = connected(["a", "b"], #{}, Config),
+    Before = counters(A, B),
+    Name = test_node:name(B),
+    [Name = test_node:call(A, erpc, call, [Name, erlang, node, []]) || _ <- lists:seq(1, 10)],
+    After = counters(A, B),
+    [true = New >= Old + 10 || {Old, New} <- lists:zip(Before, After)].
+
+counters(From, To) ->
+    {ok, Nodes} = test_node:call(From, net_kernel, nodes_info, []),
+    Info = proplists:get_value(test_node:name(To), Nodes),
+    [proplists:get_value(Key, Info) || Key <- [in, out]].
+
+%% ---------------------------------------------------------------------------------------------
+
+ticktime(Seconds) ->
+    ["-kernel", "net_ticktime", integer_to_list(Seconds)].
+
+%% Nodes of which the first is connected with the others.
+connected(Names, Options, Config) ->
+    connect([test_node:start(Name, Options, Config) || Name <- Names]).
+
+connect([First | Others] = Nodes) ->
+    [ok = test_load:prepare(Node) || Node <- Nodes],
+    [
+        true = test_node:call(First, net_kernel, connect_node, [test_node:name(Other)])
+     || Other <- Others
+    ],
+    test_node:expect_nodes(First, [test_node:name(Other) || Other <- Others]),
+    Nodes.
+
+%% ---------------------------------------------------------------------------------------------
+%% In the nodes
+
+%% The time of each round trip to the echo of another node, in microseconds.
+round_trips(Node, Count) ->
+    [round_trip({echo, Node}) || _ <- lists:seq(1, Count)].
+
+round_trip(Echo) ->
+    Ref = make_ref(),
+    Start = erlang:monotonic_time(),
+    Echo ! {self(), Ref, <<>>},
+    receive
+        {Ref, <<>>} ->
+            erlang:convert_time_unit(erlang:monotonic_time() - Start, native, microsecond)
+    after ?LIMIT -> error(no_answer)
+    end.
+
+%% What the system monitor reports of a process that sends to a busy node.
+next_busy(To) ->
+    _ = erlang:system_monitor(self(), [busy_dist_port]),
+    _ = spawn(fun() -> To ! message end),
+    receive
+        {monitor, _, _, _} = Report -> Report
+    after ?LIMIT -> error(not_reported)
+    end.

@@ -1,0 +1,468 @@
+%% Nodes of several users: who gets in, and what the others learn and can do. Each test case plays an
+%% attacker of SECURITY.md, or somebody whom it must not keep out.
+-module(security_SUITE).
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_testcase/2, end_per_testcase/2]).
+%% Who gets in.
+-export([
+    another_user_is_kept_out_by_the_file_mode/1,
+    another_user_is_kept_out_by_its_credentials/1,
+    a_squatter_is_not_spoken_to/1,
+    a_squatter_of_an_abstract_name_is_not_spoken_to/1,
+    users_that_are_listed_get_in/1,
+    anybody_gets_in/1,
+    groups_that_are_listed_get_in/1,
+    the_cookie_is_still_needed/1,
+    users_share_a_directory_of_their_group/1,
+    root_gets_in_by_default/1,
+    a_list_replaces_the_default/1,
+    the_log_says_who_is_connected/1,
+    a_new_sidecar_keeps_to_the_policy/1,
+    settings_are_invalid/1
+]).
+%% What they can do.
+-export([
+    a_flood_costs_little/1,
+    the_sidecar_gets_nothing_of_the_vm/1,
+    the_cookie_stays_in_the_vm/1
+]).
+%% Run in the nodes.
+-export([timed_connect/1, memory/0]).
+
+-import(test_node, [
+    start/3,
+    call/2,
+    call/4,
+    name/1,
+    os_pid/1,
+    sidecar/1,
+    dir/1,
+    expect/2,
+    expect_nodes/2,
+    expect_output/2
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+%% Users and groups by numbers that need no account.
+-define(ALICE, 61011).
+-define(BOB, 61012).
+-define(CAROL, 61013).
+-define(STAFF, 61020).
+
+%% Milliseconds until a node that is kept out knows it: much less than the setup time, 7 s.
+-define(PROMPT, 3000).
+
+all() ->
+    test_node:cases(?MODULE) -- [timed_connect, init_per_suite, end_per_suite].
+
+suite() ->
+    test_node:suite().
+
+%% Other users may not be able to reach this tree, so they get a copy of what they need.
+init_per_suite(Config) ->
+    Copy = filename:join("/tmp", "uds_dist_security." ++ os:getpid()),
+    Lib = filename:dirname(filename:dirname(code:which(uds_dist))),
+    "" = os:cmd(
+        lists:flatten(
+            io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s && chmod -R a+rX ~s", [
+                Copy, Lib, Lib, uds_dist_config:sidecar_path(), Copy, Copy
+            ])
+        )
+    ),
+    Config1 = [{copy, Copy} | Config],
+    Reason = "only root can start nodes of other users, who must be able to run this Erlang",
+    case is_root() andalso may_run_erlang() of
+        true ->
+            Config1;
+        false ->
+            ct:pal("security_SUITE is skipped: ~s", [Reason]),
+            _ = end_per_suite(Config1),
+            {skip, Reason}
+    end.
+
+end_per_suite(Config) ->
+    file:del_dir_r(proplists:get_value(copy, Config)).
+
+is_root() ->
+    string:trim(os:cmd("id -u")) =:= "0".
+
+may_run_erlang() ->
+    Command = as(?ALICE, ?ALICE) ++ ["test", "-x", test_node:erl(), "&& echo yes"],
+    string:trim(os:cmd(lists:append(lists:join(" ", Command)))) =:= "yes".
+
+%% Where everybody may create files, and nobody may remove another one's: a shared /tmp.
+init_per_testcase(_Case, Config) ->
+    Config1 = test_node:init(Config),
+    ok = file:change_mode(dir(Config1), 8#755),
+    Tmp = filename:join(dir(Config1), "tmp"),
+    ok = file:make_dir(Tmp),
+    %% file:change_mode/2 drops the sticky bit.
+    "" = os:cmd("chmod 1777 " ++ Tmp),
+    [{tmp, Tmp} | Config1].
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+as(Uid, Gid) ->
+    [
+        "setpriv",
+        "--reuid=" ++ integer_to_list(Uid),
+        "--regid=" ++ integer_to_list(Gid),
+        "--clear-groups"
+    ].
+
+%% Starts a node of a user, whose group has the user's number, with these settings of uds_dist.
+node_of(User, Name, Settings, Config) ->
+    node_of(User, User, Name, Settings, #{}, Config).
+
+node_of(User, Group, Name, Settings, Options, Config) ->
+    start(Name, user_options(User, Group, Settings, Options, Config), Config).
+
+user_options(User, Group, Settings, Options, Config) ->
+    Copy = proplists:get_value(copy, Config),
+    Env = [
+        {"UDS_DIST_SIDECAR", filename:join(Copy, "uds_dist")},
+        {"HOME", dir(Config)}
+        | maps:get(env, Options, [])
+    ],
+    Defaults = #{
+        dir => proplists:get_value(tmp, Config),
+        prefix => as(User, Group) ++ maps:get(after_prefix, Options, []),
+        otp => {test_node:erl(), filename:join(Copy, "ebin")},
+        config => [{uds_dist, Settings}, {kernel, [{logger_level, info}]}]
+    },
+    maps:merge(Defaults, maps:without([after_prefix], Options#{env => Env})).
+
+%% In a node: connects to another one.
+timed_connect(Node) ->
+    {Us, Result} = timer:tc(fun() -> net_kernel:connect_node(Node) end),
+    {Us div 1000, Result}.
+
+assert_connects(From, To) ->
+    ?assertMatch({_, true}, call(From, ?MODULE, timed_connect, [name(To)])).
+
+assert_kept_out(From, To) ->
+    {Ms, Connected} = call(From, ?MODULE, timed_connect, [name(To)]),
+    ?assertNot(Connected),
+    ?assert(Ms < ?PROMPT, Ms),
+    ?assertEqual([], call(From, erlang, nodes, [connected])),
+    ?assertEqual([], call(To, erlang, nodes, [connected])).
+
+numbers(Format, Arguments) ->
+    io_lib:format(Format, Arguments).
+
+%% ---------------------------------------------------------------------------------------------
+%% Who gets in
+
+%% The default: the socket's file is its owner's alone.
+another_user_is_kept_out_by_the_file_mode(Config) ->
+    Alice = node_of(?ALICE, "alice", [], Config),
+    Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
+    assert_kept_out(Bob, Alice),
+    expect_output(Bob, "cannot connect to alice@.*/alice\\.sock: Permission denied").
+
+%% The file lets everybody connect, and both sides of the connection say what happened.
+another_user_is_kept_out_by_its_credentials(Config) ->
+    Alice = node_of(?ALICE, "alice", [{socket_mode, 8#666}], Config),
+    Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
+    assert_kept_out(Bob, Alice),
+    expect_output(
+        Alice,
+        numbers("refused a peer, uid ~b, gid ~b, pid ~b: allowed_uids", [?BOB, ?BOB, sidecar(Bob)])
+    ),
+    expect_output(
+        Bob, "cannot connect to alice@.* before it said anything; it may not allow .*allowed_uids"
+    ).
+
+%% Somebody else's node has the name of the one that is expected.
+a_squatter_is_not_spoken_to(Config) ->
+    Alice = node_of(?ALICE, "alice", [], Config),
+    Bob = node_of(?BOB, "bob", [{allowed_uids, any}, {socket_mode, 8#666}], Config),
+    assert_squatter_is_refused(Alice, Bob).
+
+a_squatter_of_an_abstract_name_is_not_spoken_to(Config) ->
+    Options = #{dir => "@uds_dist." ++ os:getpid()},
+    Alice = node_of(?ALICE, ?ALICE, "alice", [], Options, Config),
+    Bob = node_of(?BOB, ?BOB, "bob", [{allowed_uids, any}], Options, Config),
+    %% Nor is it let in where no file could keep it out.
+    assert_kept_out(Bob, Alice),
+    expect_output(Alice, numbers("refused a peer, uid ~b,", [?BOB])),
+    assert_squatter_is_refused(Alice, Bob).
+
+assert_squatter_is_refused(Alice, Bob) ->
+    assert_kept_out(Alice, Bob),
+    expect_output(
+        Alice,
+        numbers("cannot connect to bob@.* belongs to uid ~b, gid ~b, pid ~b, .*allowed_uids", [
+            ?BOB, ?BOB, sidecar(Bob)
+        ])
+    ),
+    expect_output(
+        Bob,
+        numbers("handshake with process ~b of uid ~b ended: the peer closed", [
+            sidecar(Alice), ?ALICE
+        ])
+    ).
+
+%% Both have each other in their lists.
+users_that_are_listed_get_in(Config) ->
+    Settings = [{allowed_uids, [?ALICE, ?BOB]}, {socket_mode, 8#666}],
+    Alice = node_of(?ALICE, "alice", Settings, Config),
+    Bob = node_of(?BOB, "bob", Settings, Config),
+    Carol = node_of(?CAROL, "carol", [{allowed_uids, any}], Config),
+    assert_connects(Bob, Alice),
+    {_, false} = call(Carol, ?MODULE, timed_connect, [name(Alice)]),
+    expect_nodes(Alice, [name(Bob)]).
+
+anybody_gets_in(Config) ->
+    Settings = [{allowed_uids, any}, {socket_mode, 8#666}],
+    Alice = node_of(?ALICE, "alice", Settings, Config),
+    Bob = node_of(?BOB, "bob", Settings, Config),
+    assert_connects(Bob, Alice).
+
+%% By the group that a process has, not by the user's number.
+groups_that_are_listed_get_in(Config) ->
+    Settings = [{allowed_gids, [?STAFF]}, {socket_mode, 8#666}],
+    Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{}, Config),
+    Bob = node_of(?BOB, ?STAFF, "bob", Settings, #{}, Config),
+    Carol = node_of(?CAROL, "carol", [{allowed_uids, any}], Config),
+    assert_connects(Bob, Alice),
+    {_, false} = call(Carol, ?MODULE, timed_connect, [name(Alice)]),
+    expect_nodes(Alice, [name(Bob)]).
+
+%% Whoever is let in has passed the first door only.
+the_cookie_is_still_needed(Config) ->
+    Settings = [{allowed_uids, any}, {socket_mode, 8#666}],
+    Alice = node_of(?ALICE, "alice", Settings, Config),
+    Bob = node_of(?BOB, ?BOB, "bob", Settings, #{cookie => "another"}, Config),
+    assert_kept_out(Bob, Alice).
+
+%% As README.md describes it for several users.
+users_share_a_directory_of_their_group(Config) ->
+    Run = filename:join(dir(Config), "run"),
+    ok = file:make_dir(Run),
+    ok = file:change_owner(Run, 0, ?STAFF),
+    ok = file:change_mode(Run, 8#2770),
+    Settings = [{socket_mode, 8#660}, {allowed_gids, [?STAFF]}],
+    Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{dir => Run}, Config),
+    Bob = node_of(?BOB, ?STAFF, "bob", Settings, #{dir => Run}, Config),
+    assert_connects(Bob, Alice),
+    %% Somebody outside is told that others could replace the socket there.
+    Options = #{dir => Run, args => ["-noinput"], name => "carol"},
+    Carol = test_node:launch(
+        user_options(?CAROL, ?CAROL, [{allowed_uids, any}], Options, Config), Config
+    ),
+    {_, Output} = test_node:expect_exit(Carol),
+    test_node:expect_output_of(Output, ["^uds_dist: .*", Run, " is writable by gid ", integer_to_list(?STAFF)]).
+
+%% An administrator's node. Since distribution works both ways, it has to say that it trusts the user.
+root_gets_in_by_default(Config) ->
+    Alice = node_of(?ALICE, "alice", [], Config),
+    Careful = node_of(0, "careful", [], Config),
+    Root = node_of(0, "root", [{allowed_uids, [?ALICE]}], Config),
+    assert_kept_out(Careful, Alice),
+    expect_output(Careful, numbers("belongs to uid ~b,", [?ALICE])),
+    assert_connects(Root, Alice).
+
+%% Not even the own user is in a list that does not have it.
+a_list_replaces_the_default(Config) ->
+    Alice = node_of(?ALICE, "alice", [{allowed_uids, [?BOB]}], Config),
+    Other = node_of(?ALICE, "other", [], Config),
+    assert_kept_out(Other, Alice),
+    expect_output(Alice, numbers("refused a peer, uid ~b,", [?ALICE])).
+
+%% On both sides, once a connection, at level info.
+the_log_says_who_is_connected(Config) ->
+    Settings = [{allowed_uids, any}, {socket_mode, 8#666}],
+    Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{}, Config),
+    Bob = node_of(?BOB, "bob", Settings, Config),
+    assert_connects(Bob, Alice),
+    Line = "uds_dist: connected with ~s, uid ~b, gid ~b, pid ~b\\b",
+    expect_output(Bob, numbers(Line, [name(Alice), ?ALICE, ?STAFF, sidecar(Alice)])),
+    expect_output(Alice, numbers(Line, [name(Bob), ?BOB, ?BOB, sidecar(Bob)])).
+
+%% One that is started in place of a dead one does not fall back to the default.
+a_new_sidecar_keeps_to_the_policy(Config) ->
+    Alice = node_of(?ALICE, "alice", [{allowed_uids, [?BOB]}, {socket_mode, 8#666}], Config),
+    Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
+    Other = node_of(?ALICE, "other", [], Config),
+    ok = test_node:signal("KILL", sidecar(Alice)),
+    expect_output(Alice, "listening again at"),
+    assert_kept_out(Other, Alice),
+    assert_connects(Bob, Alice).
+
+%% One line that says which, and what is allowed.
+settings_are_invalid(Config) ->
+    Long = lists:seq(1, 251),
+    [
+        begin
+            Options = #{name => "a", config => [{uds_dist, [Setting]}], args => ["-noinput"]},
+            Node = test_node:launch(Options, Config),
+            {Status, Output} = test_node:expect_exit(Node),
+            ?assertNotEqual(0, Status),
+            test_node:expect_output_of(Output, ["^uds_dist: cannot listen as a: ", Line]),
+            ?assertMatch([_], [Found || "uds_dist: " ++ Found <- lines(Output)])
+        end
+     || {Setting, Line} <- [
+            {{socket_mode, 8#1000}, "socket_mode 512 must be an integer from 0 to 8#777"},
+            {{socket_mode, "0600"}, "socket_mode \"0600\" must be an integer"},
+            {{allowed_uids, all}, "allowed_uids all must be a list .*or any"},
+            {{allowed_uids, [-1]}, "allowed_uids \\[-1\\] must be"},
+            {{allowed_uids, [16#FFFFFFFF]}, "allowed_uids \\[4294967295\\] must be"},
+            {{allowed_uids, ["alice"]}, "allowed_uids .*alice.* user numbers"},
+            {{allowed_uids, [1 | 2]}, "allowed_uids \\[1\\|2\\] must be"},
+            {{allowed_gids, any}, "allowed_gids any must be a list of at most 250 group numbers"},
+            {{allowed_gids, Long}, "allowed_gids \\[1,2,.* must be a list of at most 250"},
+            {{allowed_user, [1]}, "uds_dist has no setting allowed_user; it has .*allowed_uids"}
+        ]
+    ].
+
+lines(Output) ->
+    string:split(unicode:characters_to_list(Output), "\n", all).
+
+%% ---------------------------------------------------------------------------------------------
+%% What they can do
+
+%% 10 000 connects of a user who is let in: a node connects meanwhile, and memory is as before.
+a_flood_costs_little(Config) ->
+    Alice = node_of(?ALICE, "alice", [], Config),
+    Bob = node_of(?ALICE, "bob", [], Config),
+    Socket = filename:join(proplists:get_value(tmp, Config), "alice.sock"),
+    Before = memory(Alice),
+    Self = self(),
+    {Flood, Monitor} = spawn_monitor(fun() ->
+        flood(Socket, 100),
+        Self ! {self(), begun},
+        flood(Socket, 9900)
+    end),
+    receive
+        {Flood, begun} -> ok
+    end,
+    {Ms, true} = call(Bob, ?MODULE, timed_connect, [name(Alice)]),
+    receive
+        {'DOWN', Monitor, process, Flood, Reason} -> ?assertEqual(normal, Reason)
+    end,
+    true = call(Bob, net_kernel, disconnect, [name(Alice)]),
+    {MsAfter, true} = call(Bob, ?MODULE, timed_connect, [name(Alice)]),
+    After = expect(
+        fun() ->
+            Now = memory(Alice),
+            case lists:all(fun({B, N}) -> N < B + (8 bsl 20) end, lists:zip(Before, Now)) of
+                true -> {ok, Now};
+                false -> Now
+            end
+        end,
+        little_memory
+    ),
+    ct:pal(
+        "a node was in after ~b ms during the flood, ~b ms after it; "
+        "bytes of [VM, sidecar]: ~w before, ~w after",
+        [Ms, MsAfter, Before, After]
+    ).
+
+flood(_Socket, 0) ->
+    ok;
+flood(Socket, Left) ->
+    case gen_tcp:connect({local, Socket}, 0, [local, binary, {active, false}]) of
+        {ok, Client} -> ok = gen_tcp:close(Client);
+        %% The backlog is full.
+        {error, eagain} -> ok
+    end,
+    flood(Socket, Left - 1).
+
+memory(Node) ->
+    [call(Node, ?MODULE, memory, []), test_system:resident_kib(sidecar(Node)) * 1024].
+
+%% In a node: bytes in use, without garbage.
+memory() ->
+    lists:foreach(fun erlang:garbage_collect/1, processes()),
+    erlang:memory(total).
+
+%% No descriptors, however the VM came by them, and nothing of its environment.
+the_sidecar_gets_nothing_of_the_vm(Config) ->
+    File = filename:join(dir(Config), "inherited"),
+    ok = file:write_file(File, ""),
+    %% Names and values that are not UTF-8 as well.
+    Script =
+        "exec 9<" ++ File ++
+            " && exec env \"$(printf 'N\\377=V\\377')\" SECRET=hidden UDS_DIST_LOG=debug \"$@\"",
+    Options = #{after_prefix => ["/bin/sh", "-c", Script, "sh"]},
+    Alice = node_of(?ALICE, ?ALICE, "alice", [], Options, Config),
+    call(Alice, fun() ->
+        {ok, _} = file:open(File, [read, raw]),
+        {ok, _} = gen_tcp:listen(0, []),
+        ok
+    end),
+    ?assertMatch([_ | _], [D || D <- test_node:descriptors(os_pid(Alice)), D =:= File]),
+    Pid = sidecar(Alice),
+    ?assertEqual(["UDS_DIST_LOG=debug"], environment(Pid)),
+    Descriptors = test_node:descriptors(Pid),
+    ct:pal("descriptors of the sidecar: ~p", [Descriptors]),
+    Lock = filename:join(proplists:get_value(tmp, Config), "alice.sock.lock"),
+    Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
+    %% stdin, stdout, stderr.
+    ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
+    %% A pair for signals, and the listener.
+    ?assertEqual(3, length([socket || "socket" <- Kinds])),
+    ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
+    {ok, "/"} = file:read_link(proc(Pid, "cwd")),
+    ?assertEqual([], test_node:tcp_listeners(Pid)).
+
+%% Not in the sidecar's arguments, environment or files, nor on a socket.
+the_cookie_stays_in_the_vm(Config) ->
+    Cookie = "a_very_secret_cookie",
+    Options = #{
+        cookie => Cookie,
+        env => [{"ERLANG_COOKIE", Cookie}, {"RELEASE_COOKIE", Cookie}]
+    },
+    Alice = node_of(?ALICE, ?ALICE, "alice", [{allowed_uids, any}], Options, Config),
+    Pid = sidecar(Alice),
+    {ok, CommandLine} = read(proc(Pid, "cmdline")),
+    ?assertMatch([_, <<"sidecar">>, <<>>], binary:split(CommandLine, <<0>>, [global])),
+    ?assertEqual([], environment(Pid)),
+    %% Who calls it says nothing, and hears nothing.
+    Tmp = proplists:get_value(tmp, Config),
+    {ok, Client} = connect(filename:join(Tmp, "alice.sock")),
+    ?assertEqual({error, timeout}, gen_tcp:recv(Client, 0, 200)),
+    %% Whom it calls hears its name.
+    Impostor = filename:join(Tmp, "bob.sock"),
+    {ok, Listener} = gen_tcp:listen(0, [
+        {ifaddr, {local, Impostor}}, binary, {active, false}
+    ]),
+    "" = os:cmd("chmod 666 " ++ Impostor),
+    [_, Host] = string:split(atom_to_list(name(Alice)), "@"),
+    Bob = list_to_atom("bob@" ++ Host),
+    spawn(fun() -> call(Alice, net_kernel, connect_node, [Bob]) end),
+    {ok, Called} = gen_tcp:accept(Listener, 10000),
+    {ok, Said} = gen_tcp:recv(Called, 0, 10000),
+    ?assertNotEqual(nomatch, binary:match(Said, atom_to_binary(name(Alice), utf8))),
+    ?assertEqual(nomatch, binary:match(Said, list_to_binary(Cookie))),
+    Written = unicode:characters_to_binary(test_node:output(Alice)),
+    ?assertEqual(nomatch, binary:match(Written, list_to_binary(Cookie))),
+    [
+        ?assertEqual(nomatch, binary:match(Content, list_to_binary(Cookie)))
+     || File <- filelib:wildcard(filename:join(Tmp, "*.lock")),
+        {ok, Content} <- [file:read_file(File)]
+    ].
+
+connect(Socket) ->
+    gen_tcp:connect({local, Socket}, 0, [local, binary, {active, false}]).
+
+environment(Pid) ->
+    {ok, Text} = read(proc(Pid, "environ")),
+    [binary_to_list(Variable) || Variable <- binary:split(Text, <<0>>, [global, trim_all])].
+
+proc(Pid, Name) ->
+    filename:join(["/proc", integer_to_list(Pid), Name]).
+
+%% Files of proc have no size.
+read(Path) ->
+    {ok, File} = file:open(Path, [read, raw, binary]),
+    Result = file:read(File, 65536),
+    ok = file:close(File),
+    case Result of
+        eof -> {ok, <<>>};
+        _ -> Result
+    end.

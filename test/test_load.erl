@@ -1,0 +1,302 @@
+%% Traffic between the nodes of a suite, and what becomes of it: round trips, floods, numbered
+%% messages and a ledger of those that arrived, and a count of the connections that went down.
+%%
+%% The first half is for suites and takes nodes of test_node; the second half runs in the nodes.
+-module(test_load).
+
+-export([prepare/1, downs/1, down_at/1, await_down/2, await_reconnected/2, is_up_for/2]).
+-export([start_traffic/3, expect_traffic/1]).
+-export([start_sink/1, start_flood/4, await_suspended/1]).
+-export([start_ledger/1, ledger/1, send_numbered/4, is_sender_suspended/1, await_handed_over/2]).
+-export([controllers/0, running/1, cast/4]).
+%% Run in the nodes.
+-export([prepare_here/0, ask_watcher/1, is_up_for_here/1]).
+-export([start_traffic_here/2, expect_traffic_here/0]).
+-export([start_sink_here/0, start_flood_here/3, await_suspended_here/1]).
+-export([start_ledger_here/0, ledger_here/0, send_numbered_here/3, is_sender_suspended_here/0]).
+-export([await_handed_over_here/1]).
+
+%% Milliseconds, as in test_node.
+-define(LIMIT, 30000).
+-define(POLL, 20).
+
+%% ---------------------------------------------------------------------------------------------
+%% For suites
+
+%% Counts from now on what happens to the node's connections, and answers round trips.
+prepare(Node) ->
+    test_node:call(Node, ?MODULE, prepare_here, []).
+
+%% How many connections have gone down.
+downs(Node) ->
+    test_node:call(Node, ?MODULE, ask_watcher, [downs]).
+
+%% When the last one went down, in milliseconds of os:system_time/1.
+down_at(Node) ->
+    test_node:call(Node, ?MODULE, ask_watcher, [down_at]).
+
+%% Waits until more than Downs connections have gone down.
+await_down(Node, Downs) ->
+    test_node:call(Node, ?MODULE, ask_watcher, [{down, Downs}], ?LIMIT).
+
+%% The same, and until there is one again.
+await_reconnected(Node, Downs) ->
+    test_node:call(Node, ?MODULE, ask_watcher, [{reconnected, Downs}], ?LIMIT).
+
+%% Whether the node has its connections for this time: no event shows that, so it really waits. It
+%% is false at once when one goes down, or is down already.
+is_up_for(Node, Time) ->
+    test_node:call(Node, ?MODULE, is_up_for_here, [Time], Time + ?LIMIT).
+
+%% Round trips without end to the echo of another node, through whatever happens to it.
+start_traffic(Node, To, Size) ->
+    test_node:call(Node, ?MODULE, start_traffic_here, [test_node:name(To), Size]).
+
+%% Waits for round trips that begin now.
+expect_traffic(Node) ->
+    test_node:call(Node, ?MODULE, expect_traffic_here, []).
+
+%% What is sent to the sink disappears.
+start_sink(Node) ->
+    test_node:call(Node, ?MODULE, start_sink_here, []).
+
+%% Count processes send messages of Size bytes to the sink of another node, as fast as they may.
+start_flood(Node, To, Count, Size) ->
+    test_node:call(Node, ?MODULE, start_flood_here, [test_node:name(To), Count, Size]).
+
+%% Waits until the flood stands still, each of its processes suspended (busy_dist_port).
+await_suspended(Node) ->
+    test_node:call(Node, ?MODULE, await_suspended_here, [?LIMIT], ?LIMIT + 5000).
+
+%% A process that keeps the numbers of the messages that it receives, in their order.
+start_ledger(Node) ->
+    test_node:call(Node, ?MODULE, start_ledger_here, []).
+
+ledger(Node) ->
+    test_node:call(Node, ?MODULE, ledger_here, []).
+
+%% One process sends messages of Size bytes and a number, from 1 to Count.
+send_numbered(Node, To, Count, Size) ->
+    test_node:call(Node, ?MODULE, send_numbered_here, [test_node:name(To), Count, Size]).
+
+%% Whether the process that sends them has to wait (busy_dist_port).
+is_sender_suspended(Node) ->
+    test_node:call(Node, ?MODULE, is_sender_suspended_here, []).
+
+%% Waits until the VM has given all that it has for another node to the sidecar's port.
+await_handed_over(Node, To) ->
+    test_node:call(Node, ?MODULE, await_handed_over_here, [test_node:name(To)]).
+
+%% Calls a function of a node that may not live to answer.
+cast(#{peer := Peer}, Module, Function, Arguments) ->
+    peer:cast(Peer, Module, Function, Arguments).
+
+%% ---------------------------------------------------------------------------------------------
+%% In the nodes
+
+prepare_here() ->
+    ok = start(echo, fun echo/0),
+    ok = start(watcher, fun() ->
+        ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+        watch(0, undefined, [])
+    end).
+
+%% A registered process that is ready when this returns.
+start(Name, Run) ->
+    Self = self(),
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        register(Name, self()),
+        Self ! {self(), started},
+        Run()
+    end),
+    receive
+        {Pid, started} ->
+            demonitor(Monitor, [flush]),
+            ok;
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            error({not_started, Name, Reason})
+    end.
+
+echo() ->
+    receive
+        {From, Ref, Payload} -> From ! {Ref, Payload}
+    end,
+    echo().
+
+watch(Downs, DownAt, Waiters) ->
+    Left = [Waiter || Waiter <- Waiters, not answer(Waiter, Downs, DownAt)],
+    receive
+        {nodedown, _, _} -> watch(Downs + 1, os:system_time(millisecond), Left);
+        {nodeup, _, _} -> watch(Downs, DownAt, Left);
+        {ask, From, Ref, What} -> watch(Downs, DownAt, [{From, Ref, What} | Left])
+    end.
+
+answer({From, Ref, What}, Downs, DownAt) ->
+    Answer =
+        case What of
+            downs -> {ok, Downs};
+            down_at -> {ok, DownAt};
+            {down, Before} when Downs > Before -> {ok, ok};
+            {reconnected, Before} when Downs > Before -> connected();
+            _ -> later
+        end,
+    case Answer of
+        {ok, Value} ->
+            From ! {Ref, Value},
+            true;
+        later ->
+            false
+    end.
+
+connected() ->
+    case nodes(connected) of
+        [] -> later;
+        _ -> {ok, ok}
+    end.
+
+ask_watcher(What) ->
+    Ref = make_ref(),
+    watcher ! {ask, self(), Ref, What},
+    receive
+        {Ref, Answer} -> Answer
+    end.
+
+is_up_for_here(Time) ->
+    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    nodes(connected) =/= [] andalso
+        receive
+            {nodedown, _, _} -> false
+        after Time -> true
+        end.
+
+start_traffic_here(To, Size) ->
+    RoundTrips = persistent_term:get(round_trips, counters:new(1, [])),
+    persistent_term:put(round_trips, RoundTrips),
+    _ = spawn(fun() -> traffic(To, rand:bytes(Size), RoundTrips) end),
+    ok.
+
+traffic(To, Payload, RoundTrips) ->
+    Monitor = monitor(process, {echo, To}),
+    {echo, To} ! {self(), Monitor, Payload},
+    receive
+        {Monitor, Payload} ->
+            demonitor(Monitor, [flush]),
+            counters:add(RoundTrips, 1, 1);
+        {'DOWN', Monitor, process, _, _} ->
+            %% Trying again at once would keep others from their work.
+            receive
+            after ?POLL -> ok
+            end
+    end,
+    traffic(To, Payload, RoundTrips).
+
+expect_traffic_here() ->
+    RoundTrips = persistent_term:get(round_trips),
+    Before = counters:get(RoundTrips, 1),
+    poll(fun() -> counters:get(RoundTrips, 1) > Before + 10 end, ?LIMIT).
+
+start_sink_here() ->
+    start(sink, fun sink/0).
+
+sink() ->
+    receive
+        _ -> sink()
+    end.
+
+start_flood_here(To, Count, Size) ->
+    Message = rand:bytes(Size),
+    Flooders = [spawn(fun() -> flood({sink, To}, Message) end) || _ <- lists:seq(1, Count)],
+    persistent_term:put(flooders, Flooders).
+
+flood(To, Message) ->
+    To ! Message,
+    flood(To, Message).
+
+await_suspended_here(Limit) ->
+    Flooders = persistent_term:get(flooders),
+    poll(fun() -> stands_still(Flooders, work(Flooders), 5) end, Limit).
+
+stands_still(_, _, 0) ->
+    true;
+stands_still(Flooders, Work, Looks) ->
+    receive
+    after ?POLL -> ok
+    end,
+    case lists:all(fun({Status, _}) -> Status =:= {status, suspended} end, Work) of
+        true -> work(Flooders) =:= Work andalso stands_still(Flooders, Work, Looks - 1);
+        false -> false
+    end.
+
+work(Pids) ->
+    [{process_info(Pid, status), process_info(Pid, reductions)} || Pid <- Pids].
+
+start_ledger_here() ->
+    start(ledger, fun() -> ledger_loop([]) end).
+
+ledger_loop(Numbers) ->
+    receive
+        {number, Number, _Payload} ->
+            ledger_loop([Number | Numbers]);
+        {numbers, From, Ref} ->
+            From ! {Ref, lists:reverse(Numbers)},
+            ledger_loop(Numbers)
+    end.
+
+ledger_here() ->
+    Ref = make_ref(),
+    ledger ! {numbers, self(), Ref},
+    receive
+        {Ref, Numbers} -> Numbers
+    end.
+
+send_numbered_here(To, Count, Size) ->
+    Payload = rand:bytes(Size),
+    true = register(sender, self()),
+    lists:foreach(
+        fun(Number) -> {ledger, To} ! {number, Number, Payload} end,
+        lists:seq(1, Count)
+    ),
+    true = unregister(sender),
+    ok.
+
+is_sender_suspended_here() ->
+    case whereis(sender) of
+        undefined -> false;
+        Sender -> process_info(Sender, status) =:= {status, suspended}
+    end.
+
+%% The VM's queue of the connection is empty, and its controller has gone to sleep.
+await_handed_over_here(Node) ->
+    [Connection] = ets:lookup(sys_dist, Node),
+    DHandle = element(3, Connection),
+    poll(
+        fun() ->
+            {ok, _, _, Pending} = erlang:dist_get_stat(DHandle),
+            Statuses = [process_info(Pid, status) || Pid <- controllers()],
+            Pending =:= 0 andalso lists:usort(Statuses) =:= [{status, waiting}]
+        end,
+        ?LIMIT
+    ).
+
+%% The controllers of this node's connections.
+controllers() ->
+    running(uds_dist_connection).
+
+%% The processes that run a module's init.
+running(Module) ->
+    [
+        Pid
+     || Pid <- processes(),
+        {initial_call, {Running, init, _}} <- [process_info(Pid, initial_call)],
+        Running =:= Module
+    ].
+
+poll(Fun, Limit) when Limit > 0 ->
+    case Fun() of
+        true ->
+            ok;
+        false ->
+            receive
+            after ?POLL -> poll(Fun, Limit - ?POLL)
+            end
+    end.

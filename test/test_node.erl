@@ -1,0 +1,627 @@
+%% Real nodes for the suites: each is a VM of its own, controlled over its standard input and output
+%% (peer), so that no test depends on what it tests.
+%%
+%% init/1 gives a test case a new directory, and cleanup/1 ends whatever the test case has started
+%% there: it fails when a sidecar outlives its VM, and shows what the nodes have printed when the
+%% test case has failed. Every expect_* waits for something to happen, for a limited time, and fails
+%% with what it saw instead.
+-module(test_node).
+
+-export([cases/1, suite/0, init/1, cleanup/1, dir/1, dir/2]).
+%% Nodes that run, and erl commands that may end.
+-export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
+-export([launch/2, expect_exit/1]).
+-export([on_demand/0, erl/0, other_otps/0]).
+-export([name/1, os_pid/1, sidecar/1, sidecars/1, call/2, call/4, call/5]).
+-export([stop/1, kill/1, signal/2]).
+-export([output/1, expect_output/2, expect_output_of/2, type/2]).
+-export([expect_nodes/2, expect/2]).
+%% What the system knows of a process.
+-export([descriptors/1, sockets/1, tcp_listeners/1, resident/1, is_alive/1]).
+%% Run in the nodes.
+-export([await_nodes/2]).
+
+-export_type([t/0, options/0]).
+
+%% A VM under test.
+-type t() :: #{
+    console := pid(),
+    os_pid := pos_integer(),
+    peer => pid(),
+    name => node()
+}.
+
+-type options() :: #{
+    %% What stands after -sname or -name; undefined for a VM without distribution.
+    name => string() | undefined,
+    long => boolean(),
+    %% The value of -uds_dist_dir, if any; the test case's directory if not given.
+    dir => string() | none,
+    cookie => string(),
+    %% Written to a sys.config.
+    config => [{atom(), [{atom(), term()}]}],
+    args => [string()],
+    env => [{string(), string() | false}],
+    cwd => string(),
+    %% Flags that select the carrier, and the command before erl.
+    carrier => [string()],
+    prefix => [string()],
+    otp => otp()
+}.
+
+%% An erl command, and the ebin directory that was compiled for it.
+-type otp() :: {Erl :: string(), Ebin :: string()}.
+
+%% Milliseconds that anything may take. It is long, since machines that run tests are busy, and
+%% nothing is the slower for it.
+-define(LIMIT, 30000).
+%% Between two looks at what cannot be waited for.
+-define(POLL, 10).
+%% A sidecar delivers what its VM has left behind for so long, and then ends.
+-define(SIDECAR_LIMIT, 5000).
+
+%% The test cases of a suite: all that takes a Config.
+cases(Suite) ->
+    [Case || {Case, 1} <- Suite:module_info(exports), Case =/= module_info].
+
+%% What suites have in common.
+suite() ->
+    [{timetrap, {minutes, 3}}].
+
+%% A new directory, with a path short enough for sockets, which that of Common Test is not.
+init(Config) ->
+    Dir = filename:join("/tmp", io_lib:format("uds_dist.~s.~b", [os:getpid(), unique()])),
+    case file:make_dir(Dir) of
+        ok -> [{dir, Dir}, {keeper, spawn(fun() -> keep([]) end)} | Config];
+        %% Of a run that was killed.
+        {error, eexist} -> init(Config)
+    end.
+
+unique() ->
+    erlang:unique_integer([positive]).
+
+dir(Config) ->
+    proplists:get_value(dir, Config).
+
+%% A new directory in that of the test case.
+dir(Name, Config) ->
+    Dir = filename:join(dir(Config), Name),
+    ok = file:make_dir(Dir),
+    Dir.
+
+%% Ends all VMs, however they fare, and looks after their sidecars.
+cleanup(Config) ->
+    Keeper = proplists:get_value(keeper, Config),
+    Keeper ! {take, self()},
+    Started =
+        receive
+            {Keeper, Items} -> Items
+        end,
+    case proplists:get_value(tc_status, Config, ok) of
+        ok -> ok;
+        _ -> lists:foreach(fun show/1, Started)
+    end,
+    %% The number of one that has ended may be another process' by now.
+    Running = [Pid || #{os_pid := Pid, started := Time} <- Started, start_time(Pid) =:= Time],
+    %% A new sidecar may start while we look, unless its VM stands still.
+    _ = kill_os("STOP", Running),
+    Sidecars = lists:append([sidecars(Pid) || Pid <- Running]),
+    _ = kill_os("CONT", Sidecars),
+    _ = kill_os("KILL", Running),
+    _ = [exit(Pid, kill) || #{console := Console} = Item <- Started, Pid <- [Console | peer(Item)]],
+    Left = wait_while_alive(Sidecars, deadline(?SIDECAR_LIMIT)),
+    _ = kill_os("KILL", Left),
+    ok = file:del_dir_r(dir(Config)),
+    case Left of
+        [] -> ok;
+        _ -> {fail, {sidecars_without_a_vm, Left}}
+    end.
+
+peer(#{peer := Peer}) -> [Peer];
+peer(#{}) -> [].
+
+show(#{console := Console, os_pid := OsPid} = Item) ->
+    ct:pal("~s (process ~b) printed:~n~ts", [
+        maps:get(title, Item), OsPid, output(#{console => Console})
+    ]).
+
+wait_while_alive(Pids, Deadline) ->
+    case {[Pid || Pid <- Pids, is_alive(Pid)], now_ms() > Deadline} of
+        {[], _} -> [];
+        {Left, true} -> Left;
+        {Left, false} -> poll(fun() -> wait_while_alive(Left, Deadline) end)
+    end.
+
+keep(Items) ->
+    receive
+        {started, Item} -> keep([Item | Items]);
+        {take, From} -> From ! {self(), lists:reverse(Items)}
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Nodes
+
+start(Name, Config) ->
+    start(Name, #{}, Config).
+
+%% Starts a node and waits until it is up.
+-spec start(string(), options(), list()) -> t().
+start(Name, Options, Config) ->
+    expect_up(boot(Name, Options, Config)).
+
+start_all(Names, Config) ->
+    start_all(Names, #{}, Config).
+
+%% Starts several nodes at once and waits until all are up.
+-spec start_all([string()], options(), list()) -> [t()].
+start_all(Names, Options, Config) ->
+    Booting = [boot(Name, Options, Config) || Name <- Names],
+    [expect_up(Node) || Node <- Booting].
+
+%% Starts a node and does not wait.
+boot(Name, Options, Config) ->
+    Options1 = Options#{name => Name},
+    [Program | Arguments] = command(Options1, Config),
+    Tag = make_ref(),
+    Console = spawn(fun() -> console(#{}) end),
+    PeerOptions = #{
+        connection => standard_io,
+        exec => {Program, Arguments},
+        args => arguments(Options1, Config),
+        env => environment(Options1, Config),
+        wait_boot => {self(), Tag}
+    },
+    GroupLeader = group_leader(),
+    group_leader(Console, self()),
+    {ok, Peer} =
+        try
+            peer:start(PeerOptions)
+        after
+            group_leader(GroupLeader, self())
+        end,
+    Node = #{peer => Peer, console => Console, os_pid => peer_os_pid(Peer), tag => Tag},
+    keep(Node, Name, Config).
+
+peer_os_pid(Peer) ->
+    [OsPid] = [
+        OsPid
+     || Port <- erlang:ports(),
+        erlang:port_info(Port, connected) =:= {connected, Peer},
+        {os_pid, OsPid} <- [erlang:port_info(Port, os_pid)]
+    ],
+    OsPid.
+
+keep(#{os_pid := OsPid} = Node, Name, Config) ->
+    Item = Node#{title => io_lib:format("~s", [Name]), started => start_time(OsPid)},
+    proplists:get_value(keeper, Config) ! {started, Item},
+    Node.
+
+%% Waits until a node that boots is up.
+expect_up(#{tag := Tag, peer := Peer} = Node) ->
+    receive
+        {Tag, {started, Name, Peer}} -> maps:remove(tag, Node#{name => Name});
+        {Tag, Other} -> error({did_not_boot, Other, output(Node)})
+    after ?LIMIT ->
+        error({does_not_boot, output(Node)})
+    end.
+
+%% Runs erl without a connection to it, for instance since it is expected not to boot.
+-spec launch(options(), list()) -> t().
+launch(Options, Config) ->
+    [Program | Arguments] = command(Options, Config),
+    PortOptions = [
+        {args, Arguments ++ arguments(Options, Config)},
+        {env, environment(Options, Config)},
+        binary,
+        exit_status,
+        hide
+    ],
+    Self = self(),
+    Console = spawn(fun() ->
+        Port = open_port({spawn_executable, Program}, PortOptions),
+        {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+        Self ! {self(), OsPid},
+        console(#{port => Port})
+    end),
+    receive
+        {Console, OsPid} ->
+            Title = maps:get(name, Options, "erl"),
+            keep(#{console => Console, os_pid => OsPid}, Title, Config)
+    end.
+
+%% Waits until a launched command ends.
+-spec expect_exit(t()) -> {Status :: non_neg_integer(), Output :: unicode:chardata()}.
+expect_exit(#{console := Console} = Node) ->
+    Console ! {exit_status, self()},
+    receive
+        {Console, exit_status, Status} -> {Status, output(Node)}
+    after ?LIMIT ->
+        error({does_not_end, output(Node)})
+    end.
+
+%% The shell changes to the working directory, and joins the two outputs.
+command(Options, Config) ->
+    {Erl, _Ebin} = maps:get(otp, Options, this_otp()),
+    Script = "cd \"$0\" && exec \"$@\" 2>&1",
+    Cwd = maps:get(cwd, Options, dir(Config)),
+    ["/bin/sh", "-c", Script, Cwd] ++ maps:get(prefix, Options, []) ++ [Erl].
+
+arguments(Options, Config) ->
+    {_Erl, Ebin} = maps:get(otp, Options, this_otp()),
+    lists:append([
+        maps:get(carrier, Options, ["-proto_dist", "uds", "-no_epmd"]),
+        name_arguments(Options),
+        ["-pa", Ebin, test_dir(Ebin), "-setcookie", maps:get(cookie, Options, "uds_dist_test")],
+        case maps:get(dir, Options, dir(Config)) of
+            none -> [];
+            Dir -> ["-uds_dist_dir", Dir]
+        end,
+        case Options of
+            #{config := Terms} -> ["-config", write_config(Terms, Config)];
+            #{} -> []
+        end,
+        maps:get(args, Options, [])
+    ]).
+
+name_arguments(#{name := undefined}) -> [];
+name_arguments(#{name := Name, long := true}) -> ["-name", Name];
+name_arguments(#{name := Name}) -> ["-sname", Name].
+
+write_config(Terms, Config) ->
+    File = filename:join(dir(Config), io_lib:format("sys.~b.config", [unique()])),
+    ok = file:write_file(File, io_lib:format("~tp.~n", [Terms])),
+    unicode:characters_to_list(File).
+
+%% What the user of this machine has set for other nodes does not count.
+environment(Options, Config) ->
+    Unset = [
+        "UDS_DIST_DIR",
+        "UDS_DIST_SIDECAR",
+        "UDS_DIST_LOG",
+        "ERL_FLAGS",
+        "ERL_AFLAGS",
+        "ERL_ZFLAGS",
+        "ERL_LIBS"
+    ],
+    Default =
+        [{Name, false} || Name <- Unset] ++
+            [{"ERL_CRASH_DUMP", filename:join(dir(Config), "erl_crash.dump")}],
+    Given = maps:get(env, Options, []),
+    [Pair || {Name, _} = Pair <- Default, not lists:keymember(Name, 1, Given)] ++ Given.
+
+this_otp() ->
+    {erl(), filename:dirname(code:which(uds_dist))}.
+
+%% Arguments for a node that has no connections but those that the test makes: rpc and global send
+%% to nodes that have come up, and would connect them again when they are down.
+on_demand() ->
+    ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
+
+%% The erl of this VM.
+erl() ->
+    filename:join([code:root_dir(), "bin", "erl"]).
+
+%% rebar3 compiles the suites of an application into its directory.
+test_dir(Ebin) ->
+    filename:join(filename:dirname(Ebin), "test").
+
+%% Other OTPs to test with, of UDS_DIST_TEST_PEERS="MAJOR:ERL:EBIN ...".
+-spec other_otps() -> [{Major :: string(), otp()}].
+other_otps() ->
+    [
+        {Major, {Erl, Ebin}}
+     || Peer <- string:lexemes(os:getenv("UDS_DIST_TEST_PEERS", ""), " "),
+        [Major, Erl, Ebin] <- [string:split(Peer, ":", all)]
+    ].
+
+-spec name(t()) -> node().
+name(#{name := Name}) -> Name.
+
+-spec os_pid(t()) -> pos_integer().
+os_pid(#{os_pid := OsPid}) -> OsPid.
+
+%% The process of the one sidecar that a VM has.
+-spec sidecar(t()) -> pos_integer().
+sidecar(#{os_pid := OsPid} = Node) ->
+    expect(
+        fun() ->
+            case sidecars(OsPid) of
+                [Sidecar] -> {ok, Sidecar};
+                Others -> {sidecars, Others}
+            end
+        end,
+        {one_sidecar, Node}
+    ).
+
+%% Runs a fun in a process of the node. The fun's module is there too.
+-spec call(t(), fun(() -> Result)) -> Result.
+call(Node, Fun) ->
+    call(Node, erlang, apply, [Fun, []]).
+
+-spec call(t(), module(), atom(), [term()]) -> term().
+call(Node, Module, Function, Arguments) ->
+    call(Node, Module, Function, Arguments, ?LIMIT).
+
+-spec call(t(), module(), atom(), [term()], timeout()) -> term().
+call(#{peer := Peer}, Module, Function, Arguments, Timeout) ->
+    peer:call(Peer, Module, Function, Arguments, Timeout).
+
+%% Stops a node as its init process does, and waits for the end.
+-spec stop(t()) -> ok.
+stop(#{peer := Peer} = Node) ->
+    Monitor = monitor(process, Peer),
+    ok = peer:cast(Peer, init, stop, []),
+    expect_down(Monitor, Node).
+
+%% Ends a VM at once, and waits for the end.
+-spec kill(t()) -> ok.
+kill(#{peer := Peer, os_pid := OsPid} = Node) ->
+    Monitor = monitor(process, Peer),
+    ok = signal("KILL", OsPid),
+    expect_down(Monitor, Node).
+
+expect_down(Monitor, Node) ->
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    after ?LIMIT ->
+        error({does_not_end, output(Node)})
+    end.
+
+%% Sends a signal to a process or to a list of processes.
+-spec signal(string(), pos_integer() | [pos_integer()]) -> ok.
+signal(Signal, Pids) ->
+    "" = kill_os(Signal, Pids),
+    ok.
+
+kill_os(_Signal, []) ->
+    "";
+kill_os(Signal, Pids) ->
+    os:cmd("kill -" ++ Signal ++ [[$\s | integer_to_list(Pid)] || Pid <- lists:flatten([Pids])]).
+
+%% ---------------------------------------------------------------------------------------------
+%% What a node prints
+
+%% A console collects what a VM prints: it is the group leader of a peer, or the owner of a port.
+console(State) ->
+    console(State#{text => [], waiting => [], status_to => undefined}, <<>>).
+
+console(State = #{waiting := Waiting}, Text) ->
+    {Served, Waiting1} = lists:partition(fun(Waiter) -> serve(Waiter, Text) end, Waiting),
+    _ = Served,
+    State1 = serve_status(State#{waiting := Waiting1}),
+    receive
+        {io_request, From, ReplyAs, Request} ->
+            {Reply, Printed} = io_request(Request),
+            From ! {io_reply, ReplyAs, Reply},
+            console(State1, <<Text/binary, Printed/binary>>);
+        {Port, {data, Bytes}} when is_port(Port) ->
+            console(State1, <<Text/binary, Bytes/binary>>);
+        {Port, {exit_status, Status}} when is_port(Port) ->
+            console(State1#{status => Status}, Text);
+        {output, From} ->
+            From ! {self(), output, Text},
+            console(State1, Text);
+        {expect, From, Ref, Regexp} ->
+            console(State1#{waiting := [{From, Ref, Regexp} | Waiting1]}, Text);
+        {exit_status, From} ->
+            console(State1#{status_to := From}, Text);
+        {type, Typed} ->
+            #{port := Port} = State1,
+            true = port_command(Port, Typed),
+            console(State1, Text)
+    end.
+
+serve({From, Ref, Regexp}, Text) ->
+    case re:run(Text, Regexp, [unicode, multiline, {capture, all, binary}]) of
+        {match, Groups} ->
+            From ! {Ref, Groups},
+            true;
+        nomatch ->
+            false
+    end.
+
+serve_status(#{status_to := From, status := Status} = State) when From =/= undefined ->
+    From ! {self(), exit_status, Status},
+    State#{status_to := undefined};
+serve_status(State) ->
+    State.
+
+io_request({put_chars, Encoding, Chars}) ->
+    {ok, unicode:characters_to_binary(Chars, Encoding)};
+io_request({put_chars, Encoding, Module, Function, Arguments}) ->
+    io_request({put_chars, Encoding, apply(Module, Function, Arguments)});
+io_request({requests, Requests}) ->
+    {ok, iolist_to_binary([Printed || {ok, Printed} <- lists:map(fun io_request/1, Requests)])};
+io_request(_) ->
+    {{error, enotsup}, <<>>}.
+
+%% All that a node has printed so far.
+-spec output(#{console := pid(), _ => _}) -> unicode:chardata().
+output(#{console := Console}) ->
+    Console ! {output, self()},
+    receive
+        {Console, output, Text} -> Text
+    end.
+
+%% Waits until the node has printed something that the regular expression matches.
+-spec expect_output(t(), iodata()) -> [Group :: binary()].
+expect_output(#{console := Console} = Node, Regexp) ->
+    Ref = make_ref(),
+    Console ! {expect, self(), Ref, Regexp},
+    receive
+        {Ref, Groups} -> Groups
+    after ?LIMIT ->
+        error({not_printed, Regexp, output(Node)})
+    end.
+
+%% The same of what a command has printed until it ended.
+-spec expect_output_of(unicode:chardata(), iodata()) -> [Group :: binary()].
+expect_output_of(Text, Regexp) ->
+    case re:run(Text, Regexp, [unicode, multiline, {capture, all, binary}]) of
+        {match, Groups} -> Groups;
+        nomatch -> error({not_printed, Regexp, Text})
+    end.
+
+%% Types into a launched command.
+-spec type(t(), iodata()) -> ok.
+type(#{console := Console}, Text) ->
+    Console ! {type, Text},
+    ok.
+
+%% ---------------------------------------------------------------------------------------------
+%% Events
+
+%% Waits until a node is connected to exactly these.
+-spec expect_nodes(t(), [node()]) -> ok.
+expect_nodes(Node, Names) ->
+    case call(Node, ?MODULE, await_nodes, [Names, ?LIMIT], ?LIMIT + 5000) of
+        ok -> ok;
+        {error, Connected} -> error({connected_with, Connected, instead_of, Names})
+    end.
+
+%% In the node: waits until it is connected to exactly these.
+-spec await_nodes([node()], timeout()) -> ok | {error, [node()]}.
+await_nodes(Names, Timeout) ->
+    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    await_sorted_nodes(lists:sort(Names), deadline(Timeout)).
+
+await_sorted_nodes(Names, Deadline) ->
+    case lists:sort(nodes(connected)) of
+        Names ->
+            ok;
+        Others ->
+            receive
+                {Event, _, _} when Event =:= nodeup; Event =:= nodedown ->
+                    await_sorted_nodes(Names, Deadline)
+            after max(0, Deadline - now_ms()) ->
+                {error, Others}
+            end
+    end.
+
+%% For what sends no message: looks again and again until the fun returns {ok, Result} or true.
+-spec expect(fun(() -> {ok, Result} | true | Seen :: term()), What :: term()) -> Result | true.
+expect(Fun, What) ->
+    expect(Fun, What, deadline(?LIMIT)).
+
+expect(Fun, What, Deadline) ->
+    case {Fun(), now_ms() > Deadline} of
+        {{ok, Result}, _} -> Result;
+        {true, _} -> true;
+        {Seen, true} -> error({expected, What, seen, Seen});
+        {_, false} -> poll(fun() -> expect(Fun, What, Deadline) end)
+    end.
+
+poll(Next) ->
+    receive
+    after ?POLL -> Next()
+    end.
+
+deadline(Timeout) ->
+    now_ms() + Timeout.
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+%% ---------------------------------------------------------------------------------------------
+%% The system's view
+
+%% The sidecars of a VM, which starts its ports through a child of its own. A sidecar is known by
+%% its argument, whatever binary stands in for it.
+sidecars(OsPid) ->
+    Processes = processes_of_the_system(),
+    [
+        Pid
+     || {ChildSetup, Parent, "erl_child_setup"} <- Processes,
+        Parent =:= OsPid,
+        {Pid, Grandparent, _Command} <- Processes,
+        Grandparent =:= ChildSetup,
+        {ok, CommandLine} <- [read_proc(["/proc/", integer_to_list(Pid), "/cmdline"])],
+        lists:suffix("\0sidecar\0", CommandLine)
+    ].
+
+processes_of_the_system() ->
+    {ok, Entries} = file:list_dir("/proc"),
+    [
+        {list_to_integer(Entry), Parent, Command}
+     || [First | _] = Entry <- Entries,
+        First >= $0,
+        First =< $9,
+        {ok, Stat} <- [read_proc(["/proc/", Entry, "/stat"])],
+        {Parent, Command, State} <- [parse_stat(Stat)],
+        State =/= $Z
+    ].
+
+%% Tells a process from others that had or will have its number.
+start_time(Pid) ->
+    case read_proc(["/proc/", integer_to_list(Pid), "/stat"]) of
+        {ok, Stat} ->
+            [_, FromState] = string:split(Stat, ")", trailing),
+            lists:nth(20, string:lexemes(FromState, " "));
+        {error, _} ->
+            ended
+    end.
+
+%% proc(5): pid (command) state ppid ...
+parse_stat(Stat) ->
+    [_, Rest] = string:split(Stat, "("),
+    [Command, [$\s, State, $\s | Numbers]] = string:split(Rest, ")", trailing),
+    [Parent | _] = string:lexemes(Numbers, " "),
+    {list_to_integer(Parent), Command, State}.
+
+-spec is_alive(pos_integer()) -> boolean().
+is_alive(Pid) ->
+    case read_proc(["/proc/", integer_to_list(Pid), "/stat"]) of
+        {ok, Stat} -> element(3, parse_stat(Stat)) =/= $Z;
+        {error, _} -> false
+    end.
+
+%% Bytes of memory that a process has in RAM.
+-spec resident(pos_integer()) -> non_neg_integer().
+resident(Pid) ->
+    {ok, Status} = read_proc(["/proc/", integer_to_list(Pid), "/status"]),
+    [_, KiB] = expect_output_of(Status, "^VmRSS:\\s*(\\d+) kB"),
+    binary_to_integer(KiB) * 1024.
+
+%% Files of proc have no size, so file:read_file/1 does not do for all of them on all OTPs.
+read_proc(Path) ->
+    case file:open(Path, [read, raw, binary]) of
+        {ok, File} ->
+            Result = read_all(File, []),
+            ok = file:close(File),
+            Result;
+        {error, _} = Error ->
+            Error
+    end.
+
+read_all(File, Read) ->
+    case file:read(File, 65536) of
+        {ok, Bytes} -> read_all(File, [Read, Bytes]);
+        eof -> {ok, binary_to_list(iolist_to_binary(Read))};
+        {error, _} = Error -> Error
+    end.
+
+%% What the descriptors of a process lead to.
+-spec descriptors(pos_integer()) -> [string()].
+descriptors(Pid) ->
+    Dir = filename:join(["/proc", integer_to_list(Pid), "fd"]),
+    {ok, Names} = file:list_dir(Dir),
+    [Target || Name <- Names, {ok, Target} <- [file:read_link(filename:join(Dir, Name))]].
+
+%% The inodes of a process' sockets.
+-spec sockets(pos_integer()) -> [string()].
+sockets(Pid) ->
+    [Socket || "socket:[" ++ Socket <- descriptors(Pid)].
+
+%% The inodes of its sockets that listen to TCP.
+-spec tcp_listeners(pos_integer()) -> [string()].
+tcp_listeners(Pid) ->
+    Listening = [
+        Inode ++ "]"
+     || Table <- ["tcp", "tcp6"],
+        {ok, Text} <- [read_proc(["/proc/", integer_to_list(Pid), "/net/", Table])],
+        [_, _, _, "0A", _, _, _, _, _, Inode | _] <- [
+            string:lexemes(Line, " ")
+         || Line <- string:lexemes(Text, "\n")
+        ]
+    ],
+    [Socket || Socket <- sockets(Pid), lists:member(Socket, Listening)].

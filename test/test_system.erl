@@ -1,0 +1,102 @@
+%% What the operating system knows of processes and sockets, for the suites that count them.
+-module(test_system).
+
+-export([is_listening/1, await_end/2, now_ms/0]).
+-export([resident_kib/1, cpu_ms/1, executable/1, environment/1]).
+-export([percentile/2]).
+
+-include_lib("kernel/include/file.hrl").
+
+%% Milliseconds between two looks at what cannot be waited for.
+-define(POLL, 5).
+
+%% Whether a live process listens at the path; a socket file alone says nothing.
+-spec is_listening(string()) -> boolean().
+is_listening(Path) ->
+    %% proc(5): address, references, protocol, flags, type, state, inode, path. The flag is that of
+    %% a listening socket.
+    [] =/=
+        [
+            listening
+         || Line <- string:lexemes(read(["/proc/net/unix"]), "\n"),
+            [_, _, _, "00010000", _, _, _, Bound] <- [string:lexemes(Line, " ")],
+            Bound =:= Path
+        ].
+
+%% Waits until a process has ended, and returns how long that took, in milliseconds.
+-spec await_end(pos_integer(), timeout()) -> {ok, non_neg_integer()} | {error, still_alive}.
+await_end(Pid, Limit) ->
+    Start = now_ms(),
+    await_end(Pid, Start, Start + Limit).
+
+await_end(Pid, Start, Deadline) ->
+    Now = now_ms(),
+    case test_node:is_alive(Pid) of
+        false ->
+            {ok, Now - Start};
+        true when Now > Deadline ->
+            {error, still_alive};
+        true ->
+            receive
+            after ?POLL -> await_end(Pid, Start, Deadline)
+            end
+    end.
+
+-spec now_ms() -> integer().
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+%% Memory that a process has in RAM.
+-spec resident_kib(pos_integer()) -> non_neg_integer().
+resident_kib(Pid) ->
+    Status = read(["/proc/", integer_to_list(Pid), "/status"]),
+    {match, [KiB]} = re:run(Status, "VmRSS:\\s+(\\d+) kB", [{capture, all_but_first, list}]),
+    list_to_integer(KiB).
+
+%% Time that a process has spent on a processor. A tick of proc(5) is 10 ms on every Linux.
+-spec cpu_ms(pos_integer()) -> non_neg_integer().
+cpu_ms(Pid) ->
+    [_, Rest] = string:split(read(["/proc/", integer_to_list(Pid), "/stat"]), ") ", trailing),
+    Fields = string:lexemes(Rest, " "),
+    10 * (list_to_integer(lists:nth(12, Fields)) + list_to_integer(lists:nth(13, Fields))).
+
+%% The inode of the file that a process runs.
+-spec executable(pos_integer()) -> {Path :: string(), Inode :: non_neg_integer()}.
+executable(Pid) ->
+    Link = "/proc/" ++ integer_to_list(Pid) ++ "/exe",
+    {ok, Path} = file:read_link(Link),
+    {ok, #file_info{inode = Inode}} = file:read_file_info(Link, [raw]),
+    {Path, Inode}.
+
+%% The environment that a process was started with; empty if it has ended, or is not for us to see.
+-spec environment(pos_integer()) -> string().
+environment(Pid) ->
+    try
+        read(["/proc/", integer_to_list(Pid), "/environ"])
+    catch
+        error:{badmatch, {error, _}} -> ""
+    end.
+
+%% Files of proc have no size.
+read(Path) ->
+    {ok, File} = file:open(Path, [read, raw, binary]),
+    try
+        read_all(File, [])
+    after
+        ok = file:close(File)
+    end.
+
+read_all(File, Read) ->
+    case file:read(File, 65536) of
+        {ok, Bytes} ->
+            read_all(File, [Read, Bytes]);
+        %% The environment of a process that has ended meanwhile is no end of a file.
+        End when End =:= eof; End =:= {error, esrch} ->
+            binary_to_list(iolist_to_binary(Read))
+    end.
+
+%% The value that Percent of the values are not above.
+-spec percentile(1..100, [number(), ...]) -> number().
+percentile(Percent, Values) ->
+    Sorted = lists:sort(Values),
+    lists:nth(max(1, (length(Sorted) * Percent + 99) div 100), Sorted).

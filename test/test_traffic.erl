@@ -1,0 +1,254 @@
+%% Traffic between nodes that is checked at the other end. Everything here runs in the nodes; both
+%% have this module, perhaps compiled for different OTPs.
+-module(test_traffic).
+
+-export([exchange/3, count_up/4]).
+-export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
+-export([start_greeter/1, greeted/3, await_ends/2]).
+-export([at/4, cut/2]).
+%% Processes.
+-export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
+-export([receive_in_order/3, send_in_order/3]).
+
+%% Milliseconds.
+-define(LIMIT, 60000).
+
+%% Sends payloads of these sizes between this node and the other one, both ways at once: a process
+%% for each list of sizes and direction. What arrives is compared by digest, and must arrive in
+%% order.
+-spec exchange(node(), [[Size :: non_neg_integer()]], Repeat :: pos_integer()) -> ok.
+exchange(Node, SizesOfProcesses, Repeat) ->
+    Pairs = [
+        spawn_pair(From, To, lists:append(lists:duplicate(Repeat, Sizes)))
+     || Sizes <- SizesOfProcesses,
+        {From, To} <- [{node(), Node}, {Node, node()}]
+    ],
+    lists:foreach(fun expect_normal/1, lists:append(Pairs)).
+
+spawn_pair(From, To, Sizes) ->
+    Receiver = spawn_monitor(To, ?MODULE, receiver, [length(Sizes)]),
+    Sender = spawn_monitor(From, ?MODULE, sender, [element(1, Receiver), Sizes]),
+    [Receiver, Sender].
+
+expect_normal({Pid, Monitor}) ->
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok;
+        {'DOWN', Monitor, process, Pid, Reason} -> exit({Pid, Reason})
+    after ?LIMIT ->
+        exit({Pid, does_not_end})
+    end.
+
+sender(Receiver, Sizes) ->
+    Digests = send_payloads(Receiver, 1, Sizes),
+    Receiver ! {sent, self()},
+    receive
+        {received, Received} when Received =:= Digests -> ok;
+        {received, Received} -> exit({received, Received, sent, Digests})
+    end.
+
+send_payloads(_Receiver, _Index, []) ->
+    [];
+send_payloads(Receiver, Index, [Size | Sizes]) ->
+    Payload = crypto:strong_rand_bytes(Size),
+    Receiver ! {payload, Index, Payload},
+    Digest = {Index, Size, crypto:hash(sha256, Payload)},
+    [Digest | send_payloads(Receiver, Index + 1, Sizes)].
+
+receiver(Count) ->
+    Digests = [receive_payload() || _ <- lists:seq(1, Count)],
+    receive
+        {sent, Sender} -> Sender ! {received, Digests}
+    end.
+
+receive_payload() ->
+    receive
+        {payload, Index, Payload} ->
+            {Index, byte_size(Payload), crypto:hash(sha256, Payload)}
+    end.
+
+%% Senders on both nodes count to Last, with a filling of Size bytes; one process on either node
+%% checks that each sender's numbers come without a gap and in order.
+-spec count_up(node(), Senders, Last, Size) -> ok when
+    Senders :: pos_integer(), Last :: pos_integer(), Size :: non_neg_integer().
+count_up(Node, Senders, Last, Size) ->
+    Arguments = [Senders, Last, #{}],
+    Counters = [spawn_monitor(N, ?MODULE, counted, Arguments) || N <- [node(), Node]],
+    [{Here, _}, {There, _}] = Counters,
+    Counting = [
+        spawn_monitor(From, ?MODULE, counter, [To, Last, binary:copy(<<"x">>, Size)])
+     || {From, To} <- [{node(), There}, {Node, Here}],
+        _ <- lists:seq(1, Senders)
+    ],
+    lists:foreach(fun expect_normal/1, Counting ++ Counters).
+
+counter(To, Last, Filling) ->
+    [To ! {self(), Number, Filling} || Number <- lists:seq(1, Last)],
+    ok.
+
+counted(0, _Last, _Next) ->
+    ok;
+counted(Senders, Last, Next) ->
+    receive
+        {Sender, Number, _Filling} ->
+            case maps:get(Sender, Next, 1) of
+                Last when Number =:= Last -> counted(Senders - 1, Last, Next);
+                Number -> counted(Senders, Last, Next#{Sender => Number + 1});
+                Other -> exit({Sender, sent, Number, instead_of, Other})
+            end
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+
+%% A greeter sends numbered greetings to its counterpart on each node that comes up, at once. Those
+%% that come in must be in order, and none twice; whether they are complete, greeted/3 tells.
+-spec start_greeter(Greetings :: pos_integer()) -> ok.
+start_greeter(Greetings) ->
+    {_, Monitor} = spawn_monitor(?MODULE, greeter, [self(), Greetings]),
+    receive
+        greeting -> ok;
+        {'DOWN', Monitor, process, _, Reason} -> exit(Reason)
+    end.
+
+greeter(Starter, Greetings) ->
+    true = register(?MODULE, self()),
+    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    Starter ! greeting,
+    greet(#{
+        greetings => Greetings,
+        ups => 0,
+        downs => 0,
+        last => {0, 0},
+        %% Of the last one's connection.
+        count => 0,
+        waiting => []
+    }).
+
+greet(State = #{ups := Ups, downs := Downs, greetings := Greetings}) ->
+    receive
+        {nodeup, Node, _} ->
+            [greeting(Node, Ups + 1, Number) || Number <- lists:seq(1, Greetings)],
+            greet(State#{ups := Ups + 1});
+        {nodedown, _Node, _} ->
+            greet(serve(State#{downs := Downs + 1}));
+        {greeting, Connection, Number, Filling} ->
+            Filling = filling(Number),
+            greet(serve(greeted({Connection, Number}, State)));
+        {await, Condition, From} ->
+            greet(serve(State#{waiting := [{Condition, From} | maps:get(waiting, State)]}))
+    end.
+
+%% Each connection has its own number. It may be down again; then this one is lost.
+greeting(Node, Connection, Number) ->
+    Greeting = {greeting, Connection, Number, filling(Number)},
+    erlang:send({?MODULE, Node}, Greeting, [noconnect]).
+
+filling(Number) ->
+    binary:copy(<<Number>>, Number * 100).
+
+greeted({Connection, _} = This, State = #{last := {Connection, _} = Last, count := Count}) when
+    This > Last
+->
+    State#{last := This, count := Count + 1};
+greeted(This, State = #{last := Last}) when This > Last ->
+    State#{last := This, count := 1};
+greeted(This, #{last := Last}) ->
+    exit({greeting, This, comes_after, Last}).
+
+serve(State = #{waiting := Waiting}) ->
+    {Served, Left} = lists:partition(fun({Condition, _}) -> holds(Condition, State) end, Waiting),
+    [From ! {?MODULE, Condition} || {Condition, From} <- Served],
+    State#{waiting := Left}.
+
+holds({greeted, Connection, Count}, State) ->
+    #{last := {Last, _}, count := LastCount} = State,
+    Last =:= Connection andalso LastCount =:= Count;
+holds({ends, Count}, #{downs := Downs}) ->
+    Downs >= Count.
+
+%% Waits until the other node's greetings have come, all of them, of its connection of this number.
+-spec greeted(Connection :: pos_integer(), Greetings :: pos_integer(), timeout()) -> ok.
+greeted(Connection, Greetings, Timeout) ->
+    await({greeted, Connection, Greetings}, Timeout).
+
+%% Waits until so many connections have ended.
+-spec await_ends(Count :: pos_integer(), timeout()) -> ok.
+await_ends(Count, Timeout) ->
+    await({ends, Count}, Timeout).
+
+await(Condition, Timeout) ->
+    Monitor = monitor(process, ?MODULE),
+    ?MODULE ! {await, Condition, self()},
+    receive
+        {?MODULE, Condition} ->
+            demonitor(Monitor, [flush]),
+            ok;
+        {'DOWN', Monitor, process, _, Reason} ->
+            exit(Reason)
+    after Timeout ->
+        exit({not_yet, Condition})
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Receives so many numbered messages, with a filling of Size bytes, in order.
+start_receiver(Count, Size) ->
+    true = register(test_receiver, spawn(?MODULE, receive_in_order, [1, Count, Size])),
+    ok.
+
+receive_in_order(Number, Count, _Size) when Number > Count ->
+    receive
+        {ended, From} -> From ! {test_receiver, ok}
+    end;
+receive_in_order(Number, Count, Size) ->
+    receive
+        {Number, <<_:Size/binary>>} -> receive_in_order(Number + 1, Count, Size);
+        {Other, _} when is_integer(Other) -> exit({Other, instead_of, Number})
+    end.
+
+await_receiver() ->
+    Monitor = monitor(process, test_receiver),
+    test_receiver ! {ended, self()},
+    receive
+        {test_receiver, ok} -> ok;
+        {'DOWN', Monitor, process, _, Reason} -> exit(Reason)
+    end.
+
+%% Sends them, and returns when the sender has to wait.
+send_until_busy(Node, Count, Size) ->
+    undefined = erlang:system_monitor(self(), [busy_dist_port]),
+    Sender = spawn(?MODULE, send_in_order, [Node, Count, binary:copy(<<"x">>, Size)]),
+    true = register(test_sender, Sender),
+    receive
+        {monitor, Sender, busy_dist_port, _} -> ok
+    end.
+
+send_in_order(Node, Count, Filling) ->
+    [{test_receiver, Node} ! {Number, Filling} || Number <- lists:seq(1, Count)],
+    ok.
+
+status(Name) ->
+    erlang:process_info(whereis(Name), status).
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Connects and disconnects, again and again; returns how many times it was connected.
+cut(Node, Rounds) ->
+    length([cut || _ <- lists:seq(1, Rounds), net_kernel:connect_node(Node), disconnect(Node)]).
+
+disconnect(Node) ->
+    true = erlang:disconnect_node(Node),
+    ok =:= test_node:await_nodes([], 10000).
+
+%% Calls a function at an instant that all nodes of a machine agree on.
+-spec at(Instant :: integer(), module(), atom(), [term()]) -> term().
+at(Instant, Module, Function, Arguments) ->
+    case Instant - erlang:system_time(microsecond) of
+        Early when Early > 2000 ->
+            receive
+            after Early div 1000 - 1 -> at(Instant, Module, Function, Arguments)
+            end;
+        Early when Early > 0 ->
+            at(Instant, Module, Function, Arguments);
+        _ ->
+            apply(Module, Function, Arguments)
+    end.
