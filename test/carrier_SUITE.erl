@@ -59,6 +59,11 @@
 %% Often enough that a descriptor lost each time is seen beside those that come and go.
 -define(MANY, 100).
 
+%% With inet_tcp as the first carrier, erl would start an epmd, and it would outlive the tests.
+-define(BESIDE_INET_TCP, #{
+    carrier => ["-proto_dist", "inet_tcp", "uds", "-start_epmd", "false", "-epmd_module", "test_epmd"]
+}).
+
 all() ->
     test_node:cases(?MODULE).
 
@@ -412,8 +417,7 @@ socket_options_are_answered(Config) ->
 
 %% Beside another carrier, a node of this host is reached over its socket.
 local_nodes_go_here_beside_another_carrier(Config) ->
-    Mixed = #{carrier => ["-proto_dist", "inet_tcp", "uds", "-epmd_module", "test_epmd"]},
-    [A, B] = start_all(["a", "b"], Mixed, Config),
+    [A, B] = start_all(["a", "b"], ?BESIDE_INET_TCP, Config),
     ?assertMatch([_], test_node:tcp_listeners(os_pid(A))),
     pong = ping(A, B),
     ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(A, B))),
@@ -423,10 +427,9 @@ local_nodes_go_here_beside_another_carrier(Config) ->
 select_takes_the_nodes_of_this_host(Config) ->
     Nodes = ['x@here', 'x@there', 'x', 'x@', '@here', 'x@here@there'],
     Select = fun(Node) -> [N || N <- Nodes, call(Node, uds_dist, select, [N])] end,
-    Beside = #{carrier => ["-proto_dist", "inet_tcp", "uds", "-epmd_module", "test_epmd"]},
     Alone = start("a@here", Config),
     ?assertEqual(['x@here', 'x@there'], Select(Alone)),
-    Mixed = start("b@here", Beside, Config),
+    Mixed = start("b@here", ?BESIDE_INET_TCP, Config),
     ?assertEqual(['x@here'], Select(Mixed)),
     ?assertEqual([false, true, false], [
         call(Mixed, uds_dist, is_node_name, [N])
