@@ -184,9 +184,9 @@ handle_info(Message, State) ->
     survive(fun() -> {noreply, info(Message, State)} end, State).
 
 -spec terminate(term(), #state{}) -> ok.
-terminate(_Reason, State) ->
+terminate(_Reason, #state{port = Port}) ->
     %% The sidecar sees the end of its stdin and removes the socket.
-    close_port(State).
+    uds_dist_program:close(Port).
 
 %% A mistake in this module should cost the connections, as the loss of a sidecar does, and not the
 %% VM. Who waits for a reply gets one, or finds the time limit of the handshake.
@@ -286,7 +286,7 @@ cast({established, Id, Controller, Node, DHandle}, State) ->
 info({Port, {data, Packet}}, State = #state{port = Port}) ->
     report(uds_dist_protocol:decode(Packet), State);
 info({Port, {exit_status, Status}}, State = #state{port = Port}) ->
-    sidecar_ended(exit_status(Status), State);
+    sidecar_ended(uds_dist_program:exit_status(Status), State);
 info({'EXIT', Port, Reason}, State = #state{port = Port}) ->
     sidecar_ended(io_lib:format("its port was closed (~0tp)", [Reason]), State);
 info({'DOWN', Monitor, process, _, Reason}, State = #state{monitors = Monitors}) ->
@@ -420,54 +420,25 @@ broke_protocol(Report, State) ->
 
 %% Sends a packet, or starts a sidecar that it will be sent to.
 transmit(Packet, State = #state{sidecar = up, port = Port}) ->
-    try port_command(Port, Packet) of
-        true -> State
-    catch
-        %% The port is gone, and the message that says so is on its way.
-        error:badarg -> State
-    end;
+    ok = uds_dist_program:send(Port, Packet),
+    State;
 transmit(Packet, State = #state{sidecar = down, queue = Queue}) ->
     start_sidecar(State#state{queue = [Packet | Queue]});
 transmit(Packet, State = #state{queue = Queue}) ->
     State#state{queue = [Packet | Queue]}.
 
 start_sidecar(State) ->
-    Path = uds_dist_config:sidecar_path(),
-    Options = [
-        {args, ["sidecar"]}, {env, environment()}, {packet, 4}, binary, use_stdio, exit_status
-    ],
-    try open_port({spawn_executable, Path}, Options) of
-        Port ->
+    case uds_dist_program:start() of
+        {ok, Port} ->
             State#state{
                 sidecar = starting,
                 port = Port,
                 started = now_ms(),
                 timer = erlang:start_timer(?HELLO_TIMEOUT, self(), hello)
-            }
-    catch
-        error:Reason -> sidecar_ended(start_error(Reason), State)
+            };
+        {error, Explanation} ->
+            sidecar_ended(Explanation, State)
     end.
-
-%% Nothing of the VM's environment but what the sidecar reads: there are often secrets in it.
-environment() ->
-    [
-        {Name, false}
-     || Variable <- os:getenv(),
-        [Name, _] <- [string:split(Variable, "=")],
-        Name =/= "UDS_DIST_LOG"
-    ].
-
-start_error(enoent) ->
-    "there is no such file; build it (rebar3 compile) or set UDS_DIST_SIDECAR to its path";
-start_error(eacces) ->
-    "it is not an executable file, or this user may not execute it (chmod +x)";
-start_error(Reason) ->
-    io_lib:format("it cannot be started (~0tp)", [Reason]).
-
-exit_status(Status) when Status > 128 ->
-    io_lib:format("it was ended by signal ~b", [Status - 128]);
-exit_status(Status) ->
-    io_lib:format("it exited with status ~b", [Status]).
 
 sidecar_up(#{window := Window}, State = #state{timer = Timer, config = Config, queue = Queue}) ->
     cancel(Timer),
@@ -485,9 +456,9 @@ timeout(start, State = #state{sidecar = resting}) ->
 
 %% Whatever belonged to the sidecar is gone. Those who waited for an answer get one; listeners that
 %% were open are opened again by the next sidecar.
-sidecar_ended(Explanation, State = #state{sidecar = Before, timer = Timer, conns = Conns}) ->
-    close_port(State),
-    cancel(Timer),
+sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns = Conns}) ->
+    uds_dist_program:close(Port),
+    cancel(State#state.timer),
     log_sidecar_end(Before, Explanation, map_size(Conns)),
     maps:foreach(fun(Id, Conn) -> end_connection(Id, Conn, State) end, Conns),
     maps:foreach(
@@ -556,15 +527,6 @@ log_sidecar_end(Before, Explanation, Connections) ->
             _ -> io_lib:format("; connections that are down with it: ~b", [Connections])
         end
     ]).
-
-close_port(#state{port = undefined}) ->
-    ok;
-close_port(#state{port = Port}) ->
-    try port_close(Port) of
-        true -> ok
-    catch
-        error:badarg -> ok
-    end.
 
 %% ---------------------------------------------------------------------------------------------
 %% Listeners

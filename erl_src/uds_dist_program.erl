@@ -1,0 +1,60 @@
+%% The sidecar as a program of the operating system: how it is started, spoken to and ended.
+-module(uds_dist_program).
+
+-export([start/0, send/2, close/1, exit_status/1]).
+
+%% Starts one. The caller is the owner of its port.
+-spec start() -> {ok, port()} | {error, uds_dist_config:explanation()}.
+start() ->
+    Path = uds_dist_config:sidecar_path(),
+    Options = [
+        {args, ["sidecar"]}, {env, environment()}, {packet, 4}, binary, use_stdio, exit_status
+    ],
+    try
+        {ok, open_port({spawn_executable, Path}, Options)}
+    catch
+        error:Reason -> {error, start_error(Reason)}
+    end.
+
+%% Nothing of the VM's environment but what the sidecar reads: there are often secrets in it.
+environment() ->
+    [
+        {Name, false}
+     || Variable <- os:getenv(),
+        [Name, _] <- [string:split(Variable, "=")],
+        Name =/= "UDS_DIST_LOG"
+    ].
+
+start_error(enoent) ->
+    "there is no such file; build it (rebar3 compile) or set UDS_DIST_SIDECAR to its path";
+start_error(eacces) ->
+    "it is not an executable file, or this user may not execute it (chmod +x)";
+start_error(Reason) ->
+    io_lib:format("it cannot be started (~0tp)", [Reason]).
+
+%% Sends a packet. Of a port that is gone, the owner gets a message that says so.
+-spec send(port(), iodata()) -> ok.
+send(Port, Packet) ->
+    try port_command(Port, Packet) of
+        true -> ok
+    catch
+        error:badarg -> ok
+    end.
+
+%% The sidecar sees the end of its input, and ends.
+-spec close(undefined | port()) -> ok.
+close(undefined) ->
+    ok;
+close(Port) ->
+    try port_close(Port) of
+        true -> ok
+    catch
+        error:badarg -> ok
+    end.
+
+%% Why it is gone, for people.
+-spec exit_status(non_neg_integer()) -> uds_dist_config:explanation().
+exit_status(Status) when Status > 128 ->
+    io_lib:format("it was ended by signal ~b", [Status - 128]);
+exit_status(Status) ->
+    io_lib:format("it exited with status ~b", [Status]).
