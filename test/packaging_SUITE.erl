@@ -53,7 +53,8 @@ init_per_suite(Config) ->
     write(Project, "src/probe.app.src", [
         {application, probe, [{vsn, "1"}, {applications, [kernel, stdlib, uds_dist]}]}
     ]),
-    Vm = "-sname probe\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
+    %% With a host: to find one, the start script would start a node, and with it an epmd.
+    Vm = "-sname probe@localhost\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
     ok = file:write_file(filename:join(Project, "vm.args"), Vm),
     ok = run("rebar3 compile", Project, []),
     [{packaging, Dir}, {repository, Repository}, {project, Project} | Config].
@@ -97,8 +98,6 @@ release_runs_with_its_own_sidecar(Config) ->
     {0, "uds_dist " ++ _} = output("'" ++ Sidecar ++ "' --version", "/", []),
     Sockets = filename:join(test_node:dir(Config), "sockets"),
     Node = test_node:start("a", #{dir => Sockets}, Config),
-    [_, Host] = string:split(atom_to_list(test_node:name(Node)), "@"),
-    Probe = list_to_atom("probe@" ++ Host),
     Script = filename:join(Release, "bin/probe"),
     Port = open_port({spawn_executable, "/bin/sh"}, [
         {args, ["-c", "exec \"$0\" foreground 2>&1 </dev/null", Script]},
@@ -108,16 +107,16 @@ release_runs_with_its_own_sidecar(Config) ->
     ]),
     test_node:expect(
         fun() ->
-            case test_node:call(Node, net_adm, ping, [Probe]) of
+            case test_node:call(Node, net_adm, ping, [probe@localhost]) of
                 pong -> {ok, pong};
                 pang -> {pang, os:cmd("ls -la '" ++ Sockets ++ "'")}
             end
         end,
         release_is_up
     ),
-    Path = test_node:call(Node, erpc, call, [Probe, uds_dist_config, sidecar_path, []]),
+    Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_config, sidecar_path, []]),
     ?assertEqual(real(Sidecar), real(Path)),
-    ok = test_node:call(Node, erpc, call, [Probe, init, stop, []]),
+    ok = test_node:call(Node, erpc, call, [probe@localhost, init, stop, []]),
     ?assertMatch({0, _}, collect(Port, [])).
 
 real(Path) ->
