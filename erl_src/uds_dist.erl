@@ -36,7 +36,7 @@
 %% Nodes that reach each other without epmd all speak this version (OTP 23 and later).
 -define(DISTRIBUTION_VERSION, 6).
 
--type listener() :: uds_dist_protocol:listener().
+-type listener() :: uds_dist_sidecar:handle().
 -type connection() :: uds_dist_connection:connection().
 
 %% What has to run before net_kernel does. It starts whatever else is wrong: a start that fails

@@ -8,11 +8,11 @@
 -export([init/2]).
 
 %% Called by net_kernel, which becomes the acceptor's other half.
--spec start_link(uds_dist_protocol:listener()) -> pid().
+-spec start_link(uds_dist_sidecar:handle()) -> pid().
 start_link(Listener) ->
     spawn_opt(?MODULE, init, [self(), Listener], [link, {priority, max}]).
 
--spec init(Kernel :: pid(), uds_dist_protocol:listener()) -> no_return().
+-spec init(Kernel :: pid(), uds_dist_sidecar:handle()) -> no_return().
 init(Kernel, Listener) ->
     ok = uds_dist_sidecar:accept(Listener),
     loop(Kernel).

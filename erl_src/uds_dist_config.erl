@@ -4,7 +4,7 @@
 %% It reads; it starts nothing and remembers nothing.
 -module(uds_dist_config).
 
--export([read/0, address/2, format_address/1, sidecar_path/0]).
+-export([read/0, is_incomplete/0, address/2, format_address/1, sidecar_path/0]).
 -export([check_socket_dir/3, limit/1]).
 
 -export_type([config/0, explanation/0]).
@@ -12,6 +12,8 @@
 -type config() :: #{
     %% Absolute path, or "@" and the name of an abstract namespace.
     socket_dir := binary(),
+    %% Some source has a socket_dir: it is not the default.
+    is_set := boolean(),
     %% Connections that may wait to be accepted, as in listen(2).
     backlog := 1..65535,
     %% Mode of the socket file, as in chmod(2).
@@ -50,6 +52,16 @@ maybe_read([Read | More], Config) ->
         {error, _} = Error -> Error
     end.
 
+%% Whether the application environment is still to be completed: distribution starts with kernel, and
+%% the config providers of an Elixir release (config/runtime.exs) run after it. They are through when
+%% the boot is, and when the application starts.
+-spec is_incomplete() -> boolean().
+is_incomplete() ->
+    application:get_env(elixir, config_provider_init) =/= undefined andalso
+        application:get_env(elixir, config_provider_booted) =:= undefined andalso
+        element(1, init:get_status()) =:= starting andalso
+        whereis(uds_dist_app) =:= undefined.
+
 %% A misspelt key would be a setting that silently does nothing.
 known_keys(Config) ->
     Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids],
@@ -72,9 +84,18 @@ socket_dir(Config) ->
         {error, _} = Error ->
             Error;
         {ok, []} ->
-            accept_socket_dir(".", "the default", [], Config);
+            accept_socket_dir(".", "the default", [], Config#{is_set => false});
         {ok, [{Source, Value} | Weaker]} ->
-            accept_socket_dir(Value, Source, Weaker, Config)
+            case is_relative(Value) andalso is_embedded() of
+                false ->
+                    accept_socket_dir(Value, Source, Weaker, Config#{is_set => true});
+                true ->
+                    invalid(
+                        "socket_dir ~ts (~ts) is a relative path, and in a release each command may "
+                        "have another working directory; set it to an absolute one",
+                        [Value, Source]
+                    )
+            end
     end.
 
 read_sources([]) ->
@@ -166,6 +187,23 @@ environment() ->
         Dir -> {ok, Dir}
     end.
 
+%% Namespaces and what is no path at all are not.
+is_relative(Value) ->
+    try unicode:characters_to_binary(Value) of
+        <<"@", _/binary>> -> false;
+        <<_, _/binary>> = Dir -> filename:pathtype(Dir) =:= relative;
+        _ -> false
+    catch
+        error:badarg -> false
+    end.
+
+%% As the start scripts of releases start a VM.
+is_embedded() ->
+    case init:get_argument(mode) of
+        {ok, Modes} -> lists:member(["embedded"], Modes);
+        error -> false
+    end.
+
 %% Makes a socket_dir absolute, so that it stays the same when the VM changes its directory.
 -spec check_socket_dir(Value :: term(), Source :: string(), os_type()) ->
     {ok, binary()} | {error, explanation()}.
@@ -185,7 +223,7 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
         <<>> ->
             invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
         Dir when is_binary(Dir) ->
-            no_nul(unicode:characters_to_binary(filename:absname(Dir, cwd())), Value, Source);
+            no_nul(absolute(Dir), Value, Source);
         _ ->
             not_a_directory(Value, Source)
     catch
@@ -193,6 +231,9 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
     end;
 check_socket_dir(Value, Source, _OsType) ->
     not_a_directory(Value, Source).
+
+absolute(<<".">>) -> cwd();
+absolute(Dir) -> unicode:characters_to_binary(filename:absname(Dir, cwd())).
 
 %% file:get_cwd/0 would ask a file server that is not there yet.
 cwd() ->

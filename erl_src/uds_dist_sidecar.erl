@@ -11,9 +11,13 @@
 -export([start_link/0]).
 %% For uds_dist and uds_dist_acceptor.
 -export([listen/1, close_listener/1, accept/1, connect/2]).
+%% For uds_dist_app.
+-export([configure/0]).
 %% For uds_dist_connection.
 -export([recv/2, established/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-export_type([handle/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -44,19 +48,33 @@
 
 -define(MAX_CONN, 16#3FFFFFFF).
 
+%% What net_kernel and the acceptor know a listener by. The port protocol numbers sockets, and a
+%% listener that moves has two of them for a moment.
+-type handle() :: reference().
+
 -record(listener, {
-    address :: uds_dist_protocol:address(),
-    backlog :: pos_integer(),
-    mode :: non_neg_integer(),
+    handle :: handle(),
+    name :: atom(),
+    %% Of a listener that is put off: until there is a configuration.
+    place :: undefined | place(),
     status ::
-        {opening, gen_server:from(), Name :: atom(), GiveUp :: integer()}
+        {opening, Purpose :: opening(), GiveUp :: integer()}
         %% It was open, and the sidecar died or lost the name to somebody.
         | reopening
-        | open,
+        | open
+        | put_off,
     acceptor :: undefined | pid(),
     %% Connections that came in before the acceptor was there, last one first.
     unclaimed = [] :: [uds_dist_connection:connection()]
 }).
+
+%% What of the configuration decides where and how a node listens.
+-type place() :: {uds_dist_protocol:address(), Backlog :: pos_integer(), Mode :: non_neg_integer()}.
+-type opening() ::
+    {listen, gen_server:from()}
+    %% In place of the socket with this number; if that fails, these settings are in force again.
+    | {move, gen_server:from() | boot, uds_dist_protocol:listener(), Before :: config()}.
+-type config() :: undefined | uds_dist_config:config().
 
 %% A connect/2 that waits for the sidecar, or for its next try.
 -record(connect, {
@@ -93,11 +111,13 @@
     window = 0 :: non_neg_integer(),
     %% Packets that wait for HELLO, last one first.
     queue = [] :: [iodata()],
-    %% In force. Chosen when the first listener was opened and kept while there is one: listening
-    %% and dialling must not disagree.
-    config :: undefined | uds_dist_config:config(),
+    %% In force. Chosen when the first listener was opened and kept while there is one, unless
+    %% configure/0 changes them: listening and dialling must not disagree.
+    config :: config(),
+    %% Those of connect/2 that wait for a configuration.
+    put_off = [] :: [{node(), GiveUp :: integer(), gen_server:from()}],
     listeners = #{} :: #{uds_dist_protocol:listener() => #listener{}},
-    closing = #{} :: #{uds_dist_protocol:listener() => gen_server:from()},
+    closing = #{} :: #{uds_dist_protocol:listener() => undefined | gen_server:from()},
     connecting = #{} :: #{uds_dist_protocol:conn() => #connect{}},
     conns = #{} :: #{uds_dist_protocol:conn() => #conn{}},
     monitors = #{} :: #{reference() => uds_dist_protocol:conn()},
@@ -111,9 +131,10 @@ start_link() ->
     Options = [{spawn_opt, [{message_queue_data, off_heap}, {fullsweep_after, 10}]}],
     gen_server:start_link({local, ?SERVER}, ?MODULE, [], Options).
 
-%% Owns the node's name and listens under it.
+%% Owns the node's name and listens under it. While the configuration is still to be made, that is
+%% put off until configure/0, and there is no address yet.
 -spec listen(Name :: atom()) ->
-    {ok, uds_dist_protocol:listener(), uds_dist_protocol:address()} | {error, Reason :: atom()}.
+    {ok, handle(), undefined | uds_dist_protocol:address()} | {error, Reason :: atom()}.
 listen(Name) ->
     try
         gen_server:call(?SERVER, {listen, Name}, ?LISTEN_TIMEOUT)
@@ -124,10 +145,10 @@ listen(Name) ->
     end.
 
 %% Gives the name up. When it returns, the socket file is gone, unless the sidecar is stuck.
--spec close_listener(uds_dist_protocol:listener()) -> ok.
-close_listener(Listener) ->
+-spec close_listener(handle()) -> ok.
+close_listener(Handle) ->
     try
-        gen_server:call(?SERVER, {close_listener, Listener}, ?CLOSE_TIMEOUT)
+        gen_server:call(?SERVER, {close_listener, Handle}, ?CLOSE_TIMEOUT)
     catch
         exit:Reason ->
             ?LOG_WARNING("uds_dist: the sidecar did not confirm that it stopped listening: ~0tp", [
@@ -137,9 +158,24 @@ close_listener(Listener) ->
     end.
 
 %% The caller is told {accepted, Connection} from now on.
--spec accept(uds_dist_protocol:listener()) -> ok.
-accept(Listener) ->
-    gen_server:cast(?SERVER, {accept, Listener, self()}).
+-spec accept(handle()) -> ok.
+accept(Handle) ->
+    gen_server:cast(?SERVER, {accept, Handle, self()}).
+
+%% The application environment is complete: reads it again. A listener whose place is another now
+%% moves there; connections stay. An error has been explained in the log, and changes nothing.
+-spec configure() -> ok | {error, Reason :: atom()}.
+configure() ->
+    try
+        gen_server:call(?SERVER, configure, ?LISTEN_TIMEOUT)
+    catch
+        %% This VM is not distributed.
+        exit:{noproc, _} ->
+            ok;
+        exit:{timeout, _} ->
+            uds_dist_log:error("cannot change the configuration: the sidecar does not answer", []),
+            {error, timeout}
+    end.
 
 %% Connects to a node. The caller becomes the connection's supervisor. A node whose backlog is full
 %% is tried again until GiveUp, in monotonic milliseconds.
@@ -203,37 +239,28 @@ survive(Callback, State) ->
 %% What others ask for
 
 call({listen, Name}, From, State) ->
-    case choose_address(Name, State) of
-        {ok, Address, #{backlog := Backlog, socket_mode := Mode} = Config} ->
-            Id = free_listener(State),
-            Listener = #listener{
-                address = Address,
-                backlog = Backlog,
-                mode = Mode,
-                status = {opening, From, Name, now_ms() + ?BUSY_TIMEOUT}
-            },
-            {noreply, open_listener(Id, Listener, use(Config, State))};
+    Listener = #listener{handle = make_ref(), name = Name},
+    case settings(State) of
+        put_off ->
+            {reply, {ok, Listener#listener.handle, undefined}, put_off(Listener, State)};
+        {ok, Config} ->
+            case place(Name, Config) of
+                {ok, Place} ->
+                    Status = {opening, {listen, From}, now_ms() + ?BUSY_TIMEOUT},
+                    Listener1 = Listener#listener{place = Place, status = Status},
+                    {noreply, open_listener(free_listener(State), Listener1, use(Config, State))};
+                {error, Explanation} ->
+                    {reply, cannot_listen(Name, bad_configuration, Explanation), State}
+            end;
         {error, Explanation} ->
-            uds_dist_log:error("cannot listen as ~ts: ~ts", [Name, Explanation]),
-            {reply, {error, bad_configuration}, State}
+            {reply, cannot_listen(Name, bad_configuration, Explanation), State}
     end;
-call({close_listener, Id}, From, State = #state{listeners = Listeners}) ->
-    State1 = State#state{listeners = maps:remove(Id, Listeners)},
-    case State of
-        #state{sidecar = up, closing = Closing} ->
-            State2 = State1#state{closing = Closing#{Id => From}},
-            {noreply, transmit(uds_dist_protocol:unlisten(Id), State2)};
-        #state{} ->
-            {reply, ok, State1}
-    end;
+call({close_listener, Handle}, From, State) ->
+    close_sockets(sockets(Handle, State), From, State);
+call(configure, From, State) ->
+    configure(From, State);
 call({connect, Node, GiveUp}, From, State) ->
-    case choose_address(Node, State) of
-        {ok, Address, Config} ->
-            Connect = #connect{from = From, node = Node, address = Address, give_up = GiveUp},
-            {noreply, start_connect(Connect, use(Config, State))};
-        {error, Explanation} ->
-            {reply, {error, bad_configuration}, log_unreachable(Node, Explanation, State)}
-    end;
+    {noreply, connect(Node, GiveUp, From, State)};
 call({recv, Id}, From, State = #state{conns = Conns}) ->
     case Conns of
         #{Id := #conn{stage = {handshake, Bytes, undefined}} = Conn} ->
@@ -250,25 +277,23 @@ call({recv, Id}, From, State = #state{conns = Conns}) ->
             {reply, {error, closed}, State}
     end.
 
-cast({accept, Id, Acceptor}, State = #state{listeners = Listeners}) ->
-    case Listeners of
-        #{Id := #listener{unclaimed = Unclaimed} = Listener} ->
+cast({accept, Handle, Acceptor}, State) ->
+    Claim = fun
+        (_, #listener{handle = H, unclaimed = Unclaimed} = Listener) when H =:= Handle ->
             lists:foreach(
                 fun(Connection) -> Acceptor ! {accepted, Connection} end,
                 lists:reverse(Unclaimed)
             ),
-            Listener1 = Listener#listener{acceptor = Acceptor, unclaimed = []},
-            {noreply, State#state{listeners = Listeners#{Id := Listener1}}};
-        #{} ->
-            {noreply, State}
-    end;
+            Listener#listener{acceptor = Acceptor, unclaimed = []};
+        (_, Listener) ->
+            Listener
+    end,
+    {noreply, State#state{listeners = maps:map(Claim, State#state.listeners)}};
 cast({established, Id, Controller, Node, DHandle}, State) ->
     #state{conns = Conns, window = Window} = State,
     case Conns of
-        #{Id := #conn{stage = {handshake, Bytes, undefined}, peer = Peer} = Conn} ->
-            ?LOG_INFO("uds_dist: connected with ~ts, uid ~b, gid ~b, pid ~b", [
-                Node, maps:get(uid, Peer), maps:get(gid, Peer), maps:get(pid, Peer)
-            ]),
+        #{Id := #conn{stage = {handshake, Bytes, undefined}} = Conn} ->
+            log_accepted(Node, Conn),
             Stage = {
                 up, Node, DHandle, uds_dist_frames:new(), uds_dist_window:receiver(Window)
             },
@@ -296,9 +321,11 @@ info({'DOWN', Monitor, process, _, Reason}, State = #state{monitors = Monitors})
     end;
 info({timeout, Timer, Event}, State = #state{timer = Timer}) ->
     timeout(Event, State#state{timer = undefined});
+info({init, started}, State) ->
+    boot_is_over(State);
 info({timeout, _, {reopen, Id}}, State = #state{listeners = Listeners}) ->
     case Listeners of
-        #{Id := #listener{status = open}} -> State;
+        #{Id := #listener{status = Status}} when Status =:= open; Status =:= put_off -> State;
         #{Id := Listener} -> open_listener(Id, Listener, State);
         #{} -> State
     end;
@@ -373,14 +400,10 @@ report({connect_failed, Id, Reason, Explanation}, State = #state{connecting = Co
     connect_failed(Connect, Reason, Explanation, State#state{connecting = Connecting1});
 report({listening, Id}, State = #state{listeners = Listeners}) ->
     case Listeners of
-        #{Id := #listener{status = Status, address = Address} = Listener} ->
-            case Status of
-                {opening, From, _, _} -> gen_server:reply(From, {ok, Id, Address});
-                _ -> ?LOG_NOTICE("uds_dist: listening again at ~ts", [format(Address)])
-            end,
-            State#state{listeners = Listeners#{Id := Listener#listener{status = open}}};
-        #{} ->
-            State
+        #{Id := Listener} -> listening(Id, Listener, State);
+        %% It was closed while it was being opened.
+        #{} when not is_map_key(Id, State#state.closing) -> close_socket(Id, undefined, State);
+        #{} -> State
     end;
 report({listen_failed, Id, Reason, Explanation}, State = #state{listeners = Listeners}) ->
     case Listeners of
@@ -390,7 +413,7 @@ report({listen_failed, Id, Reason, Explanation}, State = #state{listeners = List
 report({unlistened, Id}, State = #state{closing = Closing}) ->
     case maps:take(Id, Closing) of
         {From, Closing1} ->
-            gen_server:reply(From, ok),
+            reply_closed(From),
             State#state{closing = Closing1};
         error ->
             State
@@ -444,7 +467,11 @@ sidecar_up(#{window := Window}, State = #state{timer = Timer, config = Config, q
     cancel(Timer),
     State1 = State#state{sidecar = up, timer = undefined, window = Window, queue = []},
     #{policy := Policy} = Config,
-    lists:foldr(fun transmit/2, State1, Queue ++ [uds_dist_protocol:admit(Policy)]).
+    Again = [
+        listen_packet(Id, Listener)
+     || {Id, #listener{status = reopening} = Listener} <- maps:to_list(State#state.listeners)
+    ],
+    lists:foldr(fun transmit/2, State1, Queue ++ Again ++ [uds_dist_protocol:admit(Policy)]).
 
 timeout(hello, State) ->
     sidecar_ended(
@@ -465,44 +492,40 @@ sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns =
         fun(_, #connect{from = From}) -> gen_server:reply(From, {error, sidecar_failed}) end,
         State#state.connecting
     ),
-    maps:foreach(fun(_, From) -> gen_server:reply(From, ok) end, State#state.closing),
-    Listeners = maps:filtermap(fun listener_lost/2, State#state.listeners),
+    maps:foreach(fun(_, From) -> reply_closed(From) end, State#state.closing),
     State1 = State#state{
         sidecar = down,
         port = undefined,
         timer = undefined,
         queue = [],
-        listeners = Listeners,
         closing = #{},
         connecting = #{},
         conns = #{},
         monitors = #{}
     },
-    case map_size(Listeners) of
-        0 -> State1;
-        _ -> rest(Before, State1)
+    State2 = maps:fold(fun listener_lost/3, State1, State#state.listeners),
+    case lists:keymember(reopening, #listener.status, maps:values(State2#state.listeners)) of
+        true -> rest(Before, State2);
+        false -> State2
     end.
 
-listener_lost(_, #listener{status = {opening, From, _, _}}) ->
-    gen_server:reply(From, {error, sidecar_failed}),
-    false;
-listener_lost(_, Listener) ->
-    {true, Listener#listener{status = reopening, unclaimed = []}}.
+listener_lost(Id, #listener{status = {opening, Purpose, _}}, State) ->
+    not_opened(Id, Purpose, {error, sidecar_failed}, State);
+listener_lost(_, #listener{status = put_off}, State) ->
+    State;
+listener_lost(Id, Listener, State = #state{listeners = Listeners}) ->
+    Listener1 = Listener#listener{status = reopening, unclaimed = []},
+    State#state{listeners = Listeners#{Id := Listener1}}.
 
 %% Waits a little before the next start, longer each time, unless the last one lived well.
-rest(Before, State = #state{started = Started, failures = Failures, listeners = Listeners}) ->
+rest(Before, State = #state{started = Started, failures = Failures}) ->
     Failures1 =
         case now_ms() - Started > ?GOOD_LIFE of
             true -> 0;
             false -> Failures
         end,
-    Queue = [
-        listen_packet(Id, Listener)
-     || {Id, Listener} <- maps:to_list(Listeners)
-    ],
     State#state{
         sidecar = resting,
-        queue = Queue,
         failures = Failures1 + 1,
         timer = erlang:start_timer(backoff(Failures1, Before), self(), start)
     }.
@@ -531,27 +554,48 @@ log_sidecar_end(Before, Explanation, Connections) ->
 %% ---------------------------------------------------------------------------------------------
 %% Listeners
 
-%% The address of a node, by the settings that are in force.
-choose_address(Node, #state{config = Config, listeners = Listeners}) when
+%% The settings that count: those that are in force, or what is set now. When nothing says where to
+%% listen yet, but the config provider of a release may, it is too early to tell.
+settings(#state{config = Config, listeners = Listeners}) when
     Config =/= undefined, map_size(Listeners) > 0
 ->
-    with_config(Node, Config);
-choose_address(Node, _) ->
+    {ok, Config};
+settings(_) ->
     case uds_dist_config:read() of
-        {ok, #{overridden := Overridden} = Config} ->
-            lists:foreach(fun(Line) -> ?LOG_NOTICE("uds_dist: ~ts", [Line]) end, Overridden),
-            with_config(Node, Config);
+        {ok, #{is_set := IsSet} = Config} ->
+            case IsSet orelse not uds_dist_config:is_incomplete() of
+                true ->
+                    log_overridden(Config),
+                    {ok, Config};
+                false ->
+                    put_off
+            end;
         {error, _} = Error ->
             Error
     end.
 
-with_config(Node, Config) ->
-    case uds_dist_config:address(Node, Config) of
-        {ok, Address} -> {ok, Address, Config};
+log_overridden(#{overridden := Lines}) ->
+    lists:foreach(fun(Line) -> ?LOG_NOTICE("uds_dist: ~ts", [Line]) end, Lines).
+
+place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
+    case uds_dist_config:address(Name, Config) of
+        {ok, Address} -> {ok, {Address, Backlog, Mode}};
         {error, _} = Error -> Error
     end.
 
+%% Where it matters that the default is meant.
+in_default(#{is_set := true}) ->
+    "";
+in_default(#{is_set := false}) ->
+    "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir".
+
+cannot_listen(Name, Reason, Explanation) ->
+    uds_dist_log:error("cannot listen as ~ts: ~ts", [Name, Explanation]),
+    {error, Reason}.
+
 %% These settings are in force from now on.
+use(undefined, State) ->
+    State#state{config = undefined};
 use(#{policy := Policy} = Config, State = #state{config = Before, sidecar = Sidecar}) ->
     State1 = State#state{config = Config},
     case Before of
@@ -567,34 +611,196 @@ free_listener(#state{listeners = Listeners, closing = Closing}) ->
 open_listener(Id, Listener, State = #state{listeners = Listeners}) ->
     transmit(listen_packet(Id, Listener), State#state{listeners = Listeners#{Id => Listener}}).
 
-listen_packet(Id, #listener{address = Address, backlog = Backlog, mode = Mode}) ->
+listen_packet(Id, #listener{place = {Address, Backlog, Mode}}) ->
     uds_dist_protocol:listen(Id, Backlog, Mode, list_to_integer(os:getpid()), Address).
 
+listening(Id, #listener{place = {Address, _, _}, status = Status} = Listener, State) ->
+    State1 = State#state{
+        listeners = (State#state.listeners)#{Id := Listener#listener{status = open}}
+    },
+    case Status of
+        {opening, {listen, From}, _} ->
+            gen_server:reply(From, {ok, Listener#listener.handle, Address}),
+            State1;
+        {opening, {move, From, OldId, _}, _} ->
+            ?LOG_NOTICE("uds_dist: listening at ~ts, as configured", [format(Address)]),
+            reply_moved(From, ok),
+            start_put_off(close_socket(OldId, undefined, State1));
+        reopening ->
+            ?LOG_NOTICE("uds_dist: listening again at ~ts", [format(Address)]),
+            State1
+    end.
+
 listen_failed(
-    Id, Listener = #listener{status = {opening, From, Name, GiveUp}}, Reason, Explanation, State
+    Id,
+    Listener = #listener{name = Name, status = {opening, Purpose, GiveUp}},
+    Reason,
+    Explanation,
+    State = #state{listeners = Listeners}
 ) ->
     case Reason =:= name_busy andalso now_ms() < GiveUp of
         true ->
             _ = erlang:start_timer(?BUSY_RETRY, self(), {reopen, Id}),
-            State#state{listeners = (State#state.listeners)#{Id := Listener}};
+            State#state{listeners = Listeners#{Id := Listener}};
         false ->
-            uds_dist_log:error("cannot listen as ~ts: ~ts", [Name, Explanation]),
-            gen_server:reply(From, {error, listen_error(Reason)}),
-            State#state{listeners = maps:remove(Id, State#state.listeners)}
+            Whole = [Explanation, in_default(State#state.config)],
+            Reply = cannot_listen(Name, listen_error(Reason), Whole),
+            not_opened(Id, Purpose, Reply, State)
     end;
-listen_failed(Id, #listener{address = Address}, _Reason, Explanation, State) ->
+listen_failed(Id, #listener{place = {Address, _, _}}, _Reason, Explanation, State) ->
     uds_dist_log:error("cannot listen again at ~ts, and will try every second: ~ts", [
         format(Address), Explanation
     ]),
     _ = erlang:start_timer(?REOPEN_RETRY, self(), {reopen, Id}),
     State.
 
+not_opened(Id, Purpose, Reply, State = #state{listeners = Listeners}) ->
+    State1 = State#state{listeners = maps:remove(Id, Listeners)},
+    case Purpose of
+        {listen, From} ->
+            gen_server:reply(From, Reply),
+            State1;
+        {move, From, _, Before} ->
+            reply_moved(From, Reply),
+            use(Before, State1)
+    end.
+
+reply_moved(boot, Reply) -> boot_ends_with(Reply);
+reply_moved(From, Reply) -> gen_server:reply(From, Reply).
+
+reply_closed(undefined) -> ok;
+reply_closed(From) -> gen_server:reply(From, ok).
+
+%% A listener has one socket; two while it moves.
+sockets(Handle, #state{listeners = Listeners}) ->
+    [Id || {Id, #listener{handle = H}} <- lists:sort(maps:to_list(Listeners)), H =:= Handle].
+
+close_sockets([Id | More], From, State = #state{sidecar = up}) ->
+    State1 = lists:foldl(fun(Other, S) -> close_socket(Other, undefined, S) end, State, More),
+    {noreply, close_socket(Id, From, State1)};
+close_sockets(Ids, _From, State = #state{listeners = Listeners}) ->
+    {reply, ok, State#state{listeners = maps:without(Ids, Listeners)}}.
+
+close_socket(Id, From, State = #state{listeners = Listeners, closing = Closing}) ->
+    State1 = State#state{listeners = maps:remove(Id, Listeners)},
+    case Listeners of
+        #{Id := #listener{status = put_off}} ->
+            reply_closed(From),
+            State1;
+        #{} ->
+            transmit(uds_dist_protocol:unlisten(Id), State1#state{closing = Closing#{Id => From}})
+    end.
+
 %% net_kernel has a message of its own for a name in use.
 listen_error(name_busy) -> duplicate_name;
 listen_error(Reason) -> Reason.
 
 %% ---------------------------------------------------------------------------------------------
+%% Configuration that comes late: distribution starts with kernel, the config providers of an Elixir
+%% release run after it, and the application uds_dist starts after them.
+
+put_off(Listener, State = #state{listeners = Listeners}) ->
+    Id = free_listener(State),
+    await_boot(State#state{listeners = Listeners#{Id => Listener#listener{status = put_off}}}).
+
+%% The end of the boot is the last time at which it can become known where to listen, for releases
+%% that do not start the application.
+await_boot(State) ->
+    case init:notify_when_started(self()) of
+        ok ->
+            State;
+        started ->
+            self() ! {init, started},
+            State
+    end.
+
+boot_is_over(State) ->
+    IsPutOff =
+        State#state.put_off =/= [] orelse
+            lists:keymember(put_off, #listener.status, maps:values(State#state.listeners)),
+    case IsPutOff andalso configure(boot, State) of
+        false ->
+            State;
+        {noreply, State1} ->
+            State1;
+        {reply, Reply, State1} ->
+            boot_ends_with(Reply),
+            State1
+    end.
+
+%% As when kernel finds that it cannot start distribution.
+boot_ends_with(ok) -> ok;
+boot_ends_with({error, _}) -> init:stop(1).
+
+configure(From, State = #state{listeners = Listeners}) ->
+    case uds_dist_config:read() of
+        {ok, Config} ->
+            log_overridden(Config),
+            move(maps:to_list(Listeners), Config, From, State);
+        {error, Explanation} ->
+            uds_dist_log:error("~ts", [Explanation]),
+            {reply, {error, bad_configuration}, State}
+    end.
+
+move([], Config, _From, State) ->
+    {reply, ok, start_put_off(use(Config, State))};
+move([{Id, #listener{name = Name, place = Before} = Listener} | _], Config, From, State) ->
+    case place(Name, Config) of
+        {ok, Before} ->
+            {reply, ok, use(Config, State)};
+        {ok, Place} when Listener#listener.status =:= reopening ->
+            Listeners = (State#state.listeners)#{Id := Listener#listener{place = Place}},
+            {reply, ok, use(Config, State#state{listeners = Listeners})};
+        {ok, Place} ->
+            Purpose = {move, From, Id, State#state.config},
+            Listener1 = Listener#listener{
+                place = Place,
+                status = {opening, Purpose, now_ms() + ?BUSY_TIMEOUT},
+                unclaimed = []
+            },
+            State1 = make_room(Before, Place, Id, use(Config, State)),
+            {noreply, open_listener(free_listener(State1), Listener1, State1)};
+        {error, Explanation} ->
+            {reply, cannot_listen(Name, bad_configuration, Explanation), State}
+    end.
+
+%% The new socket stands before the old one goes, unless both are to be at the same address.
+make_room({Address, _, _}, {Address, _, _}, Id, State) ->
+    close_socket(Id, undefined, State);
+make_room(_, _, _, State) ->
+    State.
+
+start_put_off(State = #state{put_off = PutOff}) ->
+    lists:foldr(
+        fun({Node, GiveUp, From}, S) -> connect(Node, GiveUp, From, S) end,
+        State#state{put_off = []},
+        PutOff
+    ).
+
+%% ---------------------------------------------------------------------------------------------
 %% Connections
+
+connect(Node, GiveUp, From, State = #state{put_off = PutOff}) ->
+    case settings(State) of
+        put_off ->
+            await_boot(State#state{put_off = [{Node, GiveUp, From} | PutOff]});
+        {ok, Config} ->
+            case uds_dist_config:address(Node, Config) of
+                {ok, Address} ->
+                    Connect = #connect{
+                        from = From, node = Node, address = Address, give_up = GiveUp
+                    },
+                    start_connect(Connect, use(Config, State));
+                {error, Explanation} ->
+                    cannot_connect(Node, Explanation, From, State)
+            end;
+        {error, Explanation} ->
+            cannot_connect(Node, Explanation, From, State)
+    end.
+
+cannot_connect(Node, Explanation, From, State) ->
+    gen_server:reply(From, {error, bad_configuration}),
+    log_unreachable(Node, Explanation, State).
 
 start_connect(Connect = #connect{address = Address}, State) ->
     {Id, State1 = #state{connecting = Connecting}} = next_conn(State),
@@ -625,7 +831,7 @@ connect_failed(Connect, Reason, Explanation, State) ->
             State;
         false ->
             gen_server:reply(From, {error, Reason}),
-            log_unreachable(Node, Explanation, State)
+            log_unreachable(Node, [Explanation, in_default(State#state.config)], State)
     end.
 
 %% Whoever asks for a node that is not there tends to ask again and again.
@@ -719,6 +925,13 @@ end_connection(Id, #conn{connection = Connection, monitor = Monitor, stage = Sta
         conns = maps:remove(Id, State#state.conns),
         monitors = maps:remove(Monitor, State#state.monitors)
     }.
+
+%% Once a connection, where it comes in: a release's remote and rpc commands, which call, often have
+%% a logger that shows everything on stdout.
+log_accepted(Node, #conn{called = undefined, peer = #{uid := Uid, gid := Gid, pid := Pid}}) ->
+    ?LOG_INFO("uds_dist: connected with ~ts, uid ~b, gid ~b, pid ~b", [Node, Uid, Gid, Pid]);
+log_accepted(_, _) ->
+    ok.
 
 log_end(#conn{stage = {up, Node, _, _, _}}, Why) ->
     ?LOG_INFO("uds_dist: the connection with ~ts ended: ~ts", [Node, Why]);
