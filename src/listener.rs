@@ -2,7 +2,7 @@
 
 use crate::address::{Address, Failure};
 use crate::os;
-use crate::ownership::OwnedName;
+use crate::ownership::{self, OwnedName};
 use crate::protocol::Reason;
 use mio::net::{UnixListener, UnixStream};
 use nix::errno::Errno;
@@ -41,6 +41,9 @@ impl Listener {
             name.bound().map_err(|error| {
                 bind_failure(Errno::try_from(error).unwrap_or(Errno::EIO), &address)
             })?;
+        }
+        if let Some(path) = address.path() {
+            ownership::sweep(path);
         }
         Ok(Listener {
             socket: UnixListener::from_std(socket.into()),

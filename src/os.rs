@@ -116,7 +116,12 @@ fn no_core_files() -> Result<(), Errno> {
 
 /// The users whose files we trust: our own, and root, who could change ours anyway.
 pub fn is_trusted_owner(uid: u32) -> bool {
-    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+    uid == 0 || is_own_user(uid)
+}
+
+/// The user we act as.
+pub fn is_own_user(uid: u32) -> bool {
+    uid == nix::unistd::geteuid().as_raw()
 }
 
 /// One of our groups.

@@ -10,7 +10,7 @@ use crate::os;
 use crate::protocol::Reason;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -114,6 +114,60 @@ impl Drop for OwnedName {
     }
 }
 
+/// Names in a directory that are looked at: a directory full of them must not delay a node's start.
+const MAX_SWEPT: usize = 1024;
+
+/// Removes what killed nodes have left beside the socket file `path`: sockets at which nobody
+/// listens, with a lock file of our user's that nobody holds. Other nodes see to their own names, but
+/// those of commands that are run once (`rpc-1f3a-myapp`) are never taken again.
+pub fn sweep(path: &Path) {
+    let Some(entries) = path.parent().and_then(|parent| fs::read_dir(parent).ok()) else {
+        return; // A directory may be writable and not readable.
+    };
+    for entry in entries.take(MAX_SWEPT).flatten() {
+        let lock_path = entry.path();
+        if lock_path.extension() == Some(OsStr::new("lock")) {
+            let name = lock_path.with_extension("");
+            if name != path && name.extension() == Some(OsStr::new("sock")) {
+                sweep_name(&name, &lock_path);
+            }
+        }
+    }
+}
+
+fn sweep_name(path: &Path, lock_path: &Path) {
+    let Ok(file) = lock_options().open(lock_path) else {
+        return;
+    };
+    let Ok(opened) = file.metadata() else {
+        return;
+    };
+    if !opened.is_file() || !os::is_own_user(opened.uid()) {
+        return;
+    }
+    // Held to the end of this function: whoever starts under this name meanwhile tries again.
+    let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        return;
+    };
+    let is_current = |found: io::Result<fs::Metadata>| {
+        found.is_ok_and(|found| identity(&found) == identity(&opened))
+    };
+    if !is_current(fs::symlink_metadata(lock_path)) {
+        return;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return,
+        Ok(_) => match probe(path) {
+            Probe::Nobody => remove(path),
+            Probe::Answers(_) | Probe::Failed(_) => return,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(_) => return,
+    }
+    remove(lock_path);
+    log::info!("removed {}, whose owner is dead", path.display());
+}
+
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         log::warn!("cannot remove {}: {error}", path.display());
@@ -189,14 +243,20 @@ fn unopenable(error: &io::Error, lock_path: &Path) -> Failure {
 }
 
 fn open_lock(lock_path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
+    lock_options()
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
         .open(lock_path)
+}
+
+fn lock_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits());
+    options
 }
 
 /// Sees to a directory in which nobody but those we trust can put a socket in our place. A missing

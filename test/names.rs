@@ -250,6 +250,36 @@ fn the_socket_of_a_killed_sidecar_is_taken_over() {
 }
 
 #[test]
+fn what_killed_sidecars_left_is_swept_and_nothing_else() {
+    let directory = TempDir::new();
+    let names = ["dead.sock", "live.sock"].map(|name| directory.path(name));
+    let [mut dead, mut live] = [Sidecar::start(), Sidecar::start()];
+    dead.listen(&names[0]);
+    live.listen(&names[1]);
+    dead.kill();
+    // Neither a socket that was never ours, nor what only looks like one.
+    drop(UnixListener::bind(directory.path("other.sock")).expect("a socket"));
+    fs::write(directory.path("file.sock"), "").expect("a file");
+    fs::write(directory.path("file.sock.lock"), "").expect("a file");
+    fs::write(directory.path("gone.sock.lock"), "").expect("a file");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(directory.path("new.sock"));
+    sidecar.expect_log("dead.sock, whose owner is dead");
+    assert_eq!(
+        directory.names(),
+        [
+            "file.sock",
+            "file.sock.lock",
+            "live.sock",
+            "live.sock.lock",
+            "new.sock",
+            "new.sock.lock",
+            "other.sock"
+        ]
+    );
+}
+
+#[test]
 fn a_stale_socket_without_a_lock_file_is_taken_over() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
