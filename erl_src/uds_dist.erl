@@ -23,6 +23,8 @@
 %% ends, the owner ends the controllers of connections that are up.
 -module(uds_dist).
 
+%% For users.
+-export([names/0, names/1]).
 %% Callbacks of net_kernel and erl_distribution.
 -export([listen/1, listen/2, accept/1, accept_connection/5, setup/5, close/1, select/1]).
 -export([address/0, address/1, childspecs/0, is_node_name/1, setopts/2, getopts/2]).
@@ -38,6 +40,23 @@
 
 -type listener() :: uds_dist_sidecar:handle().
 -type connection() :: uds_dist_connection:connection().
+
+%% Names of the nodes that live in this node's socket_dir, as "myapp" of myapp@host.
+-spec names() -> {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
+names() ->
+    case uds_dist_config:read() of
+        {ok, #{socket_dir := Dir}} -> uds_dist_names:list(Dir);
+        {error, _} = Error -> Error
+    end.
+
+%% Those of another one.
+-spec names(SocketDir :: string() | binary()) ->
+    {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
+names(SocketDir) ->
+    case uds_dist_config:check_socket_dir(SocketDir, "the argument", os:type()) of
+        {ok, Dir} -> uds_dist_names:list(Dir);
+        {error, _} = Error -> Error
+    end.
 
 %% What has to run before net_kernel does. It starts whatever else is wrong: a start that fails
 %% here would end the boot in a crash dump instead of a line that says why.

@@ -1,0 +1,70 @@
+%% What stands in for epmd (-epmd_module uds_dist_epmd), for those who ask it for names: the shell's
+%% net_adm:names(), net_adm:world(), and libraries that find nodes that way. Distribution over Unix
+%% sockets needs none. The answers are the nodes of the socket_dir; nothing is registered anywhere.
+%%
+%% The callbacks are those of erl_epmd.
+-module(uds_dist_epmd).
+
+-export([start_link/0, register_node/2, register_node/3]).
+-export([names/1, port_please/2, port_please/3, listen_port_please/2, address_please/3]).
+
+%% Sockets have no ports.
+-define(PORT, 0).
+-define(DISTRIBUTION_VERSION, 6).
+
+-spec start_link() -> ignore.
+start_link() ->
+    ignore.
+
+-spec register_node(string(), inet:port_number()) -> {ok, Creation :: 1..3}.
+register_node(Name, Port) ->
+    register_node(Name, Port, inet).
+
+%% Asked by other carriers beside this one.
+-spec register_node(string(), inet:port_number(), atom()) -> {ok, Creation :: 1..3}.
+register_node(_Name, _Port, _Family) ->
+    {ok, rand:uniform(3)}.
+
+-spec names(Host :: inet:ip_address() | inet:hostname()) ->
+    {ok, [{Name :: string(), inet:port_number()}]} | {error, address | file:posix()}.
+names(Host) ->
+    case is_this_host(Host) andalso uds_dist:names() of
+        false -> {error, address};
+        {ok, Names} -> {ok, [{Name, ?PORT} || Name <- Names]};
+        {error, _} = Error -> Error
+    end.
+
+is_this_host(Host) when is_tuple(Host) ->
+    {ok, Interfaces} = inet:getifaddrs(),
+    lists:any(fun({_, Options}) -> lists:member({addr, Host}, Options) end, Interfaces);
+is_this_host(Host) when is_atom(Host) ->
+    is_this_host(atom_to_list(Host));
+is_this_host(Host) ->
+    {ok, This} = inet:gethostname(),
+    Host =:= "localhost" orelse hd(string:split(Host, ".")) =:= hd(string:split(This, ".")).
+
+-spec port_please(string(), term()) -> {port, 0, 6} | noport.
+port_please(Name, Host) ->
+    port_please(Name, Host, infinity).
+
+%% Whether the node is there.
+-spec port_please(string(), term(), timeout()) -> {port, 0, 6} | noport.
+port_please(Name, Host, _Timeout) ->
+    case names(Host) of
+        {ok, Names} ->
+            case lists:keymember(Name, 1, Names) of
+                true -> {port, ?PORT, ?DISTRIBUTION_VERSION};
+                false -> noport
+            end;
+        {error, _} ->
+            noport
+    end.
+
+-spec listen_port_please(atom(), inet:hostname()) -> {ok, 0}.
+listen_port_please(_Name, _Host) ->
+    {ok, ?PORT}.
+
+-spec address_please(string(), inet:hostname() | inet:ip_address(), atom()) ->
+    {ok, inet:ip_address()} | {error, inet:posix()}.
+address_please(_Name, Host, Family) ->
+    inet:getaddr(Host, Family).

@@ -1,0 +1,192 @@
+%% Configuration that comes after distribution has started, and the names of a directory's nodes.
+-module(configuration_SUITE).
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    listener_moves_when_the_application_starts/1,
+    settings_of_the_same_place_count/1,
+    nothing_changes_without_new_settings/1,
+    wrong_settings_change_nothing/1,
+    name_in_use_changes_nothing/1,
+    new_sidecar_listens_where_the_listener_moved/1,
+    moved_listener_is_closed/1,
+    application_starts_without_distribution/1,
+    names_are_those_of_living_nodes/1,
+    names_in_the_abstract_namespace/1,
+    names_of_nothing_are_an_error/1,
+    epmd_module_answers_net_adm/1
+]).
+
+-import(test_node, [start/2, start/3, call/4, name/1, dir/1, sidecar/1, expect_output/2]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+all() ->
+    test_node:cases(?MODULE).
+
+suite() ->
+    test_node:suite().
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Late configuration
+
+%% From the working directory to the configured one: connections stay, and both ways of connecting
+%% lead to the new place.
+listener_moves_when_the_application_starts(Config) ->
+    [Before, After] = [test_node:dir(Name, Config) || Name <- ["before", "after"]],
+    A = start("a", #{dir => none, cwd => Before}, Config),
+    B = start("b", #{dir => Before}, Config),
+    C = start("c", #{dir => After}, Config),
+    pong = ping(B, A),
+    Connection = call(A, net_kernel, node_info, [name(B), owner]),
+    ok = configure(A, [{socket_dir, After}]),
+    expect_output(A, ["listening at ", After, "/a\\.sock, as configured"]),
+    ?assertEqual(["b.sock"], sockets_in(Before)),
+    ?assertEqual(["a.sock", "c.sock"], sockets_in(After)),
+    ?assertEqual(Connection, call(A, net_kernel, node_info, [name(B), owner])),
+    pong = ping(C, A),
+    D = start("d", #{dir => After}, Config),
+    pong = ping(A, D),
+    test_node:stop(A),
+    ?assertEqual(["c.sock", "d.sock"], sockets_in(After)).
+
+%% Without another directory, too.
+settings_of_the_same_place_count(Config) ->
+    A = start("a", Config),
+    B = start("b", Config),
+    pong = ping(B, A),
+    ok = configure(A, [{socket_mode, 8#666}, {allowed_uids, [0, 12345]}]),
+    ?assertEqual("666\n", stat("%a", "a", Config)),
+    ?assertEqual([name(B)], call(A, erlang, nodes, [])),
+    C = start("c", Config),
+    pong = ping(C, A).
+
+nothing_changes_without_new_settings(Config) ->
+    A = start("a", Config),
+    Before = stat("%i", "a", Config),
+    ok = configure(A, []),
+    ?assertEqual(Before, stat("%i", "a", Config)).
+
+%% The application says so by not starting; the node goes on as it was.
+wrong_settings_change_nothing(Config) ->
+    A = start("a", Config),
+    {error, _} = configure(A, [{socket_dirr, "/run/x"}]),
+    expect_output(A, "uds_dist has no setting socket_dirr"),
+    ?assertEqual(["a.sock"], sockets_in(dir(Config))),
+    pong = ping(start("b", Config), A).
+
+name_in_use_changes_nothing(Config) ->
+    [Before, After] = [test_node:dir(Name, Config) || Name <- ["before", "after"]],
+    A = start("a", #{dir => none, cwd => Before}, Config),
+    start("a", #{dir => After}, Config),
+    B = start("b", #{dir => Before}, Config),
+    {error, _} = configure(A, [{socket_dir, After}]),
+    expect_output(A, "cannot listen as a: the name is in use by process"),
+    ?assertEqual(["a.sock", "b.sock"], sockets_in(Before)),
+    pong = ping(A, B).
+
+new_sidecar_listens_where_the_listener_moved(Config) ->
+    [Before, After] = [test_node:dir(Name, Config) || Name <- ["before", "after"]],
+    A = start("a", #{dir => none, cwd => Before}, Config),
+    ok = configure(A, [{socket_dir, After}]),
+    test_node:signal("KILL", sidecar(A)),
+    expect_output(A, ["listening again at ", After, "/a\\.sock"]),
+    ?assertEqual([], sockets_in(Before)),
+    pong = ping(start("b", #{dir => After}, Config), A).
+
+moved_listener_is_closed(Config) ->
+    [Before, After] = [test_node:dir(Name, Config) || Name <- ["before", "after"]],
+    Bare = start(undefined, #{dir => none, cwd => Before}, Config),
+    {ok, _} = call(Bare, net_kernel, start, [a, #{name_domain => shortnames}]),
+    ?assertEqual(["a.sock"], sockets_in(Before)),
+    ok = configure(Bare, [{socket_dir, After}]),
+    ?assertEqual(["a.sock"], sockets_in(After)),
+    ok = call(Bare, net_kernel, stop, []),
+    ?assertEqual([], sockets_in(After)).
+
+application_starts_without_distribution(Config) ->
+    Bare = start(undefined, #{dir => none}, Config),
+    Dir = test_node:dir("x", Config),
+    ok = configure(Bare, [{socket_dir, Dir}]),
+    ?assertEqual([], sockets_in(Dir)).
+
+%% Sets what a configuration would have set, and starts the application.
+configure(Node, Settings) ->
+    [ok = call(Node, application, set_env, [uds_dist, Key, Value]) || {Key, Value} <- Settings],
+    case call(Node, application, ensure_all_started, [uds_dist]) of
+        {ok, [uds_dist]} -> ok;
+        {error, _} = Error -> Error
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Names
+
+%% Neither those of killed nodes, nor other files.
+names_are_those_of_living_nodes(Config) ->
+    A = start("a", Config),
+    start("b", Config),
+    Dead = start("dead", Config),
+    test_node:kill(Dead),
+    ok = file:write_file(filename:join(dir(Config), "file.sock"), ""),
+    ?assertEqual({ok, ["a", "b"]}, call(A, uds_dist, names, [])),
+    Elsewhere = start("c", #{dir => test_node:dir("elsewhere", Config)}, Config),
+    ?assertEqual({ok, ["c"]}, call(Elsewhere, uds_dist, names, [])),
+    ?assertEqual({ok, ["a", "b"]}, call(Elsewhere, uds_dist, names, [dir(Config)])),
+    ?assertEqual(
+        {ok, ["a", "b"]}, call(Elsewhere, uds_dist, names, [list_to_binary(dir(Config))])
+    ).
+
+names_in_the_abstract_namespace(Config) ->
+    Namespace = "@" ++ filename:basename(dir(Config)),
+    A = start("a", #{dir => Namespace}, Config),
+    B = start("b", #{dir => Namespace}, Config),
+    start("c", #{dir => Namespace ++ "x"}, Config),
+    ?assertEqual({ok, ["a", "b"]}, call(A, uds_dist, names, [])),
+    test_node:kill(B),
+    test_node:expect(
+        fun() ->
+            case call(A, uds_dist, names, []) of
+                {ok, ["a"]} -> {ok, gone};
+                Other -> Other
+            end
+        end,
+        gone
+    ).
+
+names_of_nothing_are_an_error(Config) ->
+    A = start("a", Config),
+    Missing = filename:join(dir(Config), "missing"),
+    ?assertEqual({error, enoent}, call(A, uds_dist, names, [Missing])),
+    ?assertMatch({error, [_ | _]}, call(A, uds_dist, names, [1])).
+
+%% For the shell, and for libraries that ask epmd for nodes.
+epmd_module_answers_net_adm(Config) ->
+    Options = #{args => ["-epmd_module", "uds_dist_epmd"]},
+    A = start("a", Options, Config),
+    B = start("b", Options, Config),
+    ?assertEqual({ok, [{"a", 0}, {"b", 0}]}, call(A, net_adm, names, [])),
+    ?assertEqual({ok, [{"a", 0}, {"b", 0}]}, call(A, net_adm, names, [localhost])),
+    ?assertEqual({error, address}, call(A, net_adm, names, ["elsewhere"])),
+    [_, Host] = string:split(atom_to_list(name(B)), "@"),
+    [_ | _] = Found = call(A, net_adm, world_list, [[list_to_atom(Host)]]),
+    ?assertEqual(lists:sort([name(A), name(B)]), lists:sort(Found)),
+    ?assertEqual([name(B)], call(A, erlang, nodes, [])),
+    ?assertEqual({port, 0, 6}, call(A, uds_dist_epmd, port_please, ["b", "localhost"])),
+    ?assertEqual(noport, call(A, uds_dist_epmd, port_please, ["c", "localhost"])).
+
+%% ---------------------------------------------------------------------------------------------
+
+ping(From, To) ->
+    call(From, net_adm, ping, [name(To)]).
+
+sockets_in(Dir) ->
+    lists:sort(filelib:wildcard("*.sock", Dir)).
+
+stat(Format, Name, Config) ->
+    os:cmd(lists:concat(["stat -c ", Format, " ", filename:join(dir(Config), Name), ".sock"])).
