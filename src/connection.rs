@@ -69,8 +69,9 @@ pub struct Connection {
     pub to_vm: SendWindow,
     /// How far it has come.
     pub stage: Stage,
-    /// Of a connection that came in: when, until its handshake is over.
-    pub shaking_hands_since: Option<Instant>,
+    /// Of a connection that came in, until its handshake is over: from when on it makes room if
+    /// others wait.
+    pub expendable: Option<Instant>,
     /// We made it, the peer listens.
     pub outbound: bool,
     /// Who the peer is.
@@ -81,9 +82,21 @@ pub struct Connection {
     pub bytes_out: u64,
 }
 
+/// Who made a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The peer.
+    In {
+        /// [`Connection::expendable`].
+        expendable: Instant,
+    },
+    /// We did.
+    Out,
+}
+
 impl Connection {
-    /// A connection at its beginning: one that came in `accepted` at some time, or one we made.
-    pub fn new(stream: UnixStream, peer: Credentials, accepted: Option<Instant>) -> Self {
+    /// A connection at its beginning.
+    pub fn new(stream: UnixStream, peer: Credentials, direction: Direction) -> Self {
         Connection {
             stream,
             outgoing: VecDeque::new(),
@@ -96,8 +109,11 @@ impl Connection {
             from_vm: ReceiveWindow::new(WINDOW),
             to_vm: SendWindow::new(HANDSHAKE_WINDOW),
             stage: Stage::Handshake,
-            shaking_hands_since: accepted,
-            outbound: accepted.is_none(),
+            expendable: match direction {
+                Direction::In { expendable } => Some(expendable),
+                Direction::Out => None,
+            },
+            outbound: direction == Direction::Out,
             peer,
             bytes_in: 0,
             bytes_out: 0,

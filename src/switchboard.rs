@@ -7,7 +7,7 @@
 use crate::address::{Address, Failure};
 use crate::admission::Admission;
 use crate::command_reader::Input;
-use crate::connection::{Connection, Ended, ReadOutcome, Stage};
+use crate::connection::{Connection, Direction, Ended, ReadOutcome, Stage};
 use crate::listener::Listener;
 use crate::os;
 use crate::protocol::{Command, ConnId, Credentials, ListenerId, MAX_CONN, Reason, Report};
@@ -26,8 +26,12 @@ use std::time::{Duration, Instant};
 /// this many descriptors and handshake windows. A handshake takes about a millisecond.
 const MAX_HANDSHAKES: usize = 128;
 
-/// How long a handshake may take when others wait for its place.
+/// How long a handshake may take when others wait for its place. A node is through in milliseconds.
 const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
+
+/// How long a peer may say nothing when others wait for its place. A node says its name as soon as it
+/// is connected.
+const SILENCE_GRACE: Duration = Duration::from_millis(50);
 
 /// How long a connection that the VM has closed may take to deliver what it was given before.
 const LINGER: Duration = Duration::from_secs(5);
@@ -71,7 +75,7 @@ pub struct Switchboard {
     /// Connections that the VM has closed with something left to deliver, and until when they may
     /// take; in the order of these times.
     lingering: VecDeque<(Instant, ConnId)>,
-    /// Accepted connections that are still shaking hands, the oldest first.
+    /// Accepted connections that are still shaking hands, by the time from when on they make room.
     handshakes: BTreeSet<(Instant, ConnId)>,
     last_accepted: ConnId,
     /// Descriptors have run out, and not everybody who has waited since has come in.
@@ -246,7 +250,7 @@ impl Switchboard {
             });
         }
         let stream = UnixStream::from_std(StdUnixStream::from(socket));
-        self.add(conn, Connection::new(stream, peer, None))
+        self.add(conn, Connection::new(stream, peer, Direction::Out))
             .map_err(|error| system_error("connect to", address, &error))?;
         Ok(peer)
     }
@@ -255,8 +259,8 @@ impl Switchboard {
         let stream = connection.stream_mut();
         self.registry
             .register(stream, conn_token(conn), Interest::READABLE)?;
-        if let Some(since) = connection.shaking_hands_since {
-            self.handshakes.insert((since, conn));
+        if let Some(expendable) = connection.expendable {
+            self.handshakes.insert((expendable, conn));
         }
         self.connections.insert(conn, connection);
         Ok(())
@@ -265,8 +269,18 @@ impl Switchboard {
     /// An accepted connection has left its handshake, one way or the other.
     fn handshake_over(&mut self, conn: ConnId) {
         let connection = self.connections.get_mut(&conn);
-        if let Some(since) = connection.and_then(|c| c.shaking_hands_since.take()) {
-            self.handshakes.remove(&(since, conn));
+        if let Some(expendable) = connection.and_then(|c| c.expendable.take()) {
+            self.handshakes.remove(&(expendable, conn));
+        }
+    }
+
+    /// The first bytes of a handshake have come.
+    fn handshake_begun(&mut self, conn: ConnId) {
+        let connection = self.connections.get_mut(&conn);
+        if let Some(expendable) = connection.and_then(|c| c.expendable.as_mut()) {
+            self.handshakes.remove(&(*expendable, conn));
+            *expendable += HANDSHAKE_GRACE - SILENCE_GRACE;
+            self.handshakes.insert((*expendable, conn));
         }
     }
 
@@ -367,7 +381,7 @@ impl Switchboard {
     /// A listener where a peer may be waiting that may come in: there is a place for it, and the VM
     /// keeps up with what it is told about those who come and go.
     fn next_to_accept(&self) -> Option<ListenerId> {
-        let crowded = self.handshakes.len() >= MAX_HANDSHAKES && !self.has_old_handshake();
+        let crowded = self.handshakes.len() >= MAX_HANDSHAKES && !self.has_expendable();
         if crowded || self.accept_resumes.is_some() || !self.reports.has_room() {
             return None;
         }
@@ -375,14 +389,14 @@ impl Switchboard {
         self.listeners.iter().find_map(waiting)
     }
 
-    /// A node is through its handshake in milliseconds. One that takes longer makes room when others
-    /// wait, so that a crowd that does nothing cannot lock nodes out.
-    fn has_old_handshake(&self) -> bool {
-        let oldest = self.handshakes.first();
-        oldest.is_some_and(|(since, _)| since.elapsed() >= HANDSHAKE_GRACE)
+    /// Who takes long makes room when others wait, so that a crowd that does nothing cannot lock
+    /// nodes out.
+    fn has_expendable(&self) -> bool {
+        let first = self.handshakes.first();
+        first.is_some_and(|(expendable, _)| *expendable <= Instant::now())
     }
 
-    /// Ends the oldest handshake if there are as many as there may be.
+    /// Ends the most expendable handshake if there are as many as there may be.
     fn make_room(&mut self) {
         let Some(&(_, conn)) = self.handshakes.first() else {
             return;
@@ -430,7 +444,10 @@ impl Switchboard {
         // Not sooner: one that is refused takes nobody's place.
         self.make_room();
         let conn = self.next_accepted();
-        match self.add(conn, Connection::new(stream, peer, Some(now))) {
+        let direction = Direction::In {
+            expendable: now + SILENCE_GRACE,
+        };
+        match self.add(conn, Connection::new(stream, peer, direction)) {
             Ok(()) => self.reports.push(&Report::Accepted {
                 conn,
                 listener,
@@ -482,12 +499,16 @@ impl Switchboard {
                 continue;
             }
             let limit = MAX_DATA.min(connection.to_vm.available() as usize);
+            let is_first = connection.bytes_in == 0;
             let mut outcome = ReadOutcome::Drained;
             let _ = self.reports.push_data(conn, limit, |buffer| {
                 let count;
                 (count, outcome) = connection.read(buffer);
                 Ok(count)
             });
+            if is_first && connection.bytes_in > 0 {
+                self.handshake_begun(conn);
+            }
             match outcome {
                 ReadOutcome::More => self.await_turn(conn),
                 ReadOutcome::Drained => (),
@@ -563,9 +584,7 @@ impl Switchboard {
     pub fn deadline(&self) -> Option<Instant> {
         let lingering = self.lingering.front().map(|(until, _)| *until);
         let crowded = match self.handshakes.first() {
-            Some((since, _)) if self.handshakes.len() >= MAX_HANDSHAKES => {
-                Some(*since + HANDSHAKE_GRACE)
-            }
+            Some((expendable, _)) if self.handshakes.len() >= MAX_HANDSHAKES => Some(*expendable),
             _ => None,
         };
         let somebody_waits =

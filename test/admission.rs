@@ -850,6 +850,27 @@ fn silent_peers_make_room() {
     drop(crowd);
 }
 
+/// Those who have begun their handshake stay for longer than those who only came, even later ones.
+#[test]
+fn silent_peers_make_room_first() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    let mut crowd: Vec<_> = (0..PLACES).map(|_| connect_peer(&path)).collect();
+    let conns: Vec<_> = crowd.iter().map(|_| sidecar.accepted().0).collect();
+    let silent = PLACES - 1;
+    for (peer, conn) in crowd.iter_mut().zip(&conns).take(silent) {
+        peer.write_all(b"hello").expect("a live connection");
+        assert_eq!(sidecar.receive(*conn, 5), b"hello");
+    }
+    let _late = connect_peer(&path);
+    let Report::Closed { conn, .. } = sidecar.expect_report("CLOSED") else {
+        sidecar.fail("CLOSED");
+    };
+    assert_eq!(conn, conns[silent]);
+}
+
 /// Who is refused ends nobody's handshake, however many come and however full it is.
 #[test]
 fn refused_peers_take_nobodys_place() {
