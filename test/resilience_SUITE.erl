@@ -306,8 +306,8 @@ handed_over_before_halt_arrives(Config) ->
 expect_handed_over_arrives(Module, Function, Config) ->
     [A, B] = pair(Config),
     ok = test_load:start_ledger(B),
-    %% Less than a window: none of it has to wait in the VM for the peer.
-    Count = 900,
+    %% Several windows, so that at the end the pipe, both sidecars and the socket are full of it.
+    Count = 5000,
     ok = test_load:send_numbered(A, B, Count, 1000),
     ok = test_load:await_handed_over(A, B),
     ok = test_load:cast(A, Module, Function, []),
