@@ -239,16 +239,20 @@ survive(Callback, State) ->
 %% What others ask for
 
 call({listen, Name}, From, State) ->
-    Listener = #listener{handle = make_ref(), name = Name},
+    Handle = make_ref(),
     case settings(State) of
         put_off ->
-            {reply, {ok, Listener#listener.handle, undefined}, put_off(Listener, State)};
+            {reply, {ok, Handle, undefined}, put_off(Handle, Name, State)};
         {ok, Config} ->
             case place(Name, Config) of
                 {ok, Place} ->
-                    Status = {opening, {listen, From}, now_ms() + ?BUSY_TIMEOUT},
-                    Listener1 = Listener#listener{place = Place, status = Status},
-                    {noreply, open_listener(free_listener(State), Listener1, use(Config, State))};
+                    Listener = #listener{
+                        handle = Handle,
+                        name = Name,
+                        place = Place,
+                        status = {opening, {listen, From}, now_ms() + ?BUSY_TIMEOUT}
+                    },
+                    {noreply, open_listener(free_listener(State), Listener, use(Config, State))};
                 {error, Explanation} ->
                     {reply, cannot_listen(Name, bad_configuration, Explanation), State}
             end;
@@ -699,9 +703,9 @@ listen_error(Reason) -> Reason.
 %% Configuration that comes late: distribution starts with kernel, the config providers of an Elixir
 %% release run after it, and the application uds_dist starts after them.
 
-put_off(Listener, State = #state{listeners = Listeners}) ->
-    Id = free_listener(State),
-    await_boot(State#state{listeners = Listeners#{Id => Listener#listener{status = put_off}}}).
+put_off(Handle, Name, State = #state{listeners = Listeners}) ->
+    Listener = #listener{handle = Handle, name = Name, status = put_off},
+    await_boot(State#state{listeners = Listeners#{free_listener(State) => Listener}}).
 
 %% The end of the boot is the last time at which it can become known where to listen, for releases
 %% that do not start the application.
