@@ -31,16 +31,14 @@ suite() ->
 
 %% A repository with the tree as it is, and a project that depends on it, compiled.
 init_per_suite(Config) ->
-    Dir = string:trim(os:cmd("mktemp -d /tmp/uds_dist_packaging.XXXXXX")),
+    Dir = test_project:temporary(),
     Repository = filename:join(Dir, "uds_dist"),
-    ok = run("mkdir uds_dist && tar -C \"$ROOT\" --exclude=./target --exclude=./_build "
-             "--exclude=./.toolchain --exclude=./.git --exclude=./priv/uds_dist -c . | "
-             "tar -C uds_dist -x", Dir, [{"ROOT", root()}]),
+    ok = test_project:copy_tree(Repository, clean),
     ok = run("git init -q -b main && git add -A && "
              "git -c user.name=test -c user.email=test@localhost commit -qm test", Repository, []),
     Project = filename:join(Dir, "project"),
     ok = filelib:ensure_dir(filename:join(Project, "src/x")),
-    write(Project, "rebar.config", [
+    test_project:write(Project, "rebar.config", [
         {deps, [{uds_dist, {git, "file://" ++ Repository, {branch, "main"}}}]},
         {relx, [
             {release, {probe, "1"}, [probe]},
@@ -50,7 +48,7 @@ init_per_suite(Config) ->
             {vm_args, "vm.args"}
         ]}
     ]),
-    write(Project, "src/probe.app.src", [
+    test_project:write(Project, "src/probe.app.src", [
         {application, probe, [{vsn, "1"}, {applications, [kernel, stdlib, uds_dist]}]}
     ]),
     %% With a host: to find one, the start script would start a node, and with it an epmd.
@@ -99,12 +97,9 @@ release_runs_with_its_own_sidecar(Config) ->
     Sockets = filename:join(test_node:dir(Config), "sockets"),
     Node = test_node:start("a", #{dir => Sockets}, Config),
     Script = filename:join(Release, "bin/probe"),
-    Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", "exec \"$0\" foreground 2>&1 </dev/null", Script]},
-        {env, [{"UDS_DIST_DIR", Sockets}, {"ERL_LIBS", false}]},
-        exit_status,
-        binary
-    ]),
+    Port = test_project:background("exec \"$0\" foreground", #{
+        argument => Script, env => [{"UDS_DIST_DIR", Sockets}]
+    }),
     test_node:expect(
         fun() ->
             case test_node:call(Node, net_adm, ping, [probe@localhost]) of
@@ -117,7 +112,7 @@ release_runs_with_its_own_sidecar(Config) ->
     Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_config, sidecar_path, []]),
     ?assertEqual(real(Sidecar), real(Path)),
     ok = test_node:call(Node, erpc, call, [probe@localhost, init, stop, []]),
-    ?assertMatch({0, _}, collect(Port, [])).
+    ?assertMatch({0, _}, test_project:collect(Port)).
 
 real(Path) ->
     string:trim(os:cmd("realpath '" ++ Path ++ "'")).
@@ -167,42 +162,11 @@ copy(Config) ->
     ok = run("git clone -q \"$0\" copy", test_node:dir(Config), [], Repository),
     Copy.
 
-%% The tree that is under test: rebar3 links its directories into _build.
-root() ->
-    Source = proplists:get_value(source, uds_dist:module_info(compile)),
-    Root = filename:dirname(filename:dirname(real(Source))),
-    true = filelib:is_regular(filename:join(Root, "Cargo.toml")),
-    Root.
-
-write(Dir, Name, Terms) ->
-    Text = [io_lib:format("~tp.~n", [Term]) || Term <- Terms],
-    ok = file:write_file(filename:join(Dir, Name), Text).
-
 run(Command, Dir, Env) ->
-    run(Command, Dir, Env, "").
+    test_project:run(Command, #{dir => Dir, env => Env}).
 
 run(Command, Dir, Env, Argument) ->
-    case output(Command, Dir, Env, Argument) of
-        {0, _} -> ok;
-        {Status, Output} -> ct:fail("~ts~n~ts~nended with status ~b", [Command, Output, Status])
-    end.
+    test_project:run(Command, #{dir => Dir, env => Env, argument => Argument}).
 
 output(Command, Dir, Env) ->
-    output(Command, Dir, Env, "").
-
-%% The tests have settings for rebar3 that are not for other projects.
-output(Command, Dir, Env, Argument) ->
-    Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", "exec 2>&1 </dev/null; " ++ Command, Argument]},
-        {cd, Dir},
-        {env, [{"REBAR_BASE_DIR", false}, {"TERM", "dumb"}, {"ERL_LIBS", false} | Env]},
-        exit_status,
-        binary
-    ]),
-    collect(Port, []).
-
-collect(Port, Output) ->
-    receive
-        {Port, {data, Bytes}} -> collect(Port, [Output, Bytes]);
-        {Port, {exit_status, Status}} -> {Status, unicode:characters_to_list(iolist_to_binary(Output))}
-    end.
+    test_project:output(Command, #{dir => Dir, env => Env}).
