@@ -1,7 +1,8 @@
 //! Bytes of the VM's port become commands. Pure: the caller reads the bytes.
 //!
 //! DATA is streamed: its bytes are handed on as they arrive, whatever the length of the packet, so
-//! that a large one neither waits for its end nor needs a buffer of its size.
+//! that a large one neither waits for its end nor needs a buffer of its size. The bytes of a long
+//! one need not come here at all.
 
 use crate::protocol::{
     Command, ConnId, DATA, DATA_HEAD, DecodeError, MAX_CONN, MAX_CONTROL_BODY, MAX_DATA_BODY,
@@ -9,9 +10,12 @@ use crate::protocol::{
 };
 use byteorder::{BigEndian, ByteOrder};
 
-/// One read of stdin takes at most this much: a few batches of the VM, and several times the
-/// longest packet that must stand here whole.
-const CAPACITY: usize = 256 << 10;
+/// One read of stdin takes at most this much: many times the longest packet that must stand here
+/// whole, and as much of DATA as a read should bring at least where it has to come this way.
+const CAPACITY: usize = 64 << 10;
+
+/// Bytes of DATA that are worth the system call of their own that moves them past us.
+pub const LONG: usize = 16 << 10;
 
 /// What the VM said.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +39,9 @@ pub struct CommandReader {
     end: usize,
     /// Connection and missing bytes of the DATA packet that is being streamed; never 0 bytes.
     streaming: Option<(ConnId, usize)>,
+    /// The last DATA that was long went by, and nothing but DATA has come since. The next may be long
+    /// too: nothing behind its head is to be read.
+    only_head: bool,
 }
 
 impl Default for CommandReader {
@@ -44,6 +51,7 @@ impl Default for CommandReader {
             start: 0,
             end: 0,
             streaming: None,
+            only_head: false,
         }
     }
 }
@@ -58,7 +66,28 @@ impl CommandReader {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        &mut self.buffer[self.end..]
+        let capacity = match (self.only_head, self.streaming) {
+            (false, _) => self.buffer.len(),
+            (true, None) => PACKET_HEAD + DATA_HEAD,
+            (true, Some((_, missing))) => self.buffer.len().min(missing + PACKET_HEAD + DATA_HEAD),
+        };
+        &mut self.buffer[self.end..capacity]
+    }
+
+    /// Connection and number of the bytes of DATA that come next, if they are many and none of them
+    /// is here already.
+    pub fn long_data(&self) -> Option<(ConnId, usize)> {
+        let is_empty = self.start == self.end;
+        self.streaming
+            .filter(|(_, missing)| is_empty && *missing >= LONG)
+    }
+
+    /// The next `count` bytes of [`long_data`](Self::long_data) have gone another way.
+    pub fn went_by(&mut self, count: usize) {
+        let (conn, missing) = self.streaming.expect("only DATA goes by");
+        assert!(count <= missing);
+        self.streaming = (count < missing).then_some((conn, missing - count));
+        self.only_head = true;
     }
 
     /// The first `count` bytes of [`space`](Self::space) have been filled.
@@ -110,6 +139,7 @@ impl CommandReader {
                     self.streaming = (length > DATA_HEAD).then_some((conn, length - DATA_HEAD));
                 }
                 Some(_) => {
+                    self.only_head = false;
                     if length > MAX_CONTROL_BODY {
                         return Err(DecodeError::TooLong(length));
                     }

@@ -1,10 +1,13 @@
 //! One socket to a peer node: what waits for it, how much may be on its way, and when it ends.
 
+use crate::command_reader::LONG;
+use crate::os;
 use crate::protocol::{Credentials, HANDSHAKE_WINDOW, Reason, WINDOW};
 use crate::window::{ReceiveWindow, RuleBroken, SendWindow};
 use mio::net::UnixStream;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 /// Pieces up to this size are collected and written together at the end of a turn; a larger one
@@ -128,6 +131,8 @@ impl Connection {
     /// The handshake is through.
     pub fn establish(&mut self, node: String) {
         self.stage = Stage::Established(node);
+        // What fits there goes by, and what does not must be kept here.
+        os::enlarge_send_buffer(&self.stream, WINDOW);
         self.to_vm.widen(WINDOW);
     }
 
@@ -169,6 +174,24 @@ impl Connection {
         Ok(())
     }
 
+    /// Moves the VM's next bytes, `limit` at most, from its pipe to the socket; the number of those
+    /// that went, 0 if they have to take the way of [`send`](Self::send).
+    pub fn send_from(&mut self, pipe: impl AsFd, limit: usize) -> usize {
+        self.flush();
+        if !self.outgoing.is_empty() || self.write_error.is_some() || !self.from_vm.admits(limit) {
+            return 0;
+        }
+        match os::splice(pipe, &self.stream, limit) {
+            Ok(count) => {
+                self.from_vm.received(count).expect("it was asked");
+                self.wrote(count);
+                count
+            }
+            // What is wrong with the socket, writing to it will tell.
+            Err(_) => 0,
+        }
+    }
+
     /// Writes what waits, as far as the socket takes it.
     pub fn flush(&mut self) {
         let mut queue = std::mem::take(&mut self.outgoing);
@@ -207,8 +230,7 @@ impl Connection {
         loop {
             return match self.stream.write_vectored(bytes) {
                 Ok(count) => {
-                    self.bytes_out += count as u64;
-                    self.from_vm.passed_on(count);
+                    self.wrote(count);
                     count
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -224,14 +246,42 @@ impl Connection {
         }
     }
 
+    fn wrote(&mut self, count: usize) {
+        self.bytes_out += count as u64;
+        self.from_vm.passed_on(count);
+    }
+
+    /// Bytes that wait in the socket, `limit` at most, if they are many enough to go from there to the
+    /// VM directly. They count as read: [`receive_into`](Self::receive_into) moves them.
+    pub fn take_long(&mut self, limit: usize) -> Option<usize> {
+        if limit < LONG || !matches!(self.stage, Stage::Established(_)) {
+            return None;
+        }
+        let count = os::spliceable(&self.stream).min(limit);
+        if count < LONG {
+            return None;
+        }
+        self.read_some(count);
+        Some(count)
+    }
+
+    /// Moves bytes that [`take_long`](Self::take_long) has counted to the VM's pipe.
+    pub fn receive_into(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
+        os::splice(&self.stream, pipe, count)
+    }
+
+    fn read_some(&mut self, count: usize) {
+        self.bytes_in += count as u64;
+        self.to_vm.sent(count as u32);
+    }
+
     /// Reads once into `buffer`, which must not be longer than the VM has room for.
     pub fn read(&mut self, buffer: &mut [u8]) -> (usize, ReadOutcome) {
         loop {
             return match self.stream.read(buffer) {
                 Ok(0) => (0, ReadOutcome::Ended(self.peer_closed())),
                 Ok(count) => {
-                    self.bytes_in += count as u64;
-                    self.to_vm.sent(count as u32);
+                    self.read_some(count);
                     // A short read has emptied the socket: the loop will say when there is more.
                     // Not so at the end of the stream, which is announced only once.
                     let more =

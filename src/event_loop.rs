@@ -4,10 +4,10 @@
 //! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
 //! one particular peer, or for the VM.
 
-use crate::command_reader::CommandReader;
 use crate::os;
 use crate::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
 use crate::switchboard::{FIRST_TOKEN, Switchboard};
+use crate::vm_port::VmPort;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -29,14 +29,8 @@ const SHUTDOWN: Duration = Duration::from_millis(500);
 pub struct EventLoop {
     poll: Poll,
     signals: Signals,
-    stdin: Stdin,
-    stdout: Stdout,
-    commands: CommandReader,
+    port: VmPort<Stdin, Stdout>,
     switchboard: Switchboard,
-    stdin_readable: bool,
-    /// The VM has closed its end: reads must go on until they say so.
-    stdin_closed: bool,
-    stdout_full: bool,
 }
 
 impl EventLoop {
@@ -69,13 +63,8 @@ impl EventLoop {
         Ok(EventLoop {
             poll,
             signals,
-            stdin,
-            stdout,
-            commands: CommandReader::default(),
+            port: VmPort::new(stdin, stdout),
             switchboard,
-            stdin_readable: false,
-            stdin_closed: false,
-            stdout_full: false,
         })
     }
 
@@ -92,10 +81,10 @@ impl EventLoop {
 
     /// One turn of everybody; false when the VM is gone.
     fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
-        if !self.flush_reports()? {
+        if !self.port.write(&mut self.switchboard)? {
             return Ok(false);
         }
-        let timeout = if self.stdin_readable || self.switchboard.has_work() {
+        let timeout = if self.port.is_readable() || self.switchboard.has_work() {
             Some(Duration::ZERO)
         } else {
             self.switchboard
@@ -106,7 +95,7 @@ impl EventLoop {
         if timeout.is_some() {
             self.switchboard.tick(Instant::now());
         }
-        let vm_lives = self.read_commands()?;
+        let vm_lives = self.port.read(&mut self.switchboard)?;
         self.switchboard.write();
         self.switchboard.accept();
         self.switchboard.read();
@@ -120,11 +109,8 @@ impl EventLoop {
         }
         for event in events.iter() {
             match event.token() {
-                STDIN => {
-                    self.stdin_readable = true;
-                    self.stdin_closed |= event.is_read_closed();
-                }
-                STDOUT => self.stdout_full = false,
+                STDIN => self.port.stdin_ready(event.is_read_closed()),
+                STDOUT => self.port.stdout_ready(),
                 SIGNALS => self.handle_signals(),
                 _ => self.switchboard.readiness(event),
             }
@@ -144,46 +130,6 @@ impl EventLoop {
         }
     }
 
-    /// One read of stdin, and all that it says; false at its end.
-    fn read_commands(&mut self) -> io::Result<bool> {
-        if !self.stdin_readable {
-            return Ok(true);
-        }
-        let space = self.commands.space();
-        let room = space.len();
-        match os::read(&self.stdin, space) {
-            Ok(0) => return Ok(false),
-            Ok(count) => {
-                // A short read has emptied the pipe; its end, though, is announced only once.
-                self.stdin_readable = count == room || self.stdin_closed;
-                self.commands.filled(count);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.stdin_readable = false,
-            Err(error) => return Err(error),
-        }
-        loop {
-            match self.commands.next() {
-                Ok(None) => return Ok(true),
-                Ok(Some(input)) => self.switchboard.input(input).map_err(protocol_error)?,
-                Err(error) => return Err(protocol_error(error)),
-            }
-        }
-    }
-
-    /// Writes reports as far as the VM takes them; false when it is gone.
-    fn flush_reports(&mut self) -> io::Result<bool> {
-        let reports = &mut self.switchboard.reports;
-        while !self.stdout_full && !reports.pending().is_empty() {
-            match os::write(&self.stdout, reports.pending()) {
-                Ok(count) => reports.written(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.stdout_full = true,
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
     /// What the VM gave us reaches the peers that read; nobody waits long for those that do not.
     fn shut_down(&mut self, events: &mut Events) -> io::Result<()> {
         let deadline = Instant::now() + SHUTDOWN;
@@ -198,9 +144,9 @@ impl EventLoop {
                 return Ok(());
             }
             if !all_read {
-                all_read = !self.read_commands()?;
+                all_read = !self.port.read(&mut self.switchboard)?;
                 self.switchboard.write();
-                if self.stdin_readable {
+                if self.port.is_readable() {
                     continue;
                 }
             }
@@ -208,11 +154,4 @@ impl EventLoop {
         }
         Ok(())
     }
-}
-
-fn protocol_error(what: impl std::fmt::Display) -> io::Error {
-    io::Error::new(
-        ErrorKind::InvalidData,
-        format!("the VM broke the port protocol: {what}"),
-    )
 }

@@ -6,9 +6,10 @@
 //! | module              | what it is                                                          |
 //! |---------------------|---------------------------------------------------------------------|
 //! | [`protocol`]        | the packets that VM and sidecar exchange: tables, limits, codec     |
+//! | [`event_loop`]      | waits for readiness of stdin, stdout, signals and sockets           |
+//! | [`vm_port`]         | stdin and stdout, the two pipes of the VM's port                    |
 //! | [`command_reader`]  | bytes of stdin → commands of the VM                                 |
 //! | [`report_queue`]    | reports to the VM → bytes for stdout                                |
-//! | [`event_loop`]      | waits for readiness of stdin, stdout, signals and sockets           |
 //! | [`switchboard`]     | which connections and listeners there are, and whose turn it is     |
 //! | [`connection`]      | one socket to a peer: its queue and its windows                     |
 //! | [`window`]          | flow control: what may be on its way, and what to acknowledge       |
@@ -18,7 +19,8 @@
 //! | [`address`]         | unix(7) addresses                                                   |
 //! | [`os`]              | the system calls that differ between operating systems              |
 //!
-//! The codec, the reader, the queue and the windows do no I/O.
+//! The codec, the reader, the queue and the windows do no I/O. On Linux a long piece of DATA skips
+//! the rooms between port and connection: splice(2) moves it from pipe to socket or back.
 
 pub mod address;
 pub mod admission;
@@ -31,4 +33,5 @@ pub mod ownership;
 pub mod protocol;
 pub mod report_queue;
 pub mod switchboard;
+pub mod vm_port;
 pub mod window;

@@ -24,6 +24,34 @@ pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(retry(|| nix::unistd::write(fd.as_fd(), bytes))?)
 }
 
+/// Moves up to `limit` bytes between a pipe and a socket inside the kernel; `WouldBlock` if there is
+/// nothing to move, if there is no room for it, or if this system cannot do it.
+pub fn splice(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::fcntl::{SpliceFFlags, splice};
+        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+        let moved = retry(|| splice(from.as_fd(), None, to.as_fd(), None, limit, flags))?;
+        Ok(moved)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = (from, to, limit);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Bytes of a socket that [`splice`] can move right now.
+pub fn spliceable(socket: impl AsFd) -> usize {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return rustix::io::ioctl_fionread(socket).map_or(0, |count| count as usize);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = socket;
+        0
+    }
+}
+
 /// Makes reads and writes return instead of waiting.
 pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
@@ -62,6 +90,14 @@ pub fn connect(address: &UnixAddr) -> io::Result<OwnedFd> {
     let socket = unix_socket()?;
     retry(|| connect_fd(socket.as_raw_fd(), address))?;
     Ok(socket)
+}
+
+/// Lets a socket hold up to `size` bytes that its peer has not read; the system may allow it less.
+pub fn enlarge_send_buffer(socket: impl AsFd, size: u32) {
+    use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+    if let Err(errno) = setsockopt(&socket, SndBuf, &(size as usize)) {
+        log::debug!("a socket keeps the size of its buffer: {}", errno.desc());
+    }
 }
 
 /// Who is at the other end: SO_PEERCRED of unix(7), getpeereid(3).

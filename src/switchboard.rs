@@ -11,7 +11,7 @@ use crate::connection::{Connection, Direction, Ended, ReadOutcome, Stage};
 use crate::listener::Listener;
 use crate::os;
 use crate::protocol::{Command, ConnId, Credentials, ListenerId, MAX_CONN, Reason, Report};
-use crate::report_queue::{MAX_DATA, ReportQueue};
+use crate::report_queue::{MAX_DATA, MAX_GAP, ReportQueue};
 use mio::event::Event;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
@@ -75,6 +75,8 @@ pub struct Switchboard {
     /// Connections that the VM has closed with something left to deliver, and until when they may
     /// take; in the order of these times.
     lingering: VecDeque<(Instant, ConnId)>,
+    /// A connection that has ended, and whose socket still has bytes for a gap in the reports.
+    parting: Option<Connection>,
     /// Accepted connections that are still shaking hands, by the time from when on they make room.
     handshakes: BTreeSet<(Instant, ConnId)>,
     last_accepted: ConnId,
@@ -96,6 +98,7 @@ impl Switchboard {
             turns: VecDeque::new(),
             unflushed: Vec::new(),
             lingering: VecDeque::new(),
+            parting: None,
             handshakes: BTreeSet::new(),
             last_accepted: 0,
             accept_failing: false,
@@ -298,6 +301,42 @@ impl Switchboard {
         Ok(())
     }
 
+    /// Moves the next bytes of DATA, `limit` at most, from the VM's pipe to the connection's socket;
+    /// the number of those that went, 0 if they have to come by [`input`](Self::input).
+    pub fn send_from(&mut self, pipe: impl AsFd, conn: ConnId, limit: usize) -> usize {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return 0;
+        };
+        if matches!(connection.stage, Stage::Closing) {
+            return 0;
+        }
+        let count = connection.send_from(pipe, limit);
+        // To acknowledge it, or to find out by reading what is wrong.
+        self.await_flush(conn);
+        count
+    }
+
+    /// Moves the bytes of a gap in the reports from their socket to the VM's pipe.
+    pub fn receive_into(
+        &mut self,
+        pipe: impl AsFd,
+        conn: ConnId,
+        missing: usize,
+    ) -> io::Result<()> {
+        let connection = self.connections.get(&conn).or(self.parting.as_ref());
+        let count = connection.map_or(Ok(0), |c| c.receive_into(pipe, missing))?;
+        if count == 0 {
+            return Err(io::Error::other(format!(
+                "connection {conn} lost {missing} bytes that were announced to the VM"
+            )));
+        }
+        self.reports.went_by(count);
+        if self.reports.gap().is_none() {
+            self.parting = None;
+        }
+        Ok(())
+    }
+
     /// The VM wants it closed: as soon as what it sent before is delivered.
     fn close(&mut self, conn: ConnId) {
         self.handshake_over(conn);
@@ -316,8 +355,11 @@ impl Switchboard {
 
     fn remove(&mut self, conn: ConnId) {
         self.handshake_over(conn);
-        if self.connections.remove(&conn).is_some() {
+        if let Some(connection) = self.connections.remove(&conn) {
             log::debug!("connection {conn} is closed");
+            if self.reports.gap() == Some(conn) {
+                self.parting = Some(connection);
+            }
             // A descriptor is free again.
             if let Some(resumes) = &mut self.accept_resumes {
                 *resumes = Instant::now();
@@ -498,7 +540,13 @@ impl Switchboard {
             if !connection.wants_read() {
                 continue;
             }
-            let limit = MAX_DATA.min(connection.to_vm.available() as usize);
+            let available = connection.to_vm.available() as usize;
+            if let Some(count) = connection.take_long(available.min(MAX_GAP)) {
+                self.reports.push_gap(conn, count);
+                self.await_turn(conn);
+                continue;
+            }
+            let limit = available.min(MAX_DATA);
             let is_first = connection.bytes_in == 0;
             let mut outcome = ReadOutcome::Drained;
             let _ = self.reports.push_data(conn, limit, |buffer| {

@@ -72,14 +72,17 @@ impl ReceiveWindow {
         }
     }
 
+    /// True if `count` bytes may come in.
+    pub fn admits(&self, count: usize) -> bool {
+        count <= (self.size - self.unacknowledged) as usize
+    }
+
     /// `count` bytes came in.
     pub fn received(&mut self, count: usize) -> Result<(), RuleBroken> {
-        let room = self.size - self.unacknowledged;
-        let count = u32::try_from(count).map_err(|_| RuleBroken)?;
-        if count > room {
+        if !self.admits(count) {
             return Err(RuleBroken);
         }
-        self.unacknowledged += count;
+        self.unacknowledged += count as u32;
         Ok(())
     }
 

@@ -504,8 +504,8 @@ fn what_was_sent_before_close_reaches_a_slow_reader() {
     let (mut sidecar, directory) = listening();
     for connect in [inbound, outbound] {
         let (conn, mut peer) = connect(&mut sidecar, &directory);
-        let sent = bytes(1, WINDOW as usize);
-        sidecar.send_data(conn, &sent);
+        let sent = bytes(1, MUCH);
+        let count = sidecar.fill(conn, &sent);
         sidecar.close(conn);
         sidecar.settle();
         let mut seen = Vec::new();
@@ -516,7 +516,7 @@ fn what_was_sent_before_close_reaches_a_slow_reader() {
                 count => seen.extend(&piece[..count]),
             }
         }
-        assert_same(&seen, &sent);
+        assert_same(&seen, &sent[..count]);
     }
 }
 
@@ -525,7 +525,7 @@ fn what_was_sent_before_close_reaches_a_slow_reader() {
 fn what_was_sent_before_close_is_let_go_when_the_peer_goes() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
     let before = descriptors(sidecar.pid());
-    sidecar.send_data(conn, &bytes(1, WINDOW as usize));
+    sidecar.fill(conn, &bytes(1, MUCH));
     sidecar.close(conn);
     read(&mut peer, 1);
     drop(peer);
@@ -538,11 +538,12 @@ fn what_was_sent_before_close_is_let_go_when_the_peer_goes() {
 #[test]
 fn a_closed_connection_hears_no_more_of_its_peer() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
-    sidecar.send_data(conn, &bytes(1, WINDOW as usize));
+    let sent = bytes(1, MUCH);
+    let count = sidecar.fill(conn, &sent);
     sidecar.close(conn);
     peer.write_all(b"anybody there?").expect("room");
     sidecar.settle(); // a report would be about a connection that is not there
-    assert_same(&read_to_end_or_reset(&mut peer), &bytes(1, WINDOW as usize));
+    assert_same(&read_to_end_or_reset(&mut peer), &sent[..count]);
 }
 
 /// The sidecar closes with bytes of the peer unread: the peer learns of it behind the last byte.

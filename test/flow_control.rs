@@ -11,8 +11,9 @@ use uds_dist::protocol::{ConnId, HANDSHAKE_WINDOW, WINDOW};
 const WHOLE: usize = WINDOW as usize;
 const HANDSHAKE: usize = HANDSHAKE_WINDOW as usize;
 
-/// Bytes in a pipe to the VM, and those that wait for it, with some room above.
-const PIPE: usize = 1 << 20;
+/// Bytes in a pipe to the VM: 256 pieces, and what is spliced from a socket may come in pieces of
+/// 32 KiB. Those that wait for it, with some room above.
+const PIPE: usize = 256 * (32 << 10);
 const KEPT: usize = 512 << 10;
 
 /// Bytes in a socket that nobody reads.
@@ -43,21 +44,6 @@ fn fill_from_peer(sidecar: &mut Sidecar, peer: &mut UnixStream, sent: &[u8]) -> 
             count => written += count,
         }
         assert!(written < sent.len(), "nothing has stopped the peer");
-    }
-}
-
-/// The VM sends until its window is used up and no ACK comes any more: how much went.
-fn fill_from_vm(sidecar: &mut Sidecar, conn: ConnId, sent: &[u8]) -> usize {
-    let mut written = 0;
-    loop {
-        sidecar.settle();
-        match sidecar.available(conn) as usize {
-            0 => return written,
-            count => {
-                sidecar.send_data(conn, &sent[written..written + count]);
-                written += count;
-            }
-        }
     }
 }
 
@@ -128,7 +114,7 @@ fn the_vm_may_send_a_window_and_is_acknowledged_what_the_peer_can_read() {
     let (mut sidecar, directory) = listening();
     let (conn, mut peer) = inbound(&mut sidecar, &directory);
     let sent = bytes(1, 8 * WHOLE);
-    let written = fill_from_vm(&mut sidecar, conn, &sent);
+    let written = sidecar.fill(conn, &sent);
     let acknowledged = sidecar.acknowledged(conn) as usize;
     assert_eq!(acknowledged, written - WHOLE);
     let passed_on = readable(&peer, sent.len());
@@ -144,7 +130,7 @@ fn a_stalled_peer_gets_everything_once_it_reads() {
     let (mut sidecar, directory) = listening();
     let (conn, mut peer) = inbound(&mut sidecar, &directory);
     let sent = bytes(1, 8 * WHOLE);
-    let mut written = fill_from_vm(&mut sidecar, conn, &sent);
+    let mut written = sidecar.fill(conn, &sent);
     let mut seen = 0;
     while seen < sent.len() {
         let more = (sidecar.available(conn) as usize).min(sent.len() - written);
@@ -186,7 +172,7 @@ fn a_stalled_peer_delays_no_other_connection() {
     for _ in 0..3 {
         let (conn, mut peer) = inbound(&mut sidecar, &directory);
         sidecar.establish(conn);
-        fill_from_vm(&mut sidecar, conn, &sent);
+        sidecar.fill(conn, &sent);
         fill_from_peer(&mut sidecar, &mut peer, &sent);
         stalled.push((conn, peer));
     }
@@ -212,7 +198,7 @@ fn the_vm_may_leave_its_port_unread() {
     let (mut sidecar, directory) = listening();
     let sent = bytes(1, 4 * WHOLE);
     let mut connections = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..16 {
         let (conn, peer) = inbound(&mut sidecar, &directory);
         sidecar.establish(conn);
         connections.push((conn, peer, 0));

@@ -332,8 +332,7 @@ fn a_peer_may_begin_to_read_after_the_end_of_the_vm() {
 #[test]
 fn a_peer_that_does_not_read_holds_the_end_up_no_longer_than_two_seconds() {
     let (mut sidecar, conn, _peer, directory) = connected();
-    sidecar.send_data(conn, &bytes(1, WINDOW as usize));
-    sidecar.settle();
+    sidecar.fill(conn, &bytes(1, MUCH));
     let begin = Instant::now();
     sidecar.hang_up();
     assert!(sidecar.expect_exit().success());

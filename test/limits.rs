@@ -260,7 +260,7 @@ fn a_closed_connection_lingers_for_a_bounded_time() {
     sidecar.settle();
     let before = descriptors(sidecar.pid());
     let (conn, _peer) = inbound(&mut sidecar, &directory);
-    sidecar.send_data(conn, &bytes(1, WINDOW as usize));
+    sidecar.fill(conn, &bytes(1, MUCH));
     sidecar.close(conn);
     sidecar.expect_log("before its peer had read everything");
     sidecar.settle();
@@ -325,7 +325,7 @@ fn idle_with_a_peer_that_does_not_read() {
     let (mut sidecar, directory) = listening();
     let (conn, _peer) = inbound(&mut sidecar, &directory);
     sidecar.establish(conn);
-    sidecar.send_data(conn, &bytes(1, WINDOW as usize));
+    sidecar.fill(conn, &bytes(1, MUCH));
     sidecar.settle();
     sidecar.expect_idle();
     sidecar.close(conn);

@@ -7,17 +7,21 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
 use mio::{Events, Poll, Token};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use uds_dist::command_reader::CommandReader;
 use uds_dist::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW, data_head};
 use uds_dist::switchboard::{FIRST_TOKEN, Switchboard};
+use uds_dist::vm_port::VmPort;
 
 /// What happens next. Indices choose among the connections there are.
 #[derive(Debug, Clone)]
@@ -135,14 +139,18 @@ struct World {
     poll: Poll,
     events: Events,
     switchboard: Switchboard,
-    reader: CommandReader,
+    port: VmPort<OwnedFd, OwnedFd>,
+    /// The VM's ends of the port.
+    to_sidecar: File,
+    from_sidecar: File,
     directory: PathBuf,
     /// Where the VM connects to.
     elsewhere: UnixListener,
     models: BTreeMap<ConnId, Model>,
     /// Peers that have connected, in the order they will be accepted.
     coming_in: Vec<UnixStream>,
-    from_sidecar: Vec<u8>,
+    /// Bytes of the sidecar that are no whole packet yet.
+    partly_read: Vec<u8>,
     last_conn: ConnId,
 }
 
@@ -157,15 +165,20 @@ impl World {
         let poll = Poll::new().unwrap();
         let switchboard = Switchboard::new(poll.registry().try_clone().unwrap());
         let elsewhere = UnixListener::bind(directory.join("elsewhere")).unwrap();
+        let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let (stdin, to_sidecar) = pipe2(flags).unwrap();
+        let (from_sidecar, stdout) = pipe2(flags).unwrap();
         let mut world = World {
             poll,
             events: Events::with_capacity(64),
             switchboard,
-            reader: CommandReader::default(),
+            port: VmPort::new(stdin, stdout),
+            to_sidecar: to_sidecar.into(),
+            from_sidecar: from_sidecar.into(),
             elsewhere,
             models: BTreeMap::new(),
             coming_in: Vec::new(),
-            from_sidecar: Vec::new(),
+            partly_read: Vec::new(),
             last_conn: 16_777_215,
             directory,
         };
@@ -193,20 +206,12 @@ impl World {
     /// What the VM writes; false when the sidecar would end.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let space = self.reader.space();
-            let count = space.len().min(bytes.len());
-            space[..count].copy_from_slice(&bytes[..count]);
-            self.reader.filled(count);
+            let count = self.to_sidecar.write(bytes).unwrap();
             bytes = &bytes[count..];
-            loop {
-                match self.reader.next() {
-                    Ok(None) => break,
-                    Ok(Some(input)) => {
-                        if self.switchboard.input(input).is_err() {
-                            return false;
-                        }
-                    }
-                    Err(_) => return false,
+            self.port.stdin_ready(false);
+            while self.port.is_readable() {
+                if self.port.read(&mut self.switchboard).is_err() {
+                    return false;
                 }
             }
         }
@@ -223,6 +228,7 @@ impl World {
                 assert!(event.token() >= Token(FIRST_TOKEN));
                 self.switchboard.readiness(event);
             }
+            assert!(self.port.write(&mut self.switchboard).unwrap());
             self.switchboard.write();
             self.switchboard.accept();
             self.switchboard.read();
@@ -340,17 +346,19 @@ impl World {
 
     /// The VM reads some of its port and checks what it is told.
     fn vm_reads(&mut self, count: usize) {
-        let pending = self.switchboard.reports.pending();
-        let count = count.min(pending.len());
-        self.from_sidecar.extend_from_slice(&pending[..count]);
-        self.switchboard.reports.written(count);
-        while let Some((head, rest)) = self.from_sidecar.split_first_chunk::<4>() {
+        assert!(self.port.write(&mut self.switchboard).unwrap());
+        let read = (&self.from_sidecar).take(count as u64);
+        if let Err(error) = { read }.read_to_end(&mut self.partly_read) {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        self.port.stdout_ready();
+        while let Some((head, rest)) = self.partly_read.split_first_chunk::<4>() {
             let length = u32::from_be_bytes(*head) as usize;
             if rest.len() < length {
                 break;
             }
             let body = rest[..length].to_vec();
-            self.from_sidecar.drain(..4 + length);
+            self.partly_read.drain(..4 + length);
             match body {
                 _ if body[0] == DATA => self.vm_got_data(&body),
                 _ => self.vm_got(Report::decode(&body).unwrap()),
@@ -448,11 +456,11 @@ impl World {
         }
     }
 
-    fn progress(&self) -> (usize, u64) {
+    fn progress(&self) -> (usize, usize, u64) {
         let bytes = self.models.values().map(|m| {
             m.peer_read + m.vm_read + m.acknowledged + m.vm_acknowledged + u64::from(m.ended)
         });
-        (self.models.len(), bytes.sum())
+        (self.models.len(), self.partly_read.len(), bytes.sum())
     }
 }
 

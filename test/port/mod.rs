@@ -33,6 +33,9 @@ use uds_dist::protocol::{
 /// How long a test waits for an event: far more than it takes on a machine that has other work.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
+/// More bytes than a window and the largest buffer that a socket gets.
+pub const MUCH: usize = 16 * WINDOW as usize;
+
 /// The process of the VM, as the tests' LISTEN says it.
 pub const VM_PID: u32 = 4_000_001;
 
@@ -189,6 +192,21 @@ impl Sidecar {
     pub fn available(&mut self, conn: ConnId) -> u64 {
         let connection = self.connection(conn);
         u64::from(WINDOW) - (connection.sent - connection.it_acknowledged)
+    }
+
+    /// Sends until the window of a connection is used up and no ACK comes any more: how much went.
+    pub fn fill(&mut self, conn: ConnId, sent: &[u8]) -> usize {
+        let mut written = 0;
+        loop {
+            self.settle();
+            match self.available(conn) as usize {
+                0 => return written,
+                count => {
+                    self.send_data(conn, &sent[written..written + count]);
+                    written += count;
+                }
+            }
+        }
     }
 
     /// Acknowledges bytes of a connection.

@@ -16,10 +16,28 @@ pub fn understood<'a>(
     reader: &mut CommandReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Said>, Option<DecodeError>) {
+    understood_with(reader, pieces, |_| 0)
+}
+
+/// The same where of long DATA, given the bytes that are there, so many go by.
+pub fn understood_with<'a>(
+    reader: &mut CommandReader,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    mut goes_by: impl FnMut(usize) -> usize,
+) -> (Vec<Said>, Option<DecodeError>) {
     let mut said = Vec::new();
     for piece in pieces {
         let mut rest = piece;
         while !rest.is_empty() {
+            if let Some((conn, missing)) = reader.long_data() {
+                let count = goes_by(rest.len().min(missing));
+                if count > 0 {
+                    reader.went_by(count);
+                    push_data(&mut said, conn, &rest[..count]);
+                    rest = &rest[count..];
+                    continue;
+                }
+            }
             let space = reader.space();
             let count = rest.len().min(space.len());
             assert!(count > 0, "there is always space");
@@ -42,11 +60,15 @@ fn take_all(reader: &mut CommandReader, said: &mut Vec<Said>) -> Option<DecodeEr
             Ok(Some(Input::Command(command))) => said.push(Said::Command(command)),
             Ok(Some(Input::Data { conn, bytes })) => {
                 assert!(!bytes.is_empty());
-                match said.last_mut() {
-                    Some(Said::Data(last, before)) if *last == conn => before.extend(bytes),
-                    _ => said.push(Said::Data(conn, bytes.to_vec())),
-                }
+                push_data(said, conn, bytes);
             }
         }
+    }
+}
+
+fn push_data(said: &mut Vec<Said>, conn: u32, bytes: &[u8]) {
+    match said.last_mut() {
+        Some(Said::Data(last, before)) if *last == conn => before.extend(bytes),
+        _ => said.push(Said::Data(conn, bytes.to_vec())),
     }
 }
