@@ -34,9 +34,9 @@
     notified = false :: boolean()
 }).
 
-%% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap,
-%% few enough to stay in cache while they are copied.
--define(BATCH, 131072).
+%% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap. A batch
+%% and one more frame of a large message (64 KiB) are less than half a window.
+-define(BATCH, 393216).
 
 %% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
 -define(UNSUPERVISED, 10000).
@@ -130,7 +130,8 @@ link_supervisor(Supervisor) ->
 handshake(State = #state{conn = Conn, owner = Owner}) ->
     receive
         {Ref, From, {send, Packet}} ->
-            State1 = transmit([<<(iolist_size(Packet)):16>>, Packet], State),
+            Size = iolist_size(Packet),
+            State1 = transmit(2 + Size, [<<Size:16>>, Packet], State),
             From ! {Ref, ok},
             handshake(State1);
         {acknowledged, Count} ->
@@ -161,46 +162,43 @@ output(State = #state{}) ->
 %% Sends until the VM has nothing more, and then wants to be told; or until the window is used up.
 %% What does not fit stays in the VM's queue for the connection, where it makes senders wait
 %% (busy_dist_port).
-drain(State = #state{rest = [], window = Window, dhandle = DHandle}) ->
-    case uds_dist_window:available(Window) of
-        0 ->
+drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
+    case uds_dist_window:is_open(Window) of
+        false ->
             State;
-        Available ->
-            case collect(DHandle, min(Available, ?BATCH), 0, []) of
-                {_, 0, _} ->
+        true when Rest =/= [] ->
+            drain(transmit_part(Rest, State#state{rest = []}));
+        true ->
+            case collect(DHandle, 0, []) of
+                {none, 0, []} ->
                     erlang:dist_ctrl_get_data_notification(DHandle),
                     State#state{notified = true};
-                {more, _, Batch} ->
-                    drain(transmit_part(Batch, State));
-                {none, Size, Batch} when Size =< Available ->
-                    State1 = transmit(Batch, State),
-                    erlang:dist_ctrl_get_data_notification(DHandle),
-                    State1#state{notified = true};
-                {none, _, Batch} ->
-                    drain(transmit_part(Batch, State))
+                {_, Size, Batch} ->
+                    drain(transmit_batch(Size, Batch, State))
             end
-    end;
-drain(State = #state{rest = Rest, window = Window}) ->
-    case uds_dist_window:available(Window) of
-        0 -> State;
-        _ -> drain(transmit_part(Rest, State#state{rest = []}))
     end.
 
-%% Frames of Limit bytes or a little more, each with its length, in the order they were sent.
-collect(_DHandle, Limit, Size, Frames) when Size >= Limit ->
+%% Frames, each with its length, in the order they were sent.
+collect(_DHandle, Size, Frames) when Size >= ?BATCH ->
     {more, Size, lists:reverse(Frames)};
-collect(DHandle, Limit, Size, Frames) ->
+collect(DHandle, Size, Frames) ->
     case erlang:dist_ctrl_get_data(DHandle) of
         none ->
             {none, Size, lists:reverse(Frames)};
         {FrameSize, Frame} ->
-            collect(DHandle, Limit, Size + 4 + FrameSize, [[<<FrameSize:32>> | Frame] | Frames])
+            collect(DHandle, Size + 4 + FrameSize, [[<<FrameSize:32>> | Frame] | Frames])
+    end.
+
+transmit_batch(Size, Batch, State = #state{window = Window}) ->
+    case Size =< uds_dist_window:available(Window) of
+        true -> transmit(Size, Batch, State);
+        false -> transmit_part(Batch, State)
     end.
 
 %% Sends as much as the window takes and keeps the rest.
 transmit_part(Data, State = #state{window = Window}) ->
     {Now, Rest} = split(uds_dist_window:available(Window), erlang:iolist_to_iovec(Data), []),
-    transmit(Now, State#state{rest = Rest}).
+    transmit(iolist_size(Now), Now, State#state{rest = Rest}).
 
 split(_, [], Now) ->
     {lists:reverse(Now), []};
@@ -216,15 +214,15 @@ split(Count, [Piece | Pieces], Now) ->
 %% and between two parts of a frame a tick would be taken for a piece of it.
 send_tick(State = #state{rest = [], window = Window}) ->
     case uds_dist_window:available(Window) >= 4 of
-        true -> transmit(<<0:32>>, State);
+        true -> transmit(4, <<0:32>>, State);
         false -> State
     end;
 send_tick(State) ->
     State.
 
-transmit(Data, State = #state{conn = Conn, port = Port, window = Window}) ->
+transmit(Size, Data, State = #state{conn = Conn, port = Port, window = Window}) ->
     try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
-        true -> State#state{window = uds_dist_window:sent(iolist_size(Data), Window)}
+        true -> State#state{window = uds_dist_window:sent(Size, Window)}
     catch
         %% The sidecar has gone; its owner says so in the log.
         error:badarg -> exit(connection_closed)

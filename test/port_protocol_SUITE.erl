@@ -24,6 +24,7 @@
 ]).
 -export([
     sender_stops_at_exactly_a_window/1,
+    sender_waits_for_half_a_window/1,
     sender_rejects_acknowledgement_of_what_it_never_sent/1,
     receiver_acknowledges_at_a_quarter_and_not_before/1,
     full_window_is_never_stuck/1,
@@ -61,6 +62,7 @@ groups() ->
         ]},
         {window, [parallel], [
             sender_stops_at_exactly_a_window,
+            sender_waits_for_half_a_window,
             sender_rejects_acknowledgement_of_what_it_never_sent,
             receiver_acknowledges_at_a_quarter_and_not_before,
             full_window_is_never_stuck,
@@ -392,6 +394,13 @@ sender_stops_at_exactly_a_window(_Config) ->
     ?assertEqual(0, uds_dist_window:available(Full)),
     ?assertError(_, uds_dist_window:sent(1, Full)),
     ?assertEqual(1, uds_dist_window:available(uds_dist_window:acknowledged(1, Full))).
+
+sender_waits_for_half_a_window(_Config) ->
+    Half = uds_dist_window:sent(50, uds_dist_window:sender(100)),
+    ?assert(uds_dist_window:is_open(Half)),
+    Less = uds_dist_window:sent(1, Half),
+    ?assertNot(uds_dist_window:is_open(Less)),
+    ?assert(uds_dist_window:is_open(uds_dist_window:acknowledged(1, Less))).
 
 sender_rejects_acknowledgement_of_what_it_never_sent(_Config) ->
     Sender = uds_dist_window:sent(10, uds_dist_window:sender(100)),
