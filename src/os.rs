@@ -41,15 +41,33 @@ pub fn splice(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize>
     }
 }
 
-/// Bytes of a socket that [`splice`] can move right now.
+/// Bytes of a socket that [`splice`] can move to a pipe right now.
 pub fn spliceable(socket: impl AsFd) -> usize {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    return rustix::io::ioctl_fionread(socket).map_or(0, |count| count as usize);
+    {
+        // Some kernels only look like Linux; to find out is to try, once.
+        use std::sync::LazyLock;
+        static SPLICES: LazyLock<bool> = LazyLock::new(|| splice_one_byte().is_ok());
+        match *SPLICES {
+            true => rustix::io::ioctl_fionread(socket).map_or(0, |count| count as usize),
+            false => 0,
+        }
+    }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
         let _ = socket;
         0
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn splice_one_byte() -> io::Result<()> {
+    use std::io::Write;
+    let (mut near, far) = std::os::unix::net::UnixStream::pair()?;
+    let (_reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    near.write_all(&[0])?;
+    splice(far, writer, 1)?;
+    Ok(())
 }
 
 /// Makes reads and writes return instead of waiting.
