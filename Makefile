@@ -1,6 +1,6 @@
 # Each target finds the tools it needs on this machine, or sets them up in .toolchain/.
 
-.PHONY: all build demo test chaos fuzz check clean distclean help
+.PHONY: all build demo test chaos fuzz bench check clean distclean help
 
 all: build
 
@@ -25,6 +25,11 @@ fuzz:
 	@PATH="$$(scripts/toolchain path)" && export PATH && PROPTEST_CASES="$(CASES)" \
 		cargo test --release --locked --target-dir target --test properties --test switchboard_model
 
+# scripts/bench describes the settings.
+bench: build
+	@ROUNDS="$(ROUNDS)" MS="$(MS)" CASES="$(CASES)" CARRIERS="$(CARRIERS)" \
+		BENCH_CARRIERS="$(BENCH_CARRIERS)" scripts/bench
+
 check:
 	@scripts/check
 
@@ -47,6 +52,11 @@ help:
 	@echo "  OTP=\"25 27 29\" ... on each of these, with nodes of all of them"
 	@echo "make fuzz        random input for the codec, the reader and the sidecar, for about five minutes"
 	@echo "  CASES=n        ... n cases of each property instead of 80000"
+	@echo "make bench       compare the carriers, side by side, for about ten minutes"
+	@echo "  ROUNDS=n       ... in n rounds instead of 5"
+	@echo "  CASES=\"...\"    ... only these cases, as rtt or bulk64k"
+	@echo "  CARRIERS=\"...\" ... only these carriers, as uds or inet_tcp"
+	@echo "  (scripts/bench describes these and further settings)"
 	@echo "make check       formatting, lints, xref and dialyzer"
 	@echo "make clean       remove what was built"
 	@echo "make distclean   remove the toolchain too"

@@ -1,0 +1,125 @@
+%% What is measured: each case takes a group of nodes and returns figures.
+%%
+%% The names of figures tell their unit: p50_us is microseconds, mb_s are megabytes (10^6 bytes) in a
+%% second. More is better where a name ends with _s, less elsewhere.
+-module(bench_cases).
+
+-export([all/0, peers/1, run/3, floor/2]).
+
+-export_type([bench_case/0, figure/0]).
+
+-type bench_case() ::
+    {round_trips, alone | beside}
+    | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
+    | connect.
+
+-type figure() :: {Name :: string(), number()}.
+
+-define(KIB, 1024).
+-define(MIB, (1024 * 1024)).
+%% Payloads up to here are counted in messages, longer ones in bytes.
+-define(MESSAGE, ?KIB).
+%% What saturates the connection beside the one with the round trips.
+-define(BESIDE_SIZE, (64 * ?KIB)).
+
+-spec all() -> [{Name :: string(), bench_case()}].
+all() ->
+    [{"rtt", {round_trips, alone}}, {"rtt_beside", {round_trips, beside}}] ++
+        [{Name, {stream, one, 1, Size}} || {Name, Size} <- sizes()] ++
+        [{Name ++ "x8", {stream, one, 8, Size}} || {Name, Size} <- sizes()] ++
+        [
+            {What ++ Name, {stream, Which, 1, Size}}
+         || {What, Which} <- [{"both_", both}, {"four_", four}],
+            {Name, Size} <- sizes(),
+            Name =:= "msg16" orelse Name =:= "bulk64k"
+        ] ++
+        [{"connect", connect}].
+
+sizes() ->
+    [
+        {"msg16", 16},
+        {"msg256", 256},
+        {"msg1k", ?KIB},
+        {"bulk16k", 16 * ?KIB},
+        {"bulk64k", 64 * ?KIB},
+        {"bulk1m", ?MIB},
+        {"bulk16m", 16 * ?MIB}
+    ].
+
+%% How many nodes the hub has to be connected to.
+-spec peers(bench_case()) -> pos_integer().
+peers({round_trips, beside}) -> 2;
+peers({stream, four, _, _}) -> 4;
+peers(_) -> 1.
+
+%% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
+-spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
+run({round_trips, alone}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    percentiles(traffic(Group, round_trips, [Peer, pings(Time)]));
+run({round_trips, beside}, Time, Group) ->
+    [Peer, Busy | _] = bench_carrier:peers(Group),
+    percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?BESIDE_SIZE, 4 * Time]));
+run({stream, Which, Senders, Size}, Time, Group) ->
+    Peers = bench_carrier:peers(Group),
+    _ = stream(Which, Peers, Senders, Size, max(1, Time div 5), Group),
+    Processes = bench_carrier:processes(Group),
+    Before = cpu(Processes),
+    {Messages, Microseconds} = stream(Which, Peers, Senders, Size, Time, Group),
+    Cpu = [{Kind, Ms - MsBefore} || {{Kind, Ms}, {Kind, MsBefore}} <- lists:zip(cpu(Processes), Before)],
+    transfer(Size, Messages, Microseconds, Cpu);
+run(connect, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    Count = max(1, Time div 5),
+    Times = [
+        begin
+            ok = bench_carrier:disconnect(Peer, Group),
+            traffic(Group, connect, [Peer])
+        end
+     || _ <- lists:seq(1, Count)
+    ],
+    [{"connects_s", Count * 1000000 / lists:sum(Times)}].
+
+stream(one, [Peer | _], Senders, Size, Time, Group) ->
+    traffic(Group, stream, [[Peer], Senders, Size, Time]);
+stream(four, [A, B, C, D | _], Senders, Size, Time, Group) ->
+    traffic(Group, stream, [[A, B, C, D], Senders, Size, Time]);
+stream(both, [Peer | _], Senders, Size, Time, Group) ->
+    traffic(Group, stream_both, [Peer, Senders, Size, Time]).
+
+traffic(Group, Function, Arguments) ->
+    bench_carrier:call_hub(Group, bench_traffic, Function, Arguments).
+
+percentiles({P50, P99, P999}) ->
+    [{"p50_us", P50}, {"p99_us", P99}, {"p999_us", P999}].
+
+transfer(Size, Messages, Microseconds, Cpu) when Size =< ?MESSAGE ->
+    PerMessage = fun(Ms) -> 1000 * Ms / Messages end,
+    [{"msg_s", Messages * 1000000 / Microseconds} | cpu_figures("cpu_us_msg", PerMessage, Cpu)];
+transfer(Size, Messages, Microseconds, Cpu) ->
+    Megabytes = Messages * Size / 1000000,
+    PerGigabyte = fun(Ms) -> Ms / Megabytes end,
+    [{"mb_s", Megabytes * 1000000 / Microseconds} | cpu_figures("cpu_s_gb", PerGigabyte, Cpu)].
+
+%% Of all processes of the group, and of the sidecars among them.
+cpu_figures(Name, Per, Cpu) ->
+    [{Name, Per(lists:sum([Ms || {_, Ms} <- Cpu]))}] ++
+        case [Ms || {sidecar, Ms} <- Cpu] of
+            [] -> [];
+            OfSidecars -> [{Name ++ "_sidecars", Per(lists:sum(OfSidecars))}]
+        end.
+
+cpu(Processes) ->
+    [{Kind, test_system:cpu_ms(Pid)} || {Kind, Pid} <- Processes].
+
+%% What measures the same without a VM, as arguments of the tool, if it makes sense.
+-spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.
+floor({round_trips, alone}, Time) ->
+    ["floor-round-trips", integer_to_list(pings(Time))];
+floor({stream, one, 1, Size}, Time) when Size > ?MESSAGE ->
+    ["floor-stream", integer_to_list(Size), integer_to_list(Time)];
+floor(_, _) ->
+    none.
+
+pings(Time) ->
+    40 * Time.

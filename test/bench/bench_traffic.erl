@@ -1,0 +1,163 @@
+%% What the nodes of a benchmark send each other, and how long that takes. Runs in the nodes; knows
+%% nothing of carriers.
+-module(bench_traffic).
+
+-export([round_trips/2, round_trips_beside/4, stream/4, stream_both/4, connect/1]).
+%% Processes.
+-export([echo/1, sink/1, send/5, flood/3]).
+
+%% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
+-type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
+
+%% Messages that came, and the microseconds from the first one sent until all had come.
+-type transfer() :: {Messages :: pos_integer(), Microseconds :: pos_integer()}.
+
+%% A process sends a small message to one of another node and waits for the answer, again and again.
+-spec round_trips(node(), Count :: pos_integer()) -> percentiles().
+round_trips(Node, Count) ->
+    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    _ = ping(Echo, Count div 10 + 1, []),
+    Times = lists:sort(ping(Echo, Count, [])),
+    Echo ! stop,
+    {percentile(0.5, Count, Times), percentile(0.99, Count, Times), percentile(0.999, Count, Times)}.
+
+%% The same while another process sends messages of Size bytes to Busy as fast as it may.
+-spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
+    percentiles().
+round_trips_beside(Node, Busy, Size, Count) ->
+    {Flood, Monitor} = spawn_opt(?MODULE, flood, [self(), Busy, Size], [link, monitor]),
+    receive
+        {Flood, flooding} -> ok
+    end,
+    Result = round_trips(Node, Count),
+    true = unlink(Flood),
+    true = exit(Flood, kill),
+    receive
+        {'DOWN', Monitor, process, Flood, _} -> Result
+    end.
+
+ping(_Echo, 0, Times) ->
+    Times;
+ping(Echo, Count, Times) ->
+    Start = erlang:monotonic_time(),
+    Echo ! {self(), Count},
+    receive
+        {Echo, Count} -> ping(Echo, Count - 1, [erlang:monotonic_time() - Start | Times])
+    end.
+
+percentile(Part, Count, Sorted) ->
+    Time = lists:nth(max(1, ceil(Part * Count)), Sorted),
+    erlang:convert_time_unit(Time, native, nanosecond) / 1000.
+
+-spec echo(pid()) -> ok.
+echo(From) ->
+    receive
+        {From, Number} ->
+            From ! {self(), Number},
+            echo(From);
+        stop ->
+            ok
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Processes of this node, so many for each other node, send messages of Size bytes for Time
+%% milliseconds, each to a process of its own.
+-spec stream([node()], Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
+    Time :: pos_integer().
+stream(Nodes, Senders, Size, Time) ->
+    Payload = binary:copy(<<"x">>, Size),
+    Workers = [
+        spawn_link(?MODULE, send, [self(), Node, Payload, Size, Time])
+     || Node <- Nodes, _ <- lists:seq(1, Senders)
+    ],
+    lists:foreach(fun await_ready/1, Workers),
+    Start = erlang:monotonic_time(microsecond),
+    _ = [Worker ! start || Worker <- Workers],
+    Messages = lists:sum([await_count(Worker) || Worker <- Workers]),
+    {Messages, erlang:monotonic_time(microsecond) - Start}.
+
+%% The same in both directions at once: the sum of both, and the time of the longer one.
+-spec stream_both(node(), Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
+    Time :: pos_integer().
+stream_both(Node, Senders, Size, Time) ->
+    Request = erpc:send_request(Node, ?MODULE, stream, [[node()], Senders, Size, Time]),
+    {Sent, SentTime} = stream([Node], Senders, Size, Time),
+    {Received, ReceivedTime} = erpc:receive_response(Request),
+    {Sent + Received, max(SentTime, ReceivedTime)}.
+
+await_ready(Worker) ->
+    receive
+        {Worker, ready} -> ok
+    end.
+
+await_count(Worker) ->
+    receive
+        {Worker, count, Count} -> Count
+    end.
+
+-spec send(pid(), node(), binary(), Size :: pos_integer(), Time :: pos_integer()) -> term().
+send(Starter, Node, Payload, Size, Time) ->
+    Sink = start_sink(Node),
+    Starter ! {self(), ready},
+    receive
+        start -> ok
+    end,
+    Deadline = erlang:monotonic_time(millisecond) + Time,
+    %% Looking at the clock costs about as much as a tenth of a message.
+    Sent = send_until(Deadline, Sink, Payload, max(1, min(64, 65536 div Size)), 0),
+    Sink ! {ended, self()},
+    receive
+        {Sink, Sent} -> Starter ! {self(), count, Sent}
+    end.
+
+send_until(Deadline, Sink, Payload, Batch, Sent) ->
+    ok = send_batch(Batch, Sink, Payload),
+    case erlang:monotonic_time(millisecond) < Deadline of
+        true -> send_until(Deadline, Sink, Payload, Batch, Sent + Batch);
+        false -> Sent + Batch
+    end.
+
+send_batch(0, _Sink, _Payload) ->
+    ok;
+send_batch(Left, Sink, Payload) ->
+    Sink ! Payload,
+    send_batch(Left - 1, Sink, Payload).
+
+%% Its mailbox is off the heap: what a garbage collection of a long one takes is not the carrier's.
+start_sink(Node) ->
+    Sink = spawn_opt(Node, ?MODULE, sink, [self()], [link, {message_queue_data, off_heap}]),
+    receive
+        {Sink, ready} -> Sink
+    end.
+
+-spec sink(pid()) -> term().
+sink(Sender) ->
+    Sender ! {self(), ready},
+    count(0).
+
+count(Count) ->
+    receive
+        Payload when is_binary(Payload) -> count(Count + 1);
+        {ended, Sender} -> Sender ! {self(), Count}
+    end.
+
+-spec flood(pid(), node(), Size :: pos_integer()) -> no_return().
+flood(Starter, Node, Size) ->
+    Sink = start_sink(Node),
+    Payload = binary:copy(<<"x">>, Size),
+    ok = send_batch(64, Sink, Payload),
+    Starter ! {self(), flooding},
+    keep_sending(Sink, Payload).
+
+keep_sending(Sink, Payload) ->
+    Sink ! Payload,
+    keep_sending(Sink, Payload).
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Connects to a node, and returns the microseconds that it took.
+-spec connect(node()) -> non_neg_integer().
+connect(Node) ->
+    {Time, true} = timer:tc(net_kernel, connect_node, [Node]),
+    Time.

@@ -1,0 +1,75 @@
+//! What the benchmark of uds_dist needs beside Erlang.
+//!
+//! | module        | what it is                                                             |
+//! |---------------|------------------------------------------------------------------------|
+//! | [`floor`]     | the way of the bytes without a VM: what no carrier of this shape beats  |
+//! | [`figures`]   | the lines that a run has written                                       |
+//! | [`record`]    | medians and ratios of a run, and what has fallen since another one      |
+//! | [`table`]     | the record for people, as text and as Markdown                         |
+
+mod figures;
+mod floor;
+mod record;
+mod table;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{env, fs};
+
+const USAGE: &str = "usage: uds_dist_bench floor-round-trips COUNT
+       uds_dist_bench floor-stream SIZE MILLISECONDS
+       uds_dist_bench report FIGURES DIRECTORY [EARLIER]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("uds_dist_bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
+    match arguments {
+        ["floor-round-trips", count] => floor::round_trips(count.parse()?)?,
+        ["floor-stream", size, time] => floor::stream(size.parse()?, time.parse()?)?,
+        ["report", figures, directory] => return report(figures, directory, None),
+        ["report", figures, directory, earlier] => {
+            return report(figures, directory, Some(earlier));
+        }
+        [role] if floor::play(role)? => {}
+        _ => {
+            eprintln!("{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what came out, writes it into the directory, and fails if ratios have fallen.
+fn report(
+    figures: &str,
+    directory: &str,
+    earlier: Option<&str>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let record = record::Record::of(&figures::read(Path::new(figures))?);
+    let directory = Path::new(directory);
+    print!("{}", table::text(&record));
+    fs::write(directory.join("bench.json"), record.to_json()?)?;
+    fs::write(directory.join("bench.md"), table::markdown(&record))?;
+    let Some(earlier) = earlier else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let falls = record.falls_since(&record::Record::from_json(&fs::read_to_string(earlier)?)?);
+    for fall in &falls {
+        println!("{fall}");
+    }
+    match falls.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
+    }
+}

@@ -1,0 +1,215 @@
+//! Medians and ratios of a run, and what has fallen since another one.
+//!
+//! A ratio is ours to another carrier's in the same round, turned so that above 1 is better for us:
+//! what else the machine did in a round met both.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::figures::Figures;
+
+/// The carrier that the others are compared with.
+pub const OURS: &str = "uds";
+/// No carrier: what the system calls alone take.
+pub const FLOOR: &str = "floor";
+
+/// A ratio that falls by less is none that anybody would notice.
+const NOTICEABLE: f64 = 0.05;
+
+/// What came out of a run.
+#[derive(Serialize, Deserialize)]
+pub struct Record {
+    pub machine: serde_json::Map<String, serde_json::Value>,
+    pub rounds: u32,
+    /// In the order of the run.
+    pub carriers: Vec<String>,
+    pub rows: Vec<Row>,
+}
+
+/// One figure of one case, of all carriers.
+#[derive(Serialize, Deserialize)]
+pub struct Row {
+    pub case: String,
+    pub figure: String,
+    pub values: BTreeMap<String, Spread>,
+    /// Ours to each of the other carriers'.
+    pub ratios: BTreeMap<String, Spread>,
+}
+
+/// What the rounds have in common: the middle, and between what the middle half of them is.
+#[derive(Serialize, Deserialize, Clone, Copy)]
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// A ratio that is worse than in an earlier run by more than both runs' noise.
+pub struct Fall<'a> {
+    row: &'a Row,
+    other: &'a str,
+    now: Spread,
+    then: Spread,
+}
+
+impl Record {
+    pub fn of(figures: &Figures) -> Record {
+        let mut carriers: Vec<String> = Vec::new();
+        let mut rows: Vec<(&str, &str, ByCarrier)> = Vec::new();
+        for figure in &figures.figures {
+            if !carriers.contains(&figure.carrier) {
+                carriers.push(figure.carrier.clone());
+            }
+            let place = rows
+                .iter()
+                .position(|(case, name, _)| (*case, *name) == (&figure.case, &figure.name));
+            let place = place.unwrap_or_else(|| {
+                rows.push((&figure.case, &figure.name, ByCarrier::new()));
+                rows.len() - 1
+            });
+            rows[place]
+                .2
+                .entry(&figure.carrier)
+                .or_default()
+                .insert(figure.round, figure.value);
+        }
+        Record {
+            machine: figures
+                .machine
+                .iter()
+                .map(|fact| (fact.key.clone(), fact.value.clone().into()))
+                .collect(),
+            rounds: figures.figures.iter().map(|f| f.round).max().unwrap_or(0),
+            carriers,
+            rows: rows
+                .into_iter()
+                .map(|(case, name, values)| Row::of(case, name, &values))
+                .collect(),
+        }
+    }
+
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    pub fn from_json(text: &str) -> serde_json::Result<Record> {
+        serde_json::from_str(text)
+    }
+
+    /// The other carriers.
+    pub fn others(&self) -> impl Iterator<Item = &str> {
+        let names = self.carriers.iter().map(String::as_str);
+        names.filter(|name| ![OURS, FLOOR].contains(name))
+    }
+
+    /// What both runs have measured, and what has become worse.
+    pub fn falls_since<'a>(&'a self, earlier: &Record) -> Vec<Fall<'a>> {
+        let mut falls = Vec::new();
+        for row in &self.rows {
+            let same = |other: &&Row| (&other.case, &other.figure) == (&row.case, &row.figure);
+            let Some(before) = earlier.rows.iter().find(same) else {
+                continue;
+            };
+            for (other, now) in &row.ratios {
+                match before.ratios.get(other) {
+                    Some(then) if now.is_below(then) => falls.push(Fall {
+                        row,
+                        other,
+                        now: *now,
+                        then: *then,
+                    }),
+                    _ => {}
+                }
+            }
+        }
+        falls
+    }
+}
+
+type ByCarrier<'a> = BTreeMap<&'a str, BTreeMap<u32, f64>>;
+
+impl Row {
+    fn of(case: &str, figure: &str, values: &ByCarrier) -> Row {
+        let ratios = |ours: &BTreeMap<u32, f64>| {
+            values
+                .iter()
+                .filter(|(name, _)| ![OURS, FLOOR].contains(name))
+                .filter_map(|(name, theirs)| {
+                    let of_rounds = theirs.iter().filter_map(|(round, theirs)| {
+                        let ours = ours.get(round)?;
+                        Some(if more_is_better(figure) {
+                            ours / theirs
+                        } else {
+                            theirs / ours
+                        })
+                    });
+                    Some((name.to_string(), Spread::of(of_rounds)?))
+                })
+                .collect()
+        };
+        Row {
+            case: case.to_owned(),
+            figure: figure.to_owned(),
+            ratios: values.get(OURS).map(ratios).unwrap_or_default(),
+            values: values
+                .iter()
+                .filter_map(|(name, values)| {
+                    Some((name.to_string(), Spread::of(values.values().copied())?))
+                })
+                .collect(),
+        }
+    }
+
+    /// Ours to the best of the others.
+    pub fn ratio_to_best(&self) -> Option<Spread> {
+        let by_median = |a: &&Spread, b: &&Spread| a.median.total_cmp(&b.median);
+        self.ratios.values().min_by(by_median).copied()
+    }
+}
+
+fn more_is_better(figure: &str) -> bool {
+    figure.ends_with("_s")
+}
+
+impl Spread {
+    /// Nothing of no values, and nothing of what is no number: a share of zero.
+    fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+        let mut sorted: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |part: f64| {
+            let place = part * (sorted.len() - 1) as f64;
+            let (below, above) = (
+                sorted[place.floor() as usize],
+                sorted[place.ceil() as usize],
+            );
+            below + (above - below) * place.fract()
+        };
+        (!sorted.is_empty()).then(|| Spread {
+            median: at(0.5),
+            low: at(0.25),
+            high: at(0.75),
+        })
+    }
+
+    fn is_below(&self, then: &Spread) -> bool {
+        self.high < then.low && self.median < then.median * (1.0 - NOTICEABLE)
+    }
+}
+
+impl fmt::Display for Fall<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fall {
+            row,
+            other,
+            now,
+            then,
+        } = self;
+        write!(
+            f,
+            "FELL: {} {}, ours to {other}: {:.2} ({:.2} to {:.2}), was {:.2} ({:.2} to {:.2})",
+            row.case, row.figure, now.median, now.low, now.high, then.median, then.low, then.high
+        )
+    }
+}
