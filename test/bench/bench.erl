@@ -29,7 +29,7 @@ main() ->
             {ok, Device} = file:open(File, [write, {encoding, utf8}]),
             Run = #run{settings = Settings, tool = Tool, file = Device},
             lists:foreach(fun(Fact) -> write(["machine" | Fact], Run) end, bench_machine:facts()),
-            #run{failures = Failures} = rounds(1, leave_out(Run)),
+            #run{failures = Failures} = crowds(rounds(leave_out(Run))),
             ok = file:close(Device),
             halt(min(1, Failures));
         {error, Why} ->
@@ -53,10 +53,31 @@ try_out(Carrier, Run) ->
         Class:Reason -> {[], failed([name(Carrier), " is left out"], Class, Reason, Run)}
     end.
 
-rounds(Round, Run = #run{settings = #{rounds := Rounds}}) when Round > Rounds ->
-    Run;
-rounds(Round, Run = #run{settings = #{rounds := Rounds, cases := Cases, carriers := Carriers}}) ->
-    say(io_lib:format("round ~b of ~b", [Round, Rounds])),
+%% What needs a few nodes is measured in rounds.
+rounds(Run = #run{settings = #{cases := Cases, carriers := Carriers, rounds := Rounds}}) ->
+    Few = [Case || {_, What} = Case <- Cases, not bench_cases:is_crowd(What)],
+    lists:foldl(
+        fun(Round, Done) ->
+            say(io_lib:format("round ~b of ~b", [Round, Rounds])),
+            round(Round, Few, rotate(Round - 1, Carriers), Done)
+        end,
+        Run,
+        [Round || Few =/= [], Carriers =/= [], Round <- lists:seq(1, Rounds)]
+    ).
+
+%% What needs a crowd of them is measured once, and one carrier at a time.
+crowds(Run = #run{settings = #{cases := Cases, carriers := Carriers}}) ->
+    Crowds = [Case || {_, What} = Case <- Cases, bench_cases:is_crowd(What)],
+    lists:foldl(
+        fun(Carrier, Done) ->
+            say(["crowd, ", name(Carrier)]),
+            round(1, Crowds, [Carrier], Done)
+        end,
+        Run,
+        [Carrier || Crowds =/= [], Carrier <- Carriers, Carrier =/= floor]
+    ).
+
+round(Round, Cases, Carriers, Run) ->
     Peers = lists:max([bench_cases:peers(Case) || {_, Case} <- Cases]),
     Started = lists:foldl(
         fun(Carrier, Done) -> start(Carrier, Peers, Done) end, {#{}, Run}, Carriers
@@ -64,10 +85,10 @@ rounds(Round, Run = #run{settings = #{rounds := Rounds, cases := Cases, carriers
     {Groups, Run1} = lists:foldl(
         fun({Case, Carrier}, Done) -> measure(Case, Carrier, Round, Done) end,
         Started,
-        [{Case, Carrier} || Case <- Cases, Carrier <- rotate(Round - 1, Carriers)]
+        [{Case, Carrier} || Case <- Cases, Carrier <- Carriers]
     ),
     maps:foreach(fun(_, Group) -> stop(Group) end, Groups),
-    rounds(Round + 1, Run1).
+    Run1.
 
 rotate(_, []) -> [];
 rotate(0, List) -> List;

@@ -3,7 +3,7 @@
 -module(bench_carrier).
 
 -export([prepare/1, start/2, stop/1]).
--export([peers/1, call_hub/4, disconnect/2, processes/1]).
+-export([peers/1, call_hub/4, disconnect/2, processes/1, processes_of_hub/1]).
 
 -export_type([carrier/0, group/0]).
 
@@ -25,6 +25,9 @@
 
 %% Milliseconds that one call of a node may take, far above what any does.
 -define(LIMIT, 120000).
+
+%% Nodes that boot at once.
+-define(BOOTING, 8).
 
 -define(TLS_OPTIONS, "inet_tls.conf").
 %% As strong as those that people use, and quickly made.
@@ -59,7 +62,7 @@ start(Carrier, Count) ->
     Config = test_node:init([]),
     try
         Names = ["peer" ++ integer_to_list(N) || N <- lists:seq(1, Count)],
-        [Hub | Peers] = test_node:start_all(["hub" | Names], options(Carrier), Config),
+        [Hub | Peers] = boot(["hub" | Names], options(Carrier), Config),
         Group = #{config => Config, hub => Hub, peers => Peers},
         _ = [true = call_hub(Group, net_kernel, connect_node, [Peer]) || Peer <- peers(Group)],
         Group
@@ -72,6 +75,13 @@ start(Carrier, Count) ->
 -spec stop(group()) -> ok.
 stop(#{config := Config}) ->
     ok = test_node:cleanup(Config).
+
+%% Not more at once than come up in time.
+boot([], _Options, _Config) ->
+    [];
+boot(Names, Options, Config) ->
+    {Now, Later} = lists:split(min(?BOOTING, length(Names)), Names),
+    test_node:start_all(Now, Options, Config) ++ boot(Later, Options, Config).
 
 %% Beside their own modules, the nodes need those of the benchmark.
 options(#{proto := Proto, ebin := Ebin} = Carrier) ->
@@ -129,6 +139,12 @@ disconnect(Name, #{hub := Hub, peers := Peers}) ->
 %% The processes of the operating system that the group consists of.
 -spec processes(group()) -> [process()].
 processes(#{hub := Hub, peers := Peers}) ->
-    Vms = [test_node:os_pid(Node) || Node <- [Hub | Peers]],
-    [{vm, Vm} || Vm <- Vms] ++
-        [{sidecar, Sidecar} || Vm <- Vms, Sidecar <- test_node:sidecars(Vm)].
+    lists:append([processes_of(Node) || Node <- [Hub | Peers]]).
+
+-spec processes_of_hub(group()) -> [process()].
+processes_of_hub(#{hub := Hub}) ->
+    processes_of(Hub).
+
+processes_of(Node) ->
+    Vm = test_node:os_pid(Node),
+    [{vm, Vm} | [{sidecar, Sidecar} || Sidecar <- test_node:sidecars(Vm)]].

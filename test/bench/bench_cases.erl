@@ -4,14 +4,15 @@
 %% second. More is better where a name ends with _s, less elsewhere.
 -module(bench_cases).
 
--export([all/0, peers/1, run/3, floor/2]).
+-export([all/0, peers/1, is_crowd/1, run/3, floor/2]).
 
 -export_type([bench_case/0, figure/0]).
 
 -type bench_case() ::
     {round_trips, alone | beside}
     | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
-    | connect.
+    | connect
+    | idle.
 
 -type figure() :: {Name :: string(), number()}.
 
@@ -33,7 +34,7 @@ all() ->
             {Name, Size} <- sizes(),
             Name =:= "msg16" orelse Name =:= "bulk64k"
         ] ++
-        [{"connect", connect}].
+        [{"connect", connect}, {"idle", idle}].
 
 sizes() ->
     [
@@ -50,7 +51,13 @@ sizes() ->
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
 peers({stream, four, _, _}) -> 4;
+peers(idle) -> 50;
 peers(_) -> 1.
+
+%% Whether that is more than can run for all carriers at once.
+-spec is_crowd(bench_case()) -> boolean().
+is_crowd(Case) ->
+    Case =:= idle.
 
 %% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
@@ -66,8 +73,7 @@ run({stream, Which, Senders, Size}, Time, Group) ->
     Processes = bench_carrier:processes(Group),
     Before = cpu(Processes),
     {Messages, Microseconds} = stream(Which, Peers, Senders, Size, Time, Group),
-    Cpu = [{Kind, Ms - MsBefore} || {{Kind, Ms}, {Kind, MsBefore}} <- lists:zip(cpu(Processes), Before)],
-    transfer(Size, Messages, Microseconds, Cpu);
+    transfer(Size, Messages, Microseconds, cpu_since(Before, Processes));
 run(connect, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = max(1, Time div 5),
@@ -78,7 +84,19 @@ run(connect, Time, Group) ->
         end
      || _ <- lists:seq(1, Count)
     ],
-    [{"connects_s", Count * 1000000 / lists:sum(Times)}].
+    [{"connects_s", Count * 1000000 / lists:sum(Times)}];
+run(idle, Time, Group) ->
+    Processes = bench_carrier:processes_of_hub(Group),
+    Before = cpu(Processes),
+    Wait = 10 * Time,
+    %% That nothing happens is what is measured.
+    receive
+    after Wait -> ok
+    end,
+    Cpu = cpu_since(Before, Processes),
+    Rss = [{Kind, test_system:resident_kib(Pid)} || {Kind, Pid} <- Processes],
+    by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
+        by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
 
 stream(one, [Peer | _], Senders, Size, Time, Group) ->
     traffic(Group, stream, [[Peer], Senders, Size, Time]);
@@ -94,23 +112,27 @@ percentiles({P50, P99, P999}) ->
     [{"p50_us", P50}, {"p99_us", P99}, {"p999_us", P999}].
 
 transfer(Size, Messages, Microseconds, Cpu) when Size =< ?MESSAGE ->
-    PerMessage = fun(Ms) -> 1000 * Ms / Messages end,
-    [{"msg_s", Messages * 1000000 / Microseconds} | cpu_figures("cpu_us_msg", PerMessage, Cpu)];
+    PerMessage = fun(Ns) -> Ns / 1000 / Messages end,
+    [{"msg_s", Messages * 1000000 / Microseconds} | by_kind("cpu_us_msg", PerMessage, Cpu)];
 transfer(Size, Messages, Microseconds, Cpu) ->
-    Megabytes = Messages * Size / 1000000,
-    PerGigabyte = fun(Ms) -> Ms / Megabytes end,
-    [{"mb_s", Megabytes * 1000000 / Microseconds} | cpu_figures("cpu_s_gb", PerGigabyte, Cpu)].
+    Bytes = Messages * Size,
+    %% Nanoseconds per byte are seconds per gigabyte.
+    PerByte = fun(Ns) -> Ns / Bytes end,
+    [{"mb_s", Bytes / Microseconds} | by_kind("cpu_s_gb", PerByte, Cpu)].
 
-%% Of all processes of the group, and of the sidecars among them.
-cpu_figures(Name, Per, Cpu) ->
-    [{Name, Per(lists:sum([Ms || {_, Ms} <- Cpu]))}] ++
-        case [Ms || {sidecar, Ms} <- Cpu] of
+%% Of all processes, and of the sidecars among them.
+by_kind(Name, Scale, Measured) ->
+    [{Name, Scale(lists:sum([Value || {_, Value} <- Measured]))}] ++
+        case [Value || {sidecar, Value} <- Measured] of
             [] -> [];
-            OfSidecars -> [{Name ++ "_sidecars", Per(lists:sum(OfSidecars))}]
+            OfSidecars -> [{Name ++ "_sidecars", Scale(lists:sum(OfSidecars))}]
         end.
 
 cpu(Processes) ->
-    [{Kind, test_system:cpu_ms(Pid)} || {Kind, Pid} <- Processes].
+    [{Kind, bench_machine:cpu_ns(Pid)} || {Kind, Pid} <- Processes].
+
+cpu_since(Before, Processes) ->
+    [{Kind, Now - Then} || {{Kind, Now}, {Kind, Then}} <- lists:zip(cpu(Processes), Before)].
 
 %% What measures the same without a VM, as arguments of the tool, if it makes sense.
 -spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.

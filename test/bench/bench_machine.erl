@@ -1,7 +1,7 @@
-%% On what a benchmark ran.
+%% On what a benchmark runs, and what it has used of it.
 -module(bench_machine).
 
--export([facts/0]).
+-export([facts/0, cpu_ns/1]).
 
 -spec facts() -> [[Field :: unicode:chardata()]].
 facts() ->
@@ -9,18 +9,37 @@ facts() ->
         ["processor", first_match("/proc/cpuinfo", "model name\\s*: (.*)")],
         ["cores", integer_to_list(erlang:system_info(schedulers_online))],
         ["memory", first_match("/proc/meminfo", "MemTotal:\\s*(.*)")],
-        ["system", first_match("/proc/version", "^(\\S+ \\S+ \\S+)")],
+        ["system", first_match("/proc/version", "^(\\S+) version (\\S+)")],
         ["otp", erlang:system_info(otp_release)],
         ["erts", erlang:system_info(version)]
     ].
 
 first_match(File, Regexp) ->
-    case bench_program:lines("/bin/cat", [File]) of
-        Lines ->
-            Matches = [
-                Match
-             || Line <- Lines,
-                {match, [Match]} <- [re:run(Line, Regexp, [{capture, all_but_first, list}])]
-            ],
-            hd(Matches ++ ["unknown"])
+    case re:run(read(File), Regexp, [{capture, all_but_first, list}]) of
+        {match, Matches} -> lists:join(" ", Matches);
+        nomatch -> "unknown"
+    end.
+
+%% Nanoseconds that the threads of a process have been on a processor (proc-schedstat; the ticks of
+%% proc(5) are too long for what a sidecar takes).
+-spec cpu_ns(pos_integer()) -> non_neg_integer().
+cpu_ns(Pid) ->
+    Threads = filename:join(["/proc", integer_to_list(Pid), "task"]),
+    {ok, Tids} = file:list_dir(Threads),
+    lists:sum([
+        begin
+            [OnProcessor | _] = binary:split(read(filename:join([Threads, Tid, "schedstat"])), <<" ">>),
+            binary_to_integer(OnProcessor)
+        end
+     || Tid <- Tids
+    ]).
+
+%% Files of proc have no size, so file:read_file/1 does not do for all of them on all OTPs.
+read(Path) ->
+    {ok, File} = file:open(Path, [read, raw, binary]),
+    try
+        {ok, Bytes} = file:read(File, 65536),
+        Bytes
+    after
+        ok = file:close(File)
     end.

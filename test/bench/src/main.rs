@@ -6,7 +6,9 @@
 //! | [`figures`]   | the lines that a run has written                                       |
 //! | [`record`]    | medians and ratios of a run, and what has fallen since another one      |
 //! | [`table`]     | the record for people, as text and as Markdown                         |
+//! | [`chart`]     | the record as a picture                                                |
 
+mod chart;
 mod figures;
 mod floor;
 mod record;
@@ -61,6 +63,7 @@ fn report(
     print!("{}", table::text(&record));
     fs::write(directory.join("bench.json"), record.to_json()?)?;
     fs::write(directory.join("bench.md"), table::markdown(&record))?;
+    chart::draw(&record, &directory.join("bench.svg"))?;
     let Some(earlier) = earlier else {
         return Ok(ExitCode::SUCCESS);
     };

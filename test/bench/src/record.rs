@@ -104,12 +104,16 @@ impl Record {
         names.filter(|name| ![OURS, FLOOR].contains(name))
     }
 
+    pub fn row(&self, case: &str, figure: &str) -> Option<&Row> {
+        let is_it = |row: &&Row| row.case == case && row.figure == figure;
+        self.rows.iter().find(is_it)
+    }
+
     /// What both runs have measured, and what has become worse.
     pub fn falls_since<'a>(&'a self, earlier: &Record) -> Vec<Fall<'a>> {
         let mut falls = Vec::new();
         for row in &self.rows {
-            let same = |other: &&Row| (&other.case, &other.figure) == (&row.case, &row.figure);
-            let Some(before) = earlier.rows.iter().find(same) else {
+            let Some(before) = earlier.row(&row.case, &row.figure) else {
                 continue;
             };
             for (other, now) in &row.ratios {

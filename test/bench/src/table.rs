@@ -3,6 +3,9 @@
 
 use crate::record::{Record, Row, Spread};
 
+/// How the names of figures end that are a part of another one.
+const OF_SIDECARS: &str = "_sidecars";
+
 /// With columns that stand below each other.
 pub fn text(record: &Record) -> String {
     let table = cells(record);
@@ -37,7 +40,8 @@ pub fn markdown(record: &Record) -> String {
     line(&table[0]) + &rule + &rows + "\n" + &note(record)
 }
 
-/// The head and the rows; what the CPUs had to do for it stands last.
+/// The head and the rows; what the processors had to do for it stands last, with the sidecars' part in
+/// parentheses.
 fn cells(record: &Record) -> Vec<Vec<String>> {
     let mut head = vec![String::new()];
     head.extend(record.carriers.iter().cloned());
@@ -46,6 +50,7 @@ fn cells(record: &Record) -> Vec<Vec<String>> {
     let (of_cpu, others): (Vec<&Row>, Vec<&Row>) = record
         .rows
         .iter()
+        .filter(|row| !row.figure.ends_with(OF_SIDECARS))
         .partition(|row| row.figure.starts_with("cpu"));
     let rows = others.into_iter().chain(of_cpu);
     let mut table = vec![head];
@@ -55,10 +60,18 @@ fn cells(record: &Record) -> Vec<Vec<String>> {
 
 fn row_cells(record: &Record, row: &Row) -> Vec<String> {
     let (what, unit) = unit(&row.figure);
-    let value = |name| {
+    let of_sidecars = record.row(&row.case, &format!("{}{OF_SIDECARS}", row.figure));
+    let median = |row: &Row, name: &str| {
         row.values
             .get(name)
             .map(|value| number(value.median / unit))
+    };
+    let value = |name: &String| {
+        let whole = median(row, name)?;
+        Some(match of_sidecars.and_then(|row| median(row, name)) {
+            Some(part) => format!("{whole} ({part})"),
+            None => whole,
+        })
     };
     let ratio = |ratio: Option<&Spread>| ratio.map(|ratio| format!("{:.2}", ratio.median));
     let mut cells = vec![Some(format!("{}, {what}", row.case))];
@@ -78,9 +91,9 @@ fn unit(figure: &str) -> (&str, f64) {
         "mb_s" => ("MB/s", 1.0),
         "connects_s" => ("connections/s", 1.0),
         "cpu_us_msg" => ("CPU µs/message", 1.0),
-        "cpu_us_msg_sidecars" => ("of it sidecars", 1.0),
         "cpu_s_gb" => ("CPU s/GB", 1.0),
-        "cpu_s_gb_sidecars" => ("of it sidecars", 1.0),
+        "cpu_ms_idle_second" => ("CPU ms/s", 1.0),
+        "rss_mib" => ("MiB in RAM", 1.0),
         other => (other, 1.0),
     }
 }
