@@ -1,7 +1,7 @@
 %% Projects and releases under test: a copy of this tree, programs that are run, terminals.
 -module(test_project).
 
--export([temporary/0, copy_tree/2, run/2, output/2, collect/1]).
+-export([temporary/0, root/0, copy_tree/2, run/2, output/2, collect/1]).
 -export([background/2, terminal/3]).
 -export([write/3, epmds/0, host/0]).
 
@@ -25,7 +25,7 @@ temporary() ->
 copy_tree(To, What) ->
     Exclude =
         case What of
-            built -> "--exclude=./target/debug --exclude=./target/tmp";
+            built -> "--exclude=./target/debug --exclude=./target/tmp --exclude=./target/bench";
             clean -> "--exclude=./target --exclude=./priv/uds_dist"
         end,
     run(
@@ -34,7 +34,8 @@ copy_tree(To, What) ->
         #{dir => root(), argument => To}
     ).
 
-%% rebar3 links its directories into _build.
+%% Where that is: rebar3 links its directories into _build.
+-spec root() -> file:filename().
 root() ->
     Source = proplists:get_value(source, uds_dist:module_info(compile)),
     Root = filename:dirname(filename:dirname(real(Source))),

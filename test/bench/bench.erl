@@ -33,14 +33,21 @@ main() ->
             ok = file:close(Device),
             halt(min(1, Failures));
         {error, Why} ->
-            say(["make bench: ", Why]),
-            halt(2)
+            give_up(Why)
     end.
+
+-spec give_up(unicode:chardata()) -> no_return().
+give_up(Why) ->
+    say(["make bench: ", Why]),
+    halt(2).
 
 %% Drops the carriers that cannot run here.
 leave_out(Run = #run{settings = #{carriers := Carriers} = Settings}) ->
-    {Usable, Run1} = lists:mapfoldl(fun try_out/2, Run, Carriers),
-    Run1#run{settings = Settings#{carriers := lists:append(Usable)}}.
+    {Tried, Run1} = lists:mapfoldl(fun try_out/2, Run, Carriers),
+    case lists:append(Tried) of
+        [] -> give_up("no carrier is left to measure");
+        Usable -> Run1#run{settings = Settings#{carriers := Usable}}
+    end.
 
 try_out(floor, Run) ->
     {[floor], Run};
@@ -62,7 +69,7 @@ rounds(Run = #run{settings = #{cases := Cases, carriers := Carriers, rounds := R
             round(Round, Few, rotate(Round - 1, Carriers), Done)
         end,
         Run,
-        [Round || Few =/= [], Carriers =/= [], Round <- lists:seq(1, Rounds)]
+        [Round || Few =/= [], Round <- lists:seq(1, Rounds)]
     ).
 
 %% What needs a crowd of them is measured once, and one carrier at a time.
@@ -90,9 +97,9 @@ round(Round, Cases, Carriers, Run) ->
     maps:foreach(fun(_, Group) -> stop(Group) end, Groups),
     Run1.
 
-rotate(_, []) -> [];
-rotate(0, List) -> List;
-rotate(Times, [First | Rest]) -> rotate(Times - 1, Rest ++ [First]).
+rotate(Turns, Carriers) ->
+    {Last, First} = lists:split(Turns rem length(Carriers), Carriers),
+    First ++ Last.
 
 start(Carrier, Peers, {Groups, Run}) ->
     try start(Carrier, Peers) of
@@ -158,7 +165,7 @@ failed(What, Class, Reason, Run = #run{failures = Failures}) ->
 
 explain(throw, Why) ->
     Why;
-explain(error, {Tag, Reason, Output}) when Tag =:= did_not_boot ->
+explain(error, {did_not_boot, Reason, Output}) ->
     case string:lexemes(unicode:characters_to_list(Output), "\n") of
         [] -> io_lib:format("the node did not boot: ~0tp", [Reason]);
         [Line | _] -> ["the node did not boot: ", Line]

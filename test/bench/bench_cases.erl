@@ -12,7 +12,7 @@
     {round_trips, alone | beside}
     | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
     | connect
-    | idle.
+    | {idle, Connections :: pos_integer()}.
 
 -type figure() :: {Name :: string(), number()}.
 
@@ -34,7 +34,7 @@ all() ->
             {Name, Size} <- sizes(),
             Name =:= "msg16" orelse Name =:= "bulk64k"
         ] ++
-        [{"connect", connect}, {"idle", idle}].
+        [{"connect", connect}, {"idle50", {idle, 50}}].
 
 sizes() ->
     [
@@ -51,13 +51,13 @@ sizes() ->
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
 peers({stream, four, _, _}) -> 4;
-peers(idle) -> 50;
+peers({idle, Connections}) -> Connections;
 peers(_) -> 1.
 
 %% Whether that is more than can run for all carriers at once.
 -spec is_crowd(bench_case()) -> boolean().
-is_crowd(Case) ->
-    Case =:= idle.
+is_crowd({idle, _}) -> true;
+is_crowd(_) -> false.
 
 %% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
@@ -85,7 +85,7 @@ run(connect, Time, Group) ->
      || _ <- lists:seq(1, Count)
     ],
     [{"connects_s", Count * 1000000 / lists:sum(Times)}];
-run(idle, Time, Group) ->
+run({idle, _}, Time, Group) ->
     Processes = bench_carrier:processes_of_hub(Group),
     Before = cpu(Processes),
     Wait = 10 * Time,

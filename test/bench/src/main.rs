@@ -67,12 +67,16 @@ fn report(
     let Some(earlier) = earlier else {
         return Ok(ExitCode::SUCCESS);
     };
-    let falls = record.falls_since(&record::Record::from_json(&fs::read_to_string(earlier)?)?);
+    let earlier = record::Record::from_json(&fs::read_to_string(earlier)?)?;
+    let falls = record.falls_since(&earlier);
+    if falls.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
     for fall in &falls {
         println!("{fall}");
     }
-    match falls.len() {
-        0 => Ok(ExitCode::SUCCESS),
-        _ => Ok(ExitCode::FAILURE),
+    if record.machine != earlier.machine {
+        println!("The earlier run was on another machine or OTP.");
     }
+    Ok(ExitCode::FAILURE)
 }

@@ -184,11 +184,9 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let at = |part: f64| {
             let place = part * (sorted.len() - 1) as f64;
-            let (below, above) = (
-                sorted[place.floor() as usize],
-                sorted[place.ceil() as usize],
-            );
-            below + (above - below) * place.fract()
+            let below = sorted[place.floor() as usize];
+            let above = sorted[place.ceil() as usize];
+            significant(below + (above - below) * place.fract())
         };
         (!sorted.is_empty()).then(|| Spread {
             median: at(0.5),
@@ -197,8 +195,24 @@ impl Spread {
         })
     }
 
+    /// Whether it cannot be told from a ratio of 1.
+    pub fn is_even(&self) -> bool {
+        self.low < 1.0 && self.high > 1.0
+    }
+
     fn is_below(&self, then: &Spread) -> bool {
         self.high < then.low && self.median < then.median * (1.0 - NOTICEABLE)
+    }
+}
+
+/// Without the digits that are noise.
+fn significant(value: f64) -> f64 {
+    match value {
+        0.0 => value,
+        _ => {
+            let unit = 10f64.powi(3 - value.abs().log10().floor() as i32);
+            (value * unit).round() / unit
+        }
     }
 }
 
@@ -212,7 +226,7 @@ impl fmt::Display for Fall<'_> {
         } = self;
         write!(
             f,
-            "FELL: {} {}, ours to {other}: {:.2} ({:.2} to {:.2}), was {:.2} ({:.2} to {:.2})",
+            "worse than before: {} {}, ours to {other} {:.2} ({:.2} to {:.2}), was {:.2} ({:.2} to {:.2})",
             row.case, row.figure, now.median, now.low, now.high, then.median, then.low, then.high
         )
     }

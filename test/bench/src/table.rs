@@ -73,7 +73,11 @@ fn row_cells(record: &Record, row: &Row) -> Vec<String> {
             None => whole,
         })
     };
-    let ratio = |ratio: Option<&Spread>| ratio.map(|ratio| format!("{:.2}", ratio.median));
+    let ratio = |ratio: Option<&Spread>| {
+        let ratio = ratio?;
+        let even = if ratio.is_even() { "~" } else { "" };
+        Some(format!("{:.2}{even}", ratio.median))
+    };
     let mut cells = vec![Some(format!("{}, {what}", row.case))];
     cells.extend(record.carriers.iter().map(value));
     cells.push(ratio(row.ratio_to_best().as_ref()));

@@ -1,0 +1,105 @@
+%% The benchmark works: short runs, whose figures mean nothing.
+-module(bench_SUITE).
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    measures_every_case_and_reports/1,
+    goes_on_without_a_carrier_that_is_missing/1,
+    wrong_settings_get_one_line/1,
+    lists_ratios_that_have_fallen/1
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+all() ->
+    test_node:cases(?MODULE).
+
+%% The first run builds the crate of the benchmark.
+suite() ->
+    [{timetrap, {minutes, 10}}].
+
+init_per_testcase(_Case, Config) ->
+    [{results, test_project:temporary()} | Config].
+
+end_per_testcase(_Case, Config) ->
+    file:del_dir_r(results(Config)).
+
+%% All but the idle nodes, of which there are too many for a short run.
+measures_every_case_and_reports(Config) ->
+    Cases = "rtt rtt_beside msg16 bulk64k both_bulk64k four_msg16 connect",
+    {0, Output} = bench([{"CASES", Cases}, {"CARRIERS", "uds inet_tcp floor"}], Config),
+    [
+        test_node:expect_output_of(Output, ["^", Case, ", .* [0-9.]+ "])
+     || Case <- string:lexemes(Cases, " ")
+    ],
+    [
+        ?assert(filelib:is_regular(filename:join(results(Config), File)))
+     || File <- ["bench.json", "bench.md", "bench.svg"]
+    ].
+
+goes_on_without_a_carrier_that_is_missing(Config) ->
+    Settings = [{"CASES", "rtt"}, {"CARRIERS", "uds gone"}, {"BENCH_CARRIERS", "gone:/gone:uds"}],
+    {1, Output} = bench(Settings, Config),
+    test_node:expect_output_of(Output, "^gone is left out: there is no /gone/uds_dist.beam$"),
+    test_node:expect_output_of(Output, "^rtt, .* [0-9.]+ ").
+
+wrong_settings_get_one_line(Config) ->
+    Wrong = [
+        {[{"CASES", "rtt nonsense"}], "CASES: there is no \"nonsense\""},
+        {[{"CARRIERS", "udp"}], "CARRIERS: there is no \"udp\""},
+        {[{"ROUNDS", "0"}], "ROUNDS=0: "},
+        {[{"MS", "1s"}], "MS=1s: "},
+        {[{"BENCH_CARRIERS", "a:b"}], "BENCH_CARRIERS: \"a:b\" is not "}
+    ],
+    [
+        begin
+            {2, Output} = bench(Settings, Config),
+            [Line] = string:lexemes(Output, "\n"),
+            ?assertNotEqual(nomatch, string:prefix(Line, "make bench: " ++ Why))
+        end
+     || {Settings, Why} <- Wrong
+    ].
+
+%% With three rounds in which 64 KiB are as slow as 16 KiB, after three in which they were not.
+lists_ratios_that_have_fallen(Config) ->
+    {0, _} = report([{"bulk16k", 500, 1000}, {"bulk64k", 2000, 1000}], none, Config),
+    Earlier = filename:join(results(Config), "earlier.json"),
+    ok = file:rename(filename:join(results(Config), "bench.json"), Earlier),
+    {1, Output} = report([{"bulk16k", 500, 1000}, {"bulk64k", 500, 1000}], Earlier, Config),
+    ?assertMatch(
+        {match, [_]},
+        re:run(Output, "^worse than before: .*$", [global, multiline, {capture, all, binary}])
+    ),
+    test_node:expect_output_of(
+        Output, "^worse than before: bulk64k mb_s, ours to inet_tcp 0.50 .*, was 2.00 "
+    ).
+
+%% ---------------------------------------------------------------------------------------------
+
+bench(Settings, Config) ->
+    Short = [{"ROUNDS", "1"}, {"MS", "10"}],
+    All = [{Name, false} || Name <- ["CASES", "CARRIERS", "BENCH_CARRIERS"]],
+    Ebin = filename:dirname(code:which(uds_dist)),
+    run(["scripts/bench '", Ebin, "' '", results(Config), "'"], All ++ Short ++ Settings).
+
+report(Cases, Earlier, Config) ->
+    Figures = filename:join(results(Config), "figures"),
+    ok = file:write_file(Figures, [
+        lists:join($\t, ["figure", Round, Carrier, Case, "mb_s", integer_to_list(Value)]) ++ "\n"
+     || {Case, Ours, Theirs} <- Cases,
+        Round <- ["1", "2", "3"],
+        {Carrier, Value} <- [{"uds", Ours}, {"inet_tcp", Theirs}]
+    ]),
+    Arguments = [Figures, results(Config)] ++ [Earlier || Earlier =/= none],
+    Cargo =
+        "cargo run --quiet --release --locked --target-dir target/bench "
+        "--manifest-path test/bench/Cargo.toml -- report",
+    run([Cargo, [[" '", Argument, "'"] || Argument <- Arguments]], []).
+
+run(Command, Environment) ->
+    test_project:output(lists:flatten(Command), #{
+        dir => test_project:root(), env => Environment
+    }).
+
+results(Config) ->
+    proplists:get_value(results, Config).
