@@ -64,17 +64,28 @@ start(Carrier, Count) ->
         Names = ["peer" ++ integer_to_list(N) || N <- lists:seq(1, Count)],
         [Hub | Peers] = boot(["hub" | Names], options(Carrier), Config),
         Group = #{config => Config, hub => Hub, peers => Peers},
-        _ = [true = call_hub(Group, net_kernel, connect_node, [Peer]) || Peer <- peers(Group)],
+        lists:foreach(fun(Peer) -> connect(Peer, Group) end, peers(Group)),
         Group
     catch
         Class:Reason:Stack ->
-            ok = test_node:cleanup(Config),
+            ok = clean_up(Config),
             erlang:raise(Class, Reason, Stack)
+    end.
+
+connect(Peer, Group) ->
+    case call_hub(Group, net_kernel, connect_node, [Peer]) of
+        true -> ok;
+        false -> throw(["the hub cannot connect to ", atom_to_list(Peer)])
     end.
 
 -spec stop(group()) -> ok.
 stop(#{config := Config}) ->
-    ok = test_node:cleanup(Config).
+    clean_up(Config).
+
+%% It tells of sidecars that were left; they are for the tests to judge.
+clean_up(Config) ->
+    _ = test_node:cleanup(Config),
+    ok.
 
 %% Not more at once than come up in time.
 boot([], _Options, _Config) ->

@@ -77,13 +77,7 @@ run({stream, Which, Senders, Size}, Time, Group) ->
 run(connect, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = max(1, Time div 5),
-    Times = [
-        begin
-            ok = bench_carrier:disconnect(Peer, Group),
-            traffic(Group, connect, [Peer])
-        end
-     || _ <- lists:seq(1, Count)
-    ],
+    Times = [reconnect(Peer, Group) || _ <- lists:seq(1, Count)],
     [{"connects_s", Count * 1000000 / lists:sum(Times)}];
 run({idle, _}, Time, Group) ->
     Processes = bench_carrier:processes_of_hub(Group),
@@ -97,6 +91,15 @@ run({idle, _}, Time, Group) ->
     Rss = [{Kind, test_system:resident_kib(Pid)} || {Kind, Pid} <- Processes],
     by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
         by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
+
+reconnect(Peer, Group) ->
+    ok = bench_carrier:disconnect(Peer, Group),
+    case traffic(Group, connect, [Peer]) of
+        {Microseconds, true} ->
+            Microseconds;
+        {Microseconds, false} ->
+            throw(io_lib:format("connecting failed after ~b ms", [Microseconds div 1000]))
+    end.
 
 stream(one, [Peer | _], Senders, Size, Time, Group) ->
     traffic(Group, stream, [[Peer], Senders, Size, Time]);

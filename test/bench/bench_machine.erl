@@ -8,11 +8,15 @@ facts() ->
     [
         ["processor", first_match("/proc/cpuinfo", "model name\\s*: (.*)")],
         ["cores", integer_to_list(erlang:system_info(schedulers_online))],
-        ["memory", first_match("/proc/meminfo", "MemTotal:\\s*(.*)")],
+        ["memory", memory()],
         ["system", first_match("/proc/version", "^(\\S+) version (\\S+)")],
         ["otp", erlang:system_info(otp_release)],
         ["erts", erlang:system_info(version)]
     ].
+
+memory() ->
+    KiB = list_to_integer(lists:flatten(first_match("/proc/meminfo", "MemTotal:\\s*(\\d+) kB"))),
+    io_lib:format("~b GiB", [round(KiB / (1024 * 1024))]).
 
 first_match(File, Regexp) ->
     case re:run(read(File), Regexp, [{capture, all_but_first, list}]) of

@@ -33,7 +33,7 @@ read(OurEbin, Dir) ->
 %% Ours, those of OTP, and others that are given as "name:ebin-dir:proto ...".
 carriers(OurEbin, Dir, Others) ->
     Known = [
-        #{name => "uds", ebin => OurEbin, proto => "uds"},
+        #{name => "uds", ebin => filename:absname(OurEbin), proto => "uds"},
         #{name => "inet_tcp", ebin => Dir, proto => "inet_tcp"},
         #{name => "inet_tls", ebin => Dir, proto => "inet_tls"},
         #{name => "erl_uds", ebin => Dir, proto => "erl_uds"}

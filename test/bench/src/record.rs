@@ -17,6 +17,8 @@ pub const FLOOR: &str = "floor";
 
 /// A ratio that falls by less is none that anybody would notice.
 const NOTICEABLE: f64 = 0.05;
+/// In fewer rounds it is by chance too often that all of them are on one side.
+const ENOUGH_ROUNDS: usize = 4;
 
 /// What came out of a run.
 #[derive(Serialize, Deserialize)]
@@ -38,9 +40,10 @@ pub struct Row {
     pub ratios: BTreeMap<String, Spread>,
 }
 
-/// What the rounds have in common: the middle, and between what the middle half of them is.
+/// The rounds together: the middle, and between what they all are.
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub struct Spread {
+    pub rounds: usize,
     pub median: f64,
     pub low: f64,
     pub high: f64,
@@ -90,18 +93,29 @@ impl Record {
         }
     }
 
+    /// With a line for each row, so that a diff shows what has changed.
     pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self).map(|text| text + "\n")
+        let rows = self.rows.iter().map(serde_json::to_string);
+        let rows = rows.collect::<Result<Vec<_>, _>>()?.join(",\n");
+        let machine = serde_json::to_string(&self.machine)?;
+        let carriers = serde_json::to_string(&self.carriers)?;
+        Ok(format!(
+            "{{\"machine\":{machine},\n\"rounds\":{},\n\"carriers\":{carriers},\n\"rows\":[\n{rows}\n]}}\n",
+            self.rounds
+        ))
     }
 
     pub fn from_json(text: &str) -> serde_json::Result<Record> {
         serde_json::from_str(text)
     }
 
-    /// The other carriers.
-    pub fn others(&self) -> impl Iterator<Item = &str> {
+    /// The carriers that ours is compared with, if it has been measured.
+    pub fn others(&self) -> Vec<&str> {
         let names = self.carriers.iter().map(String::as_str);
-        names.filter(|name| ![OURS, FLOOR].contains(name))
+        match self.carriers.iter().any(|name| name == OURS) {
+            true => names.filter(|name| ![OURS, FLOOR].contains(name)).collect(),
+            false => Vec::new(),
+        }
     }
 
     pub fn row(&self, case: &str, figure: &str) -> Option<&Row> {
@@ -182,26 +196,30 @@ impl Spread {
     fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut sorted: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
-        let at = |part: f64| {
-            let place = part * (sorted.len() - 1) as f64;
-            let below = sorted[place.floor() as usize];
-            let above = sorted[place.ceil() as usize];
-            significant(below + (above - below) * place.fract())
-        };
-        (!sorted.is_empty()).then(|| Spread {
-            median: at(0.5),
-            low: at(0.25),
-            high: at(0.75),
+        let (low, high) = (*sorted.first()?, *sorted.last()?);
+        let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
+        Some(Spread {
+            rounds: sorted.len(),
+            median: significant(median),
+            low: significant(low),
+            high: significant(high),
         })
     }
 
-    /// Whether it cannot be told from a ratio of 1.
+    /// Whether noise may be all that makes it differ from 1.
     pub fn is_even(&self) -> bool {
-        self.low < 1.0 && self.high > 1.0
+        !self.is_sure() || self.low < 1.0 && self.high > 1.0
+    }
+
+    fn is_sure(&self) -> bool {
+        self.rounds >= ENOUGH_ROUNDS
     }
 
     fn is_below(&self, then: &Spread) -> bool {
-        self.high < then.low && self.median < then.median * (1.0 - NOTICEABLE)
+        self.is_sure()
+            && then.is_sure()
+            && self.high < then.low
+            && self.median < then.median * (1.0 - NOTICEABLE)
     }
 }
 

@@ -45,8 +45,9 @@ pub fn markdown(record: &Record) -> String {
 fn cells(record: &Record) -> Vec<Vec<String>> {
     let mut head = vec![String::new()];
     head.extend(record.carriers.iter().cloned());
-    head.push("ours to best".to_owned());
-    head.extend(record.others().map(|other| format!("to {other}")));
+    let others = record.others();
+    head.extend(others.first().map(|_| "ours to best".to_owned()));
+    head.extend(others.iter().map(|other| format!("to {other}")));
     let (of_cpu, others): (Vec<&Row>, Vec<&Row>) = record
         .rows
         .iter()
@@ -80,8 +81,9 @@ fn row_cells(record: &Record, row: &Row) -> Vec<String> {
     };
     let mut cells = vec![Some(format!("{}, {what}", row.case))];
     cells.extend(record.carriers.iter().map(value));
-    cells.push(ratio(row.ratio_to_best().as_ref()));
-    cells.extend(record.others().map(|other| ratio(row.ratios.get(other))));
+    let others = record.others();
+    cells.extend(others.first().map(|_| ratio(row.ratio_to_best().as_ref())));
+    cells.extend(others.iter().map(|other| ratio(row.ratios.get(*other))));
     cells.into_iter().map(Option::unwrap_or_default).collect()
 }
 
@@ -118,7 +120,8 @@ fn note(record: &Record) -> String {
         .map(|(key, value)| format!("{key} {}", value.as_str().unwrap_or("unknown")))
         .collect();
     format!(
-        "Medians of {} rounds; {}\n",
+        "Medians of {} rounds. A ratio above 1 is better for us; ~ marks those that noise may hide.\n\
+         Measured on: {}.\n",
         record.rounds,
         facts.join(", ")
     )
