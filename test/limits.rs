@@ -67,7 +67,7 @@ fn a_handshake_that_is_over_leaves_its_place() {
 #[test]
 fn connections_that_the_vm_makes_are_no_strangers() {
     let (mut sidecar, directory) = listening();
-    let _peers: Vec<_> = (0..HANDSHAKES)
+    let crowd: Vec<_> = (0..HANDSHAKES)
         .map(|_| inbound(&mut sidecar, &directory))
         .collect();
     let listener = UnixListener::bind(directory.path("b.sock")).expect("a listener");
@@ -79,8 +79,11 @@ fn connections_that_the_vm_makes_are_no_strangers() {
         sidecar.establish(conn);
         sidecar.close(conn);
     }
-    // And they make no room for strangers when they end.
+    // And they make no room for strangers when they end: one of the crowd has to.
     let _one_more = connect_peer(directory.path("a.sock"));
+    let (_, explanation, _) = sidecar.closed(crowd[0].0);
+    assert!(explanation.contains("make room"), "{explanation}");
+    sidecar.accepted();
     sidecar.settle();
     sidecar.expect_no_report();
 }
