@@ -369,6 +369,9 @@ report({closed, Id, _Reason, Explanation}, State = #state{conns = Conns}) ->
             %% A peer that refuses us says nothing at all.
             Hint = " before it said anything; it may not allow this node's user (allowed_uids)",
             end_connection(Id, Conn, log_unreachable(Node, [Explanation, Hint], State));
+        #{Id := #conn{heard = false} = Conn} ->
+            %% Somebody looked whether this node lives, as uds_dist:names() does.
+            end_connection(Id, Conn, State);
         #{Id := Conn} ->
             log_end(Conn, Explanation),
             end_connection(Id, Conn, State);

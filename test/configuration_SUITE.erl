@@ -14,6 +14,7 @@
     names_are_those_of_living_nodes/1,
     names_in_the_abstract_namespace/1,
     names_of_nothing_are_an_error/1,
+    asking_for_names_is_not_logged/1,
     epmd_module_answers_net_adm/1
 ]).
 
@@ -164,6 +165,17 @@ names_of_nothing_are_an_error(Config) ->
     Missing = filename:join(dir(Config), "missing"),
     ?assertEqual({error, enoent}, call(A, uds_dist, names, [Missing])),
     ?assertMatch({error, [_ | _]}, call(A, uds_dist, names, [1])).
+
+%% Nor does it stand among what an rpc command of a release prints.
+asking_for_names_is_not_logged(Config) ->
+    [A, B] = test_node:start_all(["a", "b"], #{args => ["-kernel", "logger_level", "info"]}, Config),
+    ?assertEqual({ok, ["a", "b"]}, call(A, uds_dist, names, [])),
+    pong = ping(A, B),
+    expect_output(B, ["connected with ", atom_to_list(name(A))]),
+    [
+        ?assertEqual(nomatch, string:find(test_node:output(Node), "handshake"))
+     || Node <- [A, B]
+    ].
 
 %% For the shell, and for libraries that ask epmd for nodes.
 epmd_module_answers_net_adm(Config) ->
