@@ -4,10 +4,12 @@
 -export([temporary/0, root/0, copy_tree/2, run/2, output/2, collect/1]).
 -export([background/2, terminal/3]).
 -export([write/3, epmds/0, host/0]).
+-export([as/1, may_run_as/2, running_of/1]).
 
 -export_type([options/0]).
 
 -define(LIMIT, 60000).
+-define(TEMPORARY, "/tmp/uds_dist_project.").
 
 -type options() :: #{
     dir => file:filename(),
@@ -18,19 +20,20 @@
 
 -spec temporary() -> file:filename().
 temporary() ->
-    string:trim(os:cmd("mktemp -d /tmp/uds_dist_project.XXXXXX")).
+    string:trim(os:cmd("mktemp -d " ?TEMPORARY "XXXXXX")).
 
 %% The tree that is under test, with what cargo has built of it or without; not what else was made.
 -spec copy_tree(file:filename(), built | clean) -> ok.
 copy_tree(To, What) ->
     Exclude =
         case What of
-            built -> "--exclude=./target/debug --exclude=./target/tmp --exclude=./target/bench";
+            %% All but target/release.
+            built -> "--exclude='./target/[!r]*' --exclude='./target/r[!e]*'";
             clean -> "--exclude=./target --exclude=./priv/uds_dist"
         end,
     run(
-        "mkdir -p \"$0\" && tar --exclude=./_build --exclude=./.toolchain --exclude=./.git " ++ Exclude ++
-            " -c . | tar -C \"$0\" -x",
+        "mkdir -p \"$0\" && tar --exclude=./_build --exclude=./.toolchain --exclude=./.git " ++
+            Exclude ++ " -c . | tar -C \"$0\" -x",
         #{dir => root(), argument => To}
     ).
 
@@ -119,13 +122,42 @@ write(Dir, Name, Terms) ->
     Text = [io_lib:format("~tp.~n", [Term]) || Term <- Terms],
     ok = file:write_file(filename:join(Dir, Name), unicode:characters_to_binary(Text)).
 
-%% Those that run on this machine, whoever started them.
--spec epmds() -> [string()].
+%% Those of this Erlang, or of a release that brings it.
+-spec epmds() -> [OsPid :: string()].
 epmds() ->
-    string:lexemes(os:cmd("pgrep -x epmd"), "\n").
+    [
+        OsPid
+     || OsPid <- string:lexemes(os:cmd("pgrep -x epmd"), "\n"),
+        {ok, Path} <- [file:read_link(["/proc/", OsPid, "/exe"])],
+        Root <- [real(code:root_dir()), ?TEMPORARY],
+        lists:prefix(Root, Path)
+    ].
 
 %% Host part of a short name.
 -spec host() -> string().
 host() ->
     {ok, Host} = inet:gethostname(),
     hd(string:split(Host, ".")).
+
+%% Runs a command as another user, whose group has the same number.
+-spec as(Uid :: pos_integer()) -> string().
+as(Uid) ->
+    lists:flatten(io_lib:format("setpriv --reuid ~b --regid ~b --clear-groups", [Uid, Uid])).
+
+%% Whether a program, and Erlang, can be run so.
+-spec may_run_as(Uid :: pos_integer(), file:filename()) -> boolean().
+may_run_as(Uid, Program) ->
+    Command = as(Uid) ++ " test -x '" ++ Program ++ "' -a -x '" ++ test_node:erl() ++ "'",
+    string:trim(os:cmd("id -u")) =:= "0" andalso
+        element(1, output(Command, #{})) =:= 0.
+
+%% Processes that a directory's path stands in the command line of.
+-spec running_of(file:filename()) -> [{OsPid :: pos_integer(), CommandLine :: string()}].
+running_of(Dir) ->
+    [
+        {OsPid, CommandLine}
+     || Entry <- filelib:wildcard("[0-9]*", "/proc"),
+        OsPid <- [list_to_integer(Entry)],
+        CommandLine <- [test_system:command_line(OsPid)],
+        string:find(CommandLine, Dir) =/= nomatch
+    ].

@@ -2,7 +2,7 @@
 -module(test_system).
 
 -export([is_listening/1, await_end/2, now_ms/0]).
--export([resident_kib/1, cpu_ms/1, executable/1, environment/1]).
+-export([resident_kib/1, cpu_ms/1, executable/1, environment/1, command_line/1]).
 -export([percentile/2]).
 
 -include_lib("kernel/include/file.hrl").
@@ -71,8 +71,16 @@ executable(Pid) ->
 %% The environment that a process was started with; empty if it has ended, or is not for us to see.
 -spec environment(pos_integer()) -> string().
 environment(Pid) ->
+    read_if_there(["/proc/", integer_to_list(Pid), "/environ"]).
+
+-spec command_line(pos_integer()) -> string().
+command_line(Pid) ->
+    Words = read_if_there(["/proc/", integer_to_list(Pid), "/cmdline"]),
+    lists:flatten(lists:join(" ", string:lexemes(Words, [0]))).
+
+read_if_there(Path) ->
     try
-        read(["/proc/", integer_to_list(Pid), "/environ"])
+        read(Path)
     catch
         error:{badmatch, {error, _}} -> ""
     end.

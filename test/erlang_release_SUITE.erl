@@ -1,0 +1,301 @@
+%% Releases of rebar3: the commands of their start script, and where settings come from. What is
+%% built is examples/erlang_release, as it is and with other options of relx.
+-module(erlang_release_SUITE).
+
+-export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_group/2, end_per_group/2, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    commands_reach_the_node/1,
+    remote_console_opens_a_shell_in_the_node/1,
+    daemon_is_a_node_like_any/1,
+    console_is_a_shell_of_the_node/1,
+    commands_without_a_node_say_so/1,
+    name_needs_no_host/1,
+    names_come_from_the_directory_instead_of_epmd/1,
+    environment_reaches_all_commands/1,
+    sys_config_reaches_the_node_alone/1,
+    plain_script_starts_a_node/1,
+    wrong_settings_end_the_boot/1
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-define(COOKIE, "change_me").
+-define(BOB, 23456).
+
+all() ->
+    [
+        {group, with_erts},
+        {group, without_erts},
+        name_needs_no_host,
+        names_come_from_the_directory_instead_of_epmd,
+        environment_reaches_all_commands,
+        sys_config_reaches_the_node_alone,
+        plain_script_starts_a_node,
+        wrong_settings_end_the_boot
+    ].
+
+groups() ->
+    %% Those that may run another Erlang than the release's own.
+    Commands = [commands_reach_the_node, remote_console_opens_a_shell_in_the_node],
+    [
+        {with_erts, [
+            daemon_is_a_node_like_any,
+            console_is_a_shell_of_the_node,
+            commands_without_a_node_say_so
+            | Commands
+        ]},
+        {without_erts, Commands}
+    ].
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+init_per_suite(Config) ->
+    Dir = test_project:temporary(),
+    Project = filename:join(Dir, "uds_dist/examples/erlang_release"),
+    ok = test_project:copy_tree(filename:join(Dir, "uds_dist"), built),
+    Config1 = [{project_dir, Dir}, {project, Project} | Config],
+    ok = test_project:run("mkdir _checkouts && ln -s ../../.. _checkouts/uds_dist", #{
+        dir => Project
+    }),
+    {ok, Options} = file:consult(filename:join(Project, "rebar.config")),
+    build(with_erts, [], Options, Config1),
+    build(without_erts, [{include_erts, false}], Options, Config1),
+    [] = filelib:wildcard("my_app/erts-*", release(without_erts, Config1)),
+    build(plain, [{extended_start_script, false}], Options, Config1),
+    Config1.
+
+end_per_suite(Config) ->
+    ok = file:del_dir_r(proplists:get_value(project_dir, Config)).
+
+build(Name, More, Options, Config) ->
+    {value, {relx, Relx}, Others} = lists:keytake(relx, 1, Options),
+    test_project:write(project(Config), "rebar.config", [{relx, Relx ++ More} | Others]),
+    ok = test_project:run("rebar3 release -o \"$0\"", #{
+        dir => project(Config), argument => release(Name, Config)
+    }).
+
+project(Config) -> proplists:get_value(project, Config).
+
+release(Name, Config) ->
+    filename:join([proplists:get_value(project_dir, Config), "release", Name]).
+
+init_per_group(Group, Config) ->
+    [{release, Group} | Config].
+
+end_per_group(_Group, _Config) ->
+    ok.
+
+%% The directory of the template is one for all: each case has its own instead.
+init_per_testcase(_Case, Config) ->
+    Config1 = test_release:init(Config),
+    {ok, Template} = file:read_file(filename:join(project(Config), "config/vm.args")),
+    [_, _] = Parts = string:split(Template, "/run/my_app"),
+    [
+        ok = file:write_file(vm_args(Name, Config), lists:join(sockets(Config1), Parts))
+     || Name <- [with_erts, without_erts, plain]
+    ],
+    Config1.
+
+end_per_testcase(_Case, Config) ->
+    test_release:cleanup(release("", Config), Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Commands of the template
+
+commands_reach_the_node(Config) ->
+    Started = start(Config),
+    OsPid = test_release:os_pid(Started),
+    [
+        begin
+            ?assertEqual({Command, {0, Output}}, {Command, command(Command, Config)}),
+            expect_sockets(["my_app.sock", "probe.sock"], Config)
+        end
+     || {Command, Output} <- [
+            {"ping", "pong\n"},
+            {"pid", OsPid ++ "\n"},
+            {"rpc erlang node", "my_app@localhost\n"},
+            {"rpc lists reverse '[[1,2]]'", "[2,1]\n"},
+            {"eval 'application:get_application(uds_dist_app).'", "{ok,uds_dist}\n"},
+            {"status", ""}
+        ]
+    ],
+    stop(Started, Config).
+
+remote_console_opens_a_shell_in_the_node(Config) ->
+    Started = start(Config),
+    {0, _} = test_project:terminal(
+        "exec '" ++ script(Config) ++ "' remote_console",
+        [
+            {"\\(my_app@localhost\\)1> ", "{shell_of, node()}.\n"},
+            {"{shell_of,my_app@localhost}", ""},
+            {"\\(my_app@localhost\\)2> ", [7]},
+            {"--> ", "q\n"}
+        ],
+        #{env => env([])}
+    ),
+    expect_sockets(["my_app.sock", "probe.sock"], Config),
+    stop(Started, Config).
+
+daemon_is_a_node_like_any(Config) ->
+    Pipes = {"PIPE_DIR", filename:join(test_node:dir(Config), "pipes") ++ "/"},
+    {0, ""} = command("daemon", [Pipes], Config),
+    ?assertEqual({0, "pong\n"}, command("ping", Config)),
+    {0, OsPid} = command("pid", Config),
+    ?assertEqual({0, ""}, command("stop", Config)),
+    ?assertNot(test_node:is_alive(list_to_integer(string:trim(OsPid)))),
+    expect_sockets([], Config).
+
+console_is_a_shell_of_the_node(Config) ->
+    {0, _} = test_project:terminal(
+        "exec '" ++ script(Config) ++ "' console",
+        [
+            {"\\(my_app@localhost\\)1> ", "uds_dist:names().\n"},
+            {"{ok,\\[\"my_app\"\\]}", ""},
+            {"\\(my_app@localhost\\)2> ", "q().\n"}
+        ],
+        #{env => env([])}
+    ),
+    expect_sockets([], Config).
+
+commands_without_a_node_say_so(Config) ->
+    ?assertEqual({1, "Node is not running!\n"}, command("ping", Config)),
+    expect_sockets([], Config).
+
+%% The script finds one.
+name_needs_no_host(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args("my_app@localhost", "my_app", Config1),
+    Name = list_to_atom("my_app@" ++ test_project:host()),
+    Started = start(Name, [], Config1),
+    ?assertEqual({0, atom_to_list(Name) ++ "\n"}, command("rpc erlang node", Config1)),
+    stop(Started, Config1).
+
+%% With a line of vm.args that the script hands on, too.
+names_come_from_the_directory_instead_of_epmd(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args("-start_epmd false", "-start_epmd false\n-epmd_module uds_dist_epmd", Config1),
+    #{probe := Probe} = Started = start(Config1),
+    ?assertEqual(
+        {ok, [{"my_app", 0}, {"probe", 0}]},
+        test_node:call(Probe, rpc, call, [my_app@localhost, net_adm, names, []])
+    ),
+    ?assertEqual({0, "pong\n"}, command("ping", Config1)),
+    stop(Started, Config1).
+
+%% ---------------------------------------------------------------------------------------------
+%% Where the socket_dir comes from
+
+environment_reaches_all_commands(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args(["-uds_dist_dir ", sockets(Config)], "", Config1),
+    Env = [{"UDS_DIST_DIR", sockets(Config)}],
+    Started = start(my_app@localhost, Env, Config1),
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Env, Config1)),
+    stop(Started, Env, Config1).
+
+%% The commands have to be told.
+sys_config_reaches_the_node_alone(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args(["-uds_dist_dir ", sockets(Config)], "", Config1),
+    SysConfig = sys_config([{socket_dir, sockets(Config)}], Config),
+    Started = start(my_app@localhost, [SysConfig], Config1),
+    ?assertMatch({1, "Node is not running!\n"}, command("ping", Config1)),
+    ?assertEqual([], test_release:sockets_in(release_root(Config1))),
+    Env = [{"UDS_DIST_DIR", sockets(Config)}],
+    ?assertEqual({0, "pong\n"}, command("ping", Env, Config1)),
+    stop(Started, Env, Config1).
+
+%% relx's other start script has no commands: it starts the node and hands its arguments on.
+plain_script_starts_a_node(Config) ->
+    Config1 = [{release, plain} | Config],
+    Probe = test_release:probe(sockets(Config), ?COOKIE, Config),
+    Port = start_command("-noinput", [], Config1),
+    test_release:expect_started(Probe, my_app@localhost),
+    expect_sockets(["my_app.sock", "probe.sock"], Config),
+    ok = test_node:call(Probe, rpc, call, [my_app@localhost, init, stop, []]),
+    test_release:expect_end(#{port => Port}),
+    expect_sockets(["probe.sock"], Config).
+
+%% One line says what is wrong, and there is no node that runs without being reachable.
+wrong_settings_end_the_boot(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args(["-uds_dist_dir ", sockets(Config)], "", Config1),
+    Private = test_node:dir("private", Config),
+    ok = file:change_owner(Private, ?BOB, ?BOB),
+    [
+        begin
+            SysConfig = sys_config([Setting], Config),
+            {Status, Output} = command("foreground", [SysConfig], Config1),
+            ?assertNotEqual({0, Setting}, {Status, Setting}),
+            test_node:expect_output_of(Output, ["^uds_dist: .*", Message]),
+            ?assertEqual([], test_release:sockets_in(release_root(Config1)))
+        end
+     || {Setting, Message} <- [
+            {{socket_dirr, "/run/x"}, "uds_dist has no setting socket_dirr; it has socket_dir"},
+            {{socket_dir, 1}, "socket_dir 1 \\(the application environment\\) must be a string"},
+            {{socket_dir, "run"}, "socket_dir run .* is a relative path, and in a release"},
+            {{backlog, ten}, "backlog ten must be an integer from 1 to 65535"},
+            {{socket_dir, Private}, ["the directory ", Private, " belongs to uid 23456"]}
+        ]
+    ].
+
+%% ---------------------------------------------------------------------------------------------
+
+start(Config) ->
+    start(my_app@localhost, [], Config).
+
+%% Starts the release in the foreground, and waits until it has booted.
+start(Name, Env, Config) ->
+    Probe = test_release:probe(sockets(Config), ?COOKIE, Config),
+    Port = start_command("foreground", Env, Config),
+    test_release:expect_started(Probe, Name),
+    #{port => Port, probe => Probe}.
+
+start_command(Command, Env, Config) ->
+    test_release:start_command("'" ++ script(Config) ++ "' " ++ Command, env(Env)).
+
+stop(Started, Config) ->
+    stop(Started, [], Config).
+
+stop(Started, Env, Config) ->
+    ?assertEqual({0, ""}, command("stop", Env, Config)),
+    test_release:expect_end(Started),
+    expect_sockets(["probe.sock"], Config).
+
+command(Command, Config) ->
+    command(Command, [], Config).
+
+command(Command, Env, Config) ->
+    test_release:command("'" ++ script(Config) ++ "' " ++ Command, env(Env)).
+
+%% The script of rebar3 3.19 asks for it.
+env(Env) ->
+    [{"USE_NODETOOL", "1"} | Env].
+
+sys_config(Settings, Config) ->
+    Dir = test_node:dir(Config),
+    test_project:write(Dir, "sys.config", [[{uds_dist, Settings}]]),
+    {"RELX_CONFIG_PATH", filename:join(Dir, "sys.config")}.
+
+release_root(Config) ->
+    filename:join(release(proplists:get_value(release, Config), Config), "my_app").
+
+script(Config) ->
+    filename:join(release_root(Config), "bin/my_app").
+
+edit_vm_args(From, To, Config) ->
+    File = vm_args(proplists:get_value(release, Config), Config),
+    {ok, Text} = file:read_file(File),
+    [Before, After] = string:split(Text, lists:flatten(From)),
+    ok = file:write_file(File, [Before, To, After]).
+
+vm_args(Name, Config) ->
+    filename:join(release(Name, Config), "my_app/releases/0.1.0/vm.args").
+
+sockets(Config) ->
+    test_release:sockets(Config).
+
+expect_sockets(Sockets, Config) ->
+    test_release:expect_sockets(Sockets, sockets(Config)).

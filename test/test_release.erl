@@ -1,0 +1,90 @@
+%% Releases under test, whoever built them: how their node is started, watched, and asked.
+%%
+%% A suite keeps its releases in one directory. After each case no process of theirs is left, and
+%% no epmd that was not there before.
+-module(test_release).
+
+-export([init/1, cleanup/2, sockets/1, sockets_in/1]).
+-export([start_command/2, command/2, os_pid/1, expect_end/1]).
+-export([probe/3, expect_started/2, expect_sockets/2]).
+
+-export_type([t/0, env/0]).
+
+%% A node that was started by its script, and one that may look into it.
+-type t() :: #{port := port(), probe := test_node:t()}.
+-type env() :: [{string(), string() | false}].
+
+-spec init(list()) -> list().
+init(Config) ->
+    [{epmds, test_project:epmds()} | test_node:init(Config)].
+
+%% Ends what the case has started. Nothing of that runs on by itself.
+-spec cleanup(Releases :: file:filename(), list()) -> ok | {fail, term()}.
+cleanup(Releases, Config) ->
+    Left = test_project:running_of(Releases),
+    ok = test_node:signal("KILL", [OsPid || {OsPid, _} <- Left]),
+    Epmds = test_project:epmds() -- proplists:get_value(epmds, Config),
+    Status = proplists:get_value(tc_status, Config, ok),
+    case {test_node:cleanup(Config), Status, Left, Epmds} of
+        {ok, ok, [], []} -> ok;
+        {ok, ok, _, _} -> {fail, {left_behind, Left, epmds, Epmds}};
+        {Result, _, _, _} -> Result
+    end.
+
+%% Where the nodes of a case listen, unless they are to do so elsewhere.
+-spec sockets(list()) -> file:filename().
+sockets(Config) ->
+    filename:join(test_node:dir(Config), "run").
+
+-spec sockets_in(file:filename()) -> [file:filename()].
+sockets_in(Dir) ->
+    lists:sort(filelib:wildcard("*.sock", Dir)).
+
+%% Starts a command, in the root directory, and does not wait.
+-spec start_command(string(), env()) -> port().
+start_command(Command, Env) ->
+    test_project:background("exec " ++ Command, #{env => env(Env)}).
+
+%% Runs a command; what it prints and its exit status.
+-spec command(string(), env()) -> {Status :: non_neg_integer(), Output :: string()}.
+command(Command, Env) ->
+    test_project:output("exec " ++ Command, #{env => env(Env)}).
+
+%% Nothing of the tests' own environment.
+env(Env) ->
+    [{"UDS_DIST_DIR", false}, {"LANG", "C.UTF-8"}, {"ERL_CRASH_DUMP_SECONDS", "0"} | Env].
+
+-spec os_pid(t()) -> string().
+os_pid(#{port := Port}) ->
+    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+    integer_to_list(OsPid).
+
+%% Waits until the node has ended as it should; what it has printed.
+-spec expect_end(t()) -> string().
+expect_end(#{port := Port}) ->
+    {0, Output} = test_project:collect(Port),
+    Output.
+
+%% A node beside a release.
+-spec probe(Dir :: file:filename(), Cookie :: string(), list()) -> test_node:t().
+probe(Dir, Cookie, Config) ->
+    test_node:start("probe", #{dir => Dir, cookie => Cookie, args => ["-hidden"]}, Config).
+
+-spec expect_started(Probe :: test_node:t(), node()) -> true.
+expect_started(Probe, Node) ->
+    test_node:expect(
+        fun() ->
+            case test_node:call(Probe, rpc, call, [Node, init, get_status, []]) of
+                {started, _} -> true;
+                Other -> Other
+            end
+        end,
+        {started, Node}
+    ).
+
+%% A sidecar removes its socket as it ends, shortly after its VM.
+-spec expect_sockets([file:filename()], Dir :: file:filename()) -> true.
+expect_sockets(Sockets, Dir) ->
+    test_node:expect(
+        fun() -> sockets_in(Dir) =:= Sockets orelse sockets_in(Dir) end, {sockets, Sockets}
+    ).
