@@ -1,0 +1,440 @@
+%% Releases of Mix: their commands, and where their settings come from. What is built is
+%% examples/elixir_release: as it is, and with other configurations in place of its env.sh.
+-module(elixir_release_SUITE).
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_testcase/2, end_per_testcase/2]).
+-export([
+    commands_reach_the_node/1,
+    remote_opens_a_shell_in_the_node/1,
+    restarted_node_listens_again/1,
+    daemon_is_a_node_like_any/1,
+    long_names_work_as_well/1,
+    config_exs_says_where_to_listen/1,
+    runtime_exs_says_where_to_listen/1,
+    runtime_exs_is_enough_for_another_user/1,
+    runtime_exs_with_reboot_says_where_to_listen/1,
+    vm_args_reach_all_commands/1,
+    wrong_settings_end_the_boot/1,
+    nodes_share_a_volume_that_all_may_write_to/1,
+    deployment_files_fit_the_template/1,
+    iex_sessions_of_a_project_connect/1
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-define(COOKIE, "uds_dist_test").
+%% Somebody without an account, and another one.
+-define(ALICE, 12345).
+-define(BOB, 23456).
+
+all() ->
+    test_node:cases(?MODULE) -- [init_per_suite, end_per_suite].
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+%% All releases are built once. They share what is compiled.
+init_per_suite(Config) ->
+    case os:find_executable("mix") of
+        false ->
+            {skip, "there is no Elixir (mix) on PATH"};
+        _ ->
+            Dir = test_project:temporary(),
+            %% Other users run a release in it.
+            ok = file:change_mode(Dir, 8#755),
+            ok = test_project:copy_tree(filename:join(Dir, "uds_dist"), built),
+            Config1 = [{project_dir, Dir} | Config],
+            mix_release(template, Config1),
+            SocketDir = setting({"socket_dir", in_project_dir("sockets", Config1)}),
+            build(config_exs, [{"config/config.exs", exs([SocketDir])}], Config1),
+            build(runtime_exs, [{"config/runtime.exs", exs([])}], Config1),
+            Reboot = [{"config/runtime.exs", exs([])}, {"mix.exs", rebooting(Config1)}],
+            build(reboot, Reboot, Config1),
+            Config1
+    end.
+
+end_per_suite(Config) ->
+    ok = file:del_dir_r(proplists:get_value(project_dir, Config)).
+
+%% The template with flags in vm.args instead of env.sh, and with other files.
+build(Name, Files, Config) ->
+    Project = project(Name, Config),
+    ok = test_project:run("cp -R elixir_release \"$0\" && rm \"$0/rel/env.sh.eex\"", #{
+        dir => filename:dirname(Project), argument => Project
+    }),
+    Flags = "-proto_dist uds\n-no_epmd\n",
+    [
+        write(Project, File, Text)
+     || {File, Text} <- [{"rel/vm.args.eex", Flags}, {"rel/remote.vm.args.eex", Flags} | Files]
+    ],
+    mix_release(Name, Config).
+
+mix_release(Name, Config) ->
+    ok = test_project:run("mix release --quiet --path \"$0\"", #{
+        dir => project(Name, Config),
+        env => [{"MIX_BUILD_PATH", in_project_dir("build", Config)} | mix_env("prod", Config)],
+        argument => release(Name, Config)
+    }).
+
+%% The path of the dependency, ../.., leads to the tree from there.
+project(template, Config) -> in_project_dir("uds_dist/examples/elixir_release", Config);
+project(Name, Config) -> in_project_dir(lists:concat(["uds_dist/examples/", Name]), Config).
+
+release(Name, Config) -> in_project_dir(lists:concat(["release/", Name]), Config).
+
+in_project_dir(Name, Config) ->
+    filename:join(proplists:get_value(project_dir, Config), Name).
+
+mix_env(Env, Config) ->
+    [
+        {"MIX_ENV", Env},
+        {"MIX_HOME", in_project_dir("mix", Config)},
+        {"TMPDIR", proplists:get_value(project_dir, Config)},
+        {"MIX_REBAR3", os:find_executable("rebar3")},
+        {"LANG", "C.UTF-8"}
+    ].
+
+%% The template's mix.exs for a release that boots once more when its configuration is complete.
+rebooting(Config) ->
+    {ok, Mix} = file:read_file(filename:join(project(template, Config), "mix.exs")),
+    [Before, After] = string:split(Mix, "app: :my_app,"),
+    Releases = "app: :my_app, releases: [my_app: [reboot_system_after_config: true]],",
+    [Before, Releases, After].
+
+exs(Lines) ->
+    ["import Config\n" | [[Line, "\n"] || Line <- Lines]].
+
+write(Dir, Name, Text) ->
+    File = filename:join(Dir, Name),
+    ok = filelib:ensure_dir(File),
+    ok = file:write_file(File, Text).
+
+init_per_testcase(_Case, Config) ->
+    test_release:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_release:cleanup(in_project_dir("release", Config), Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Commands of the template
+
+commands_reach_the_node(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}],
+    Started = start(template, Env, Config),
+    Run = fun(Command) -> command(Command, template, Env, Config) end,
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, Run("pid")),
+    ?assertEqual({0, atom_to_list(node_name()) ++ "\n"}, Run("rpc 'IO.puts(node())'")),
+    %% The command has a name of its own, and is among them.
+    Names = "{:ok, names} = :uds_dist.names()\nIO.puts(names |> Enum.take(2) |> Enum.join(\" \"))",
+    ?assertEqual({0, "my_app probe\n"}, Run("rpc '" ++ Names ++ "'")),
+    ?assertEqual({0, "false\n"}, Run("eval 'IO.puts(Node.alive?())'")),
+    ?assertEqual(["my_app.sock", "probe.sock"], sockets_in(sockets(Config))),
+    stop(Started, template, Env, Config),
+    ?assertEqual(["probe.sock"], sockets_in(sockets(Config))).
+
+remote_opens_a_shell_in_the_node(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}],
+    Started = start(template, Env, Config),
+    {0, _} = test_project:terminal(
+        "exec '" ++ script(template, Config) ++ "' remote",
+        [
+            {"iex\\(my_app@.*\\)1> ", "IO.puts(\"shell of #{node()}\")\n"},
+            {"shell of my_app@", ""},
+            {"iex\\(my_app@.*\\)2> ", [7]},
+            {"--> ", "q\n"}
+        ],
+        #{env => env(Env)}
+    ),
+    ?assertEqual(["my_app.sock", "probe.sock"], sockets_in(sockets(Config))),
+    stop(Started, template, Env, Config).
+
+restarted_node_listens_again(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}],
+    #{probe := Probe} = Started = start(template, Env, Config),
+    Incarnation = fun() ->
+        test_node:call(Probe, rpc, call, [node_name(), erlang, system_info, [creation]])
+    end,
+    Before = Incarnation(),
+    {0, ""} = command("restart", template, Env, Config),
+    test_node:expect(
+        fun() ->
+            Now = Incarnation(),
+            (is_integer(Now) andalso Now =/= Before) orelse Now
+        end,
+        restarted
+    ),
+    test_release:expect_started(Probe, node_name()),
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", template, Env, Config)),
+    stop(Started, template, Env, Config).
+
+daemon_is_a_node_like_any(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}, {"RELEASE_TMP", test_node:dir("tmp", Config)}],
+    Probe = test_release:probe(sockets(Config), ?COOKIE, Config),
+    {0, ""} = command("daemon", template, Env, Config),
+    test_release:expect_started(Probe, node_name()),
+    ?assertMatch({0, [_ | _]}, command("pid", template, Env, Config)),
+    {0, _} = command("stop", template, Env, Config),
+    Running = fun() -> test_project:running_of(release(template, Config)) end,
+    test_node:expect(fun() -> Running() =:= [] orelse Running() end, daemon_ends),
+    ?assertEqual(["probe.sock"], sockets_in(sockets(Config))).
+
+long_names_work_as_well(Config) ->
+    Env = [
+        {"UDS_DIST_DIR", sockets(Config)},
+        {"RELEASE_DISTRIBUTION", "name"},
+        {"RELEASE_NODE", "other@127.0.0.1"}
+    ],
+    Port = start_command(template, Env, Config),
+    Socket = filename:join(sockets(Config), "other.sock"),
+    test_node:expect(fun() -> test_system:is_listening(Socket) end, listening),
+    ?assertEqual(
+        {0, "other@127.0.0.1\n"}, command("rpc 'IO.puts(node())'", template, Env, Config)
+    ),
+    {0, _} = command("stop", template, Env, Config),
+    test_release:expect_end(#{port => Port}).
+
+%% ---------------------------------------------------------------------------------------------
+%% Where the socket_dir comes from
+
+%% The commands do not read it: they have to be told.
+config_exs_says_where_to_listen(Config) ->
+    node_listens_in(in_project_dir("sockets", Config), config_exs, Config).
+
+runtime_exs_says_where_to_listen(Config) ->
+    Dir = sockets(Config),
+    configure(runtime_exs, [{"socket_dir", Dir}], Config),
+    node_listens_in(Dir, runtime_exs, Config).
+
+%% With this option, Elixir starts no distribution before the configuration is complete.
+runtime_exs_with_reboot_says_where_to_listen(Config) ->
+    Dir = sockets(Config),
+    configure(reboot, [{"socket_dir", Dir}], Config),
+    node_listens_in(Dir, reboot, Config).
+
+node_listens_in(Dir, Name, Config) ->
+    Started = start(Name, [], Dir, Config),
+    ?assertEqual([], sockets_in("/")),
+    Env = [{"UDS_DIST_DIR", Dir}],
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Name, Env, Config)),
+    {Status, Output} = command("pid", Name, [], Config),
+    ?assertNotEqual(0, Status),
+    Why = "there is no socket /my_app\\.sock; .*set UDS_DIST_DIR or -uds_dist_dir",
+    test_node:expect_output_of(Output, Why),
+    {0, _} = command("stop", Name, Env, Config),
+    ?assertEqual(nomatch, string:find(test_release:expect_end(Started), "[error]")).
+
+%% As a system starts services: in the root directory, with an empty environment.
+runtime_exs_is_enough_for_another_user(Config) ->
+    Dir = filename:join(owned_dir(?ALICE, Config), "run"),
+    case test_project:may_run_as(?ALICE, script(runtime_exs, Config)) of
+        false ->
+            {skip, "only root can start a release as another user, who must be able to read it"};
+        true ->
+            configure(runtime_exs, [{"socket_dir", Dir}], Config),
+            Tmp = filename:join(release(runtime_exs, Config), "tmp"),
+            ok = filelib:ensure_path(Tmp),
+            ok = file:change_owner(Tmp, ?ALICE, ?ALICE),
+            Before = file:list_dir("/"),
+            Port = test_project:background(
+                "exec env -i PATH=\"$PATH\" " ++ test_project:as(?ALICE) ++ " \"$0\" start",
+                #{argument => script(runtime_exs, Config)}
+            ),
+            {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+            Socket = filename:join(Dir, "my_app.sock"),
+            test_node:expect(fun() -> test_system:is_listening(Socket) end, listening),
+            ?assertEqual(Before, file:list_dir("/")),
+            ok = test_node:signal("TERM", OsPid),
+            test_release:expect_end(#{port => Port}),
+            ?assertEqual([], sockets_in(Dir))
+    end.
+
+vm_args_reach_all_commands(Config) ->
+    Dir = sockets(Config),
+    configure(runtime_exs, [], Config),
+    Files = [
+        filename:join([release(runtime_exs, Config), "releases/0.1.0", File])
+     || File <- ["vm.args", "remote.vm.args"]
+    ],
+    Before = [file:read_file(File) || File <- Files],
+    [ok = file:write_file(File, ["-uds_dist_dir ", Dir, "\n"], [append]) || File <- Files],
+    try
+        Started = start(runtime_exs, [], Config),
+        OsPid = test_release:os_pid(Started),
+        ?assertEqual({0, OsPid ++ "\n"}, command("pid", runtime_exs, [], Config)),
+        stop(Started, runtime_exs, [], Config)
+    after
+        [ok = file:write_file(File, Text) || {File, {ok, Text}} <- lists:zip(Files, Before)]
+    end.
+
+%% One line says what is wrong, and there is no node that runs without being reachable. Here they
+%% come late; erlang_release_SUITE has those that are there from the start.
+wrong_settings_end_the_boot(Config) ->
+    Private = owned_dir(?BOB, Config),
+    [
+        begin
+            configure(runtime_exs, [Setting], Config),
+            {Status, Output} = command("start", runtime_exs, [], Config),
+            ?assertNotEqual({0, Setting}, {Status, Setting}),
+            test_node:expect_output_of(Output, ["uds_dist: .*", Message]),
+            ?assertEqual([], sockets_in("/") ++ sockets_in(Private))
+        end
+     || {Setting, Message} <- [
+            {{"socket_dirr", "/run/x"}, "uds_dist has no setting socket_dirr; it has socket_dir"},
+            {{"socket_dir", Private}, ["the directory ", Private, " belongs to uid 23456"]}
+        ]
+    ].
+
+%% ---------------------------------------------------------------------------------------------
+%% Deployment
+
+%% As the containers of examples/kubernetes/pod.yaml do.
+nodes_share_a_volume_that_all_may_write_to(Config) ->
+    Volume = test_node:dir("volume", Config),
+    ok = file:change_mode(Volume, 8#777),
+    Dir = filename:join(Volume, "nodes"),
+    App = [{"UDS_DIST_DIR", Dir}],
+    Worker = [{"RELEASE_NODE", "worker"} | App],
+    Ports = [
+        begin
+            Port = start_command(template, Env, Config),
+            Socket = filename:join(Dir, Name ++ ".sock"),
+            test_node:expect(fun() -> test_system:is_listening(Socket) end, {listening, Name}),
+            Port
+        end
+     || {Name, Env} <- [{"my_app", App}, {"worker", Worker}]
+    ],
+    Connect = io_lib:format("rpc 'IO.inspect(Node.connect(:\"~s\"))'", [node_name()]),
+    ?assertEqual({0, "true\n"}, command(Connect, template, Worker, Config)),
+    [?assertEqual({0, ""}, command("stop", template, Env, Config)) || Env <- [App, Worker]],
+    [test_release:expect_end(#{port => Port}) || Port <- Ports].
+
+%% They name its paths.
+deployment_files_fit_the_template(Config) ->
+    [EnvSh, Unit, Dockerfile, Pod] = [
+        element(2, file:read_file(in_project_dir("uds_dist/examples/" ++ File, Config)))
+     || File <- [
+            "elixir_release/rel/env.sh.eex",
+            "systemd/my_app.service",
+            "kubernetes/Dockerfile",
+            "kubernetes/pod.yaml"
+        ]
+    ],
+    [Dir] = all_of("UDS_DIST_DIR:-(.*)}", EnvSh),
+    [Start] = all_of("^ExecStart=(.*)$", Unit),
+    [Script, "start"] = string:lexemes(Start, " "),
+    ?assertEqual([Dir], all_of("^Environment=UDS_DIST_DIR=(.*)$", Unit)),
+    ?assertEqual([Dir], ["/run/" ++ Name || Name <- all_of("^RuntimeDirectory=(.*)$", Unit)]),
+    ?assertEqual([Script], all_of("^ENTRYPOINT \\[\"(.*)\"\\]$", Dockerfile)),
+    ?assertEqual([Script], [Path ++ "/bin/my_app" || Path <- all_of("--path (.*)$", Dockerfile)]),
+    ?assertEqual([Dir], all_of("^RUN install .* (/.*)$", Dockerfile)),
+    ?assertEqual([Dir, Dir], all_of("mountPath: (.*)$", Pod)),
+    [Shared, Shared] = all_of("UDS_DIST_DIR\\s+value: (.*)$", Pod),
+    ?assertEqual(Dir, filename:dirname(Shared)),
+    ?assertEqual(all_of("^USER (\\d+):", Dockerfile), all_of("runAsUser: (.*)$", Pod)),
+    ?assertEqual([Script, Script], all_of("-- (/\\S+)", Pod)),
+    verify_unit(string:replace(Unit, Script, script(template, Config), all), Config).
+
+all_of(Regexp, Text) ->
+    {match, Found} = re:run(Text, Regexp, [global, multiline, {capture, [1], list}]),
+    lists:append(Found).
+
+verify_unit(Unit, Config) ->
+    case os:find_executable("systemd-analyze") of
+        false ->
+            {comment, "the systemd unit is not verified: there is no systemd-analyze"};
+        SystemdAnalyze ->
+            File = filename:join(test_node:dir(Config), "my_app.service"),
+            ok = file:write_file(File, Unit),
+            ok = test_project:run("'" ++ SystemdAnalyze ++ "' verify --man=no \"$0\"", #{
+                argument => File
+            })
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Development
+
+%% As the README has it.
+iex_sessions_of_a_project_connect(Config) ->
+    Project = project(template, Config),
+    Env = mix_env("dev", Config),
+    ok = test_project:run("mix compile", #{dir => Project, env => Env}),
+    Iex = fun(Name) ->
+        "exec iex --sname " ++ Name ++
+            " --erl '-proto_dist uds -no_epmd -pa _build/dev/lib/uds_dist/ebin' -S " ++ mix()
+    end,
+    Options = #{dir => Project, env => Env},
+    Self = self(),
+    A = spawn_link(fun() ->
+        Dialogue = [{"iex\\(a@.*\\)1> ", "File.write!(\"ready\", \"\")\n"}],
+        Self ! {self(), test_project:terminal(Iex("a"), Dialogue, Options)}
+    end),
+    Ready = filename:join(Project, "ready"),
+    test_node:expect(fun() -> filelib:is_file(Ready) end, first_session_is_ready),
+    ?assertEqual(["a.sock"], sockets_in(Project)),
+    NameOfA = ":\"a@" ++ test_project:host() ++ "\"",
+    {0, _} = test_project:terminal(
+        Iex("b"),
+        [
+            {"iex\\(b@.*\\)1> ", "Node.connect(" ++ NameOfA ++ ")\n"},
+            {"true", ":rpc.call(" ++ NameOfA ++ ", System, :stop, [])\n"},
+            {":ok", "System.stop()\n"}
+        ],
+        Options
+    ),
+    receive
+        {A, Result} -> ?assertMatch({0, _}, Result)
+    end.
+
+%% Elixir's own: what stands on PATH may be a shell script that calls it.
+mix() ->
+    {0, Lib} = test_project:output("elixir -e 'IO.write(:code.lib_dir(:elixir))'", #{}),
+    filename:join(Lib, "../../bin/mix").
+
+%% ---------------------------------------------------------------------------------------------
+
+start(Name, Env, Config) ->
+    start(Name, Env, sockets(Config), Config).
+
+start(Name, Env, Dir, Config) ->
+    Probe = test_release:probe(Dir, ?COOKIE, Config),
+    Port = start_command(Name, Env, Config),
+    test_release:expect_started(Probe, node_name()),
+    #{port => Port, probe => Probe}.
+
+start_command(Name, Env, Config) ->
+    test_release:start_command("'" ++ script(Name, Config) ++ "' start", env(Env)).
+
+stop(Started, Name, Env, Config) ->
+    ?assertEqual({0, ""}, command("stop", Name, Env, Config)),
+    test_release:expect_end(Started).
+
+command(Command, Name, Env, Config) ->
+    test_release:command("'" ++ script(Name, Config) ++ "' " ++ Command, env(Env)).
+
+env(Env) ->
+    [{"RELEASE_COOKIE", ?COOKIE} | Env].
+
+script(Name, Config) ->
+    filename:join(release(Name, Config), "bin/my_app").
+
+node_name() ->
+    list_to_atom("my_app@" ++ test_project:host()).
+
+configure(Name, Settings, Config) ->
+    Lines = lists:map(fun setting/1, Settings),
+    write(release(Name, Config), "releases/0.1.0/runtime.exs", exs(Lines)).
+
+setting({Key, Value}) ->
+    io_lib:format("config :uds_dist, ~s: \"~s\"", [Key, Value]).
+
+sockets(Config) ->
+    test_release:sockets(Config).
+
+sockets_in(Dir) ->
+    test_release:sockets_in(Dir).
+
+owned_dir(Uid, Config) ->
+    Dir = test_node:dir("owned", Config),
+    ok = file:change_owner(Dir, Uid, Uid),
+    Dir.
