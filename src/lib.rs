@@ -15,6 +15,7 @@
 //! | [`window`]          | flow control: what may be on its way, and what to acknowledge       |
 //! | [`listener`]        | one listening socket                                                |
 //! | [`ownership`]       | who owns a socket path: lock file, stale sockets                    |
+//! | [`probe`]           | who listens at an address                                           |
 //! | [`admission`]       | whom we talk to: users and groups of peers                          |
 //! | [`address`]         | unix(7) addresses                                                   |
 //! | [`os`]              | the system calls that differ between operating systems              |
@@ -30,6 +31,7 @@ pub mod event_loop;
 pub mod listener;
 pub mod os;
 pub mod ownership;
+pub mod probe;
 pub mod protocol;
 pub mod report_queue;
 pub mod switchboard;

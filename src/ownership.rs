@@ -7,6 +7,7 @@
 
 use crate::address::{Address, Failure};
 use crate::os;
+use crate::probe::{Probe, probe};
 use crate::protocol::Reason;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -38,9 +39,7 @@ impl OwnedName {
     /// the lock but does not answer (yet, or any more: ask again), [`Reason::BadAddress`] when
     /// there can be no socket, [`Reason::PermissionDenied`] or [`Reason::SystemError`] otherwise.
     pub fn claim(path: &Path, vm_pid: u32) -> Result<OwnedName, Failure> {
-        let mut lock_path = OsString::from(path);
-        lock_path.push(".lock");
-        let lock_path = PathBuf::from(lock_path);
+        let lock_path = lock_path(path);
         let mut lock = take_lock(&lock_path, path)?;
         // From here on, dropping the name gives it up and leaves what is not ours alone.
         let noted = lock.set_len(0).and_then(|()| writeln!(*lock, "{vm_pid}"));
@@ -78,7 +77,7 @@ impl OwnedName {
             }
             Ok(_) => (),
         }
-        match probe(path) {
+        match probe(&Address::Path(path.clone())) {
             Probe::Nobody => match fs::remove_file(path) {
                 Ok(()) => {
                     log::info!("took over {}, whose owner is dead", path.display());
@@ -87,7 +86,7 @@ impl OwnedName {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(failure(&error, "remove the stale socket", path)),
             },
-            Probe::Answers(pid) => Err(duplicate(path, pid)),
+            Probe::Answers(owner) => Err(duplicate(path, owner.and_then(|owner| owner.process()))),
             Probe::Failed(error) => Err(failure(&error, "find out who listens at", path)),
         }
     }
@@ -112,6 +111,13 @@ impl Drop for OwnedName {
             _ => log::warn!("{} is no longer ours; left alone", self.lock_path.display()),
         }
     }
+}
+
+/// The file whose lock says who owns the socket `path`, and which has the number of that VM.
+pub fn lock_path(path: &Path) -> PathBuf {
+    let mut lock_path = OsString::from(path);
+    lock_path.push(".lock");
+    PathBuf::from(lock_path)
 }
 
 /// Names in a directory that are looked at: a directory full of them must not delay a node's start.
@@ -157,7 +163,7 @@ fn sweep_name(path: &Path, lock_path: &Path) {
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return,
-        Ok(_) => match probe(path) {
+        Ok(_) => match probe(&Address::Path(path.to_owned())) {
             Probe::Nobody => remove(path),
             Probe::Answers(_) | Probe::Failed(_) => return,
         },
@@ -333,8 +339,11 @@ fn held_by_another(held: File, lock_path: &Path, path: &Path) -> Failure {
     let owner = io::read_to_string(held.take(16))
         .ok()
         .and_then(|text| text.trim().parse().ok());
-    match probe(path) {
-        Probe::Answers(pid) => duplicate(path, owner.or(pid)),
+    match probe(&Address::Path(path.to_owned())) {
+        Probe::Answers(listener) => duplicate(
+            path,
+            owner.or(listener.and_then(|listener| listener.process())),
+        ),
         Probe::Nobody | Probe::Failed(_) => Failure {
             reason: Reason::NameBusy,
             explanation: format!(
@@ -361,35 +370,6 @@ fn duplicate(path: &Path, pid: Option<u32>) -> Failure {
 fn by_process(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" by process {pid}"))
         .unwrap_or_default()
-}
-
-enum Probe {
-    Nobody,
-    /// The process, where the system tells.
-    Answers(Option<u32>),
-    Failed(io::Error),
-}
-
-/// Is somebody listening there? Only a refused connection says no: a full backlog is a sign of
-/// life, and what we may not connect to is not ours to judge.
-fn probe(path: &Path) -> Probe {
-    let connected = Address::Path(path.to_owned())
-        .to_socket_address()
-        .map_err(|failure| io::Error::new(io::ErrorKind::InvalidInput, failure.explanation))
-        .and_then(|address| os::connect(&address));
-    match connected {
-        Ok(socket) => Probe::Answers(
-            os::peer_credentials(&socket)
-                .ok()
-                .map(|peer| peer.pid)
-                .filter(|pid| *pid != 0),
-        ),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock => Probe::Answers(None),
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Probe::Nobody,
-            _ => Probe::Failed(error),
-        },
-    }
 }
 
 fn identity(metadata: &fs::Metadata) -> Identity {

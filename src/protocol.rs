@@ -273,6 +273,11 @@ impl Credentials {
         gid: u32::MAX,
         pid: 0,
     };
+
+    /// The process, where the system tells.
+    pub fn process(&self) -> Option<u32> {
+        (self.pid != Credentials::UNKNOWN.pid).then_some(self.pid)
+    }
 }
 
 /// Why something could not be done, as far as a program acts on it.
