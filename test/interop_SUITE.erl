@@ -57,24 +57,16 @@ older_and_newer_otp_connect(Config) ->
 
 %% The example listens at ./name, we at ./name.sock: symbolic links make one of the two.
 with_erl_uds_dist(Talk, Config) ->
-    Examples = filename:join([code:lib_dir(kernel), "examples", "erl_uds_dist", "src"]),
-    Source = filename:join(Examples, "erl_uds_dist.erl"),
-    case filelib:is_regular(Source) of
-        false ->
-            {skip, "this OTP has come without " ++ Source};
-        true ->
-            Ebin = test_node:dir("ebin", Config),
-            {ok, erl_uds_dist} = compile:file(Source, [{outdir, Ebin}]),
+    case test_node:erl_uds_dist(Config) of
+        {ok, Options} ->
             Dir = test_node:dir(Config),
             ok = file:make_symlink("theirs", filename:join(Dir, "theirs.sock")),
             ok = file:make_symlink("ours.sock", filename:join(Dir, "ours")),
             Ours = start("ours", #{}, Config),
-            Theirs = start(
-                "theirs",
-                #{carrier => ["-proto_dist", "erl_uds", "-no_epmd"], dir => none, args => ["-pa", Ebin]},
-                Config
-            ),
-            Talk(Ours, Theirs)
+            Theirs = start("theirs", Options, Config),
+            Talk(Ours, Theirs);
+        {skip, _} = Skip ->
+            Skip
     end.
 
 %% From dials To; then both call each other and send payloads.

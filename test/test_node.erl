@@ -11,7 +11,7 @@
 %% Nodes that run, and erl commands that may end.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
--export([on_demand/0, erl/0, other_otps/0]).
+-export([on_demand/0, erl_uds_dist/1, erl/0, other_otps/0]).
 -export([name/1, os_pid/1, sidecar/1, sidecars/1, call/2, call/4, call/5]).
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
@@ -296,6 +296,24 @@ this_otp() ->
 %% to nodes that have come up, and would connect them again when they are down.
 on_demand() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
+
+%% Options of a node that runs OTP's example carrier, which listens at ./name.
+-spec erl_uds_dist(list()) -> {ok, options()} | {skip, string()}.
+erl_uds_dist(Config) ->
+    Examples = filename:join([code:lib_dir(kernel), "examples", "erl_uds_dist", "src"]),
+    Source = filename:join(Examples, "erl_uds_dist.erl"),
+    case filelib:is_regular(Source) of
+        false ->
+            {skip, "this OTP has come without " ++ Source};
+        true ->
+            Ebin = dir("ebin", Config),
+            {ok, erl_uds_dist} = compile:file(Source, [{outdir, Ebin}]),
+            {ok, #{
+                carrier => ["-proto_dist", "erl_uds", "-no_epmd"],
+                dir => none,
+                args => ["-pa", Ebin]
+            }}
+    end.
 
 %% The erl of this VM.
 erl() ->
