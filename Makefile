@@ -1,11 +1,19 @@
 # Each target finds the tools it needs on this machine, or sets them up in .toolchain/.
 
-.PHONY: all build demo test chaos fuzz bench check clean distclean help
+.PHONY: all build install demo test chaos fuzz bench check clean distclean help
 
 all: build
 
 build:
 	@PATH="$$(scripts/toolchain path)" && export PATH && rebar3 compile
+
+# The command line for an operator's PATH; nodes have their own in priv/.
+install: PREFIX ?= /usr/local
+install:
+	@scripts/build-sidecar
+	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
+	@install -m 755 priv/uds_dist "$(DESTDIR)$(PREFIX)/bin/uds_dist"
+	@priv/uds_dist docs "$(DESTDIR)$(PREFIX)/share"
 
 demo: build
 	@scripts/demo
@@ -23,7 +31,8 @@ chaos:
 fuzz: CASES ?= 80000
 fuzz:
 	@PATH="$$(scripts/toolchain path)" && export PATH && PROPTEST_CASES="$(CASES)" \
-		cargo test --release --locked --target-dir target --test properties --test switchboard_model
+		cargo test --release --locked --target-dir target \
+		--test properties --test client_codecs --test switchboard_model
 
 # scripts/bench describes the settings.
 bench: build
@@ -41,6 +50,8 @@ distclean: clean
 
 help:
 	@echo "make             build the Erlang modules (_build/default) and the sidecar (priv/uds_dist)"
+	@echo "make install     install the command line with man pages and completions; needs cargo alone"
+	@echo "  PREFIX=dir     ... below this directory instead of /usr/local (DESTDIR=dir for packagers)"
 	@echo "make demo        start two nodes that talk over Unix domain sockets, and show what happens"
 	@echo "make test        run all tests on the Erlang/OTP at hand"
 	@echo "  OTP=\"25 27 29\" ... on each of these, and between them"
@@ -50,7 +61,7 @@ help:
 	@echo "  SECONDS=n      ... for so long"
 	@echo "  SEED=n         ... with these choices (it prints those of each run)"
 	@echo "  OTP=\"25 27 29\" ... on each of these, with nodes of all of them"
-	@echo "make fuzz        random input for the codec, the reader and the sidecar, for about five minutes"
+	@echo "make fuzz        random input for the codecs, the reader and the sidecar, for about five minutes"
 	@echo "  CASES=n        ... n cases of each property instead of 80000"
 	@echo "make bench       compare the carriers, side by side, for about ten minutes"
 	@echo "  ROUNDS=n       ... in n rounds instead of 5"

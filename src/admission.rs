@@ -48,7 +48,8 @@ impl Policy {
         }
     }
 
-    fn admits(&self, peer: &Credentials) -> bool {
+    /// Whether it lets this peer in.
+    pub fn admits(&self, peer: &Credentials) -> bool {
         let by_base = match self.base {
             Base::Nobody => false,
             Base::OwnUserAndRoot => os::is_trusted_owner(peer.uid),

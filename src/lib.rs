@@ -1,4 +1,6 @@
-//! The sidecar of uds_dist: one process per Erlang VM that owns the VM's Unix domain sockets.
+//! The program of uds_dist. It is two things: the sidecar, one process per Erlang VM that owns the
+//! VM's Unix domain sockets, and a command line that talks to nodes over them ([`client`], with a map
+//! of its own).
 //!
 //! A byte on its way from the VM to a peer passes these rooms from top to bottom, and from the
 //! peer to the VM the other way:
@@ -25,6 +27,7 @@
 
 pub mod address;
 pub mod admission;
+pub mod client;
 pub mod command_reader;
 pub mod connection;
 pub mod event_loop;

@@ -1,45 +1,34 @@
-//! Entry point of the sidecar: what to do, and where log lines go.
+//! Entry point: the sidecar of a VM, or a command of somebody's.
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use uds_dist::client;
+use uds_dist::client::failure::Kind;
 use uds_dist::event_loop::EventLoop;
 
 /// Environment variable with a log filter, as env_logger has them: `debug`, `warn`, ...
 const LOG_FILTER: &str = "UDS_DIST_LOG";
 
-const ABOUT: &str = "\
-uds_dist is the sidecar of an Erlang VM that clusters over Unix domain sockets.
-The VM starts it, and it ends with the VM; there is nothing to do by hand.
-
-    erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp
-
-Usage: uds_dist sidecar      speak the port protocol on stdin and stdout
-       uds_dist --version
-       uds_dist --help
-
-Environment: UDS_DIST_LOG    what to log on stderr: error, warn, info (default), debug
-Signals:     SIGUSR1         log a table of connections
-";
-
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let arguments: Vec<_> = arguments.iter().map(|a| a.to_str()).collect();
-    match arguments[..] {
-        [Some("sidecar")] if io::stdin().is_terminal() => {
-            eprint!("uds_dist: stdin is a terminal, not a VM\n\n{ABOUT}");
-            ExitCode::from(2)
-        }
-        [Some("sidecar")] => sidecar(),
-        [Some("--version" | "-V")] => print(&format!("uds_dist {}\n", env!("CARGO_PKG_VERSION"))),
-        [] | [Some("--help" | "-h")] => print(ABOUT),
-        _ => {
-            eprint!("uds_dist: unknown arguments\n\n{ABOUT}");
-            ExitCode::from(2)
-        }
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    match &arguments[..] {
+        // First, so that a VM does not wait for what only people need.
+        [word] if word == "sidecar" => sidecar(),
+        [] => client::run(["--help".into()]),
+        _ => client::run(arguments),
     }
 }
 
 fn sidecar() -> ExitCode {
+    if io::stdin().is_terminal() {
+        eprintln!(
+            "uds_dist: stdin is a terminal, not a VM, which starts its sidecar itself: \
+             erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp"
+        );
+        return Kind::Usage.into();
+    }
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Info)
         .parse_env(LOG_FILTER)
@@ -60,12 +49,5 @@ fn sidecar() -> ExitCode {
             log::error!("{error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE, // nobody reads it
     }
 }

@@ -8,6 +8,7 @@
     dependency_needs_only_compile/1,
     second_compile_rebuilds_nothing/1,
     release_runs_with_its_own_sidecar/1,
+    install_needs_only_cargo/1,
     missing_cargo_fails_with_what_to_install/1,
     failing_cargo_fails_with_its_error/1,
     clean_removes_what_was_built/1
@@ -20,6 +21,7 @@ all() ->
         dependency_needs_only_compile,
         second_compile_rebuilds_nothing,
         release_runs_with_its_own_sidecar,
+        install_needs_only_cargo,
         missing_cargo_fails_with_what_to_install,
         failing_cargo_fails_with_its_error,
         clean_removes_what_was_built
@@ -111,25 +113,42 @@ release_runs_with_its_own_sidecar(Config) ->
     ),
     Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_config, sidecar_path, []]),
     ?assertEqual(real(Sidecar), real(Path)),
-    ok = test_node:call(Node, erpc, call, [probe@localhost, init, stop, []]),
+    %% The same binary is the command line, also for a release in embedded mode.
+    Env = [{"UDS_DIST_DIR", Sockets}, {"ERLANG_COOKIE", "uds_dist_test"}],
+    ?assertEqual({0, "3\n"}, output("'" ++ Sidecar ++ "' eval probe '1 + 2'", "/", Env)),
+    ?assertEqual({0, ""}, output("'" ++ Sidecar ++ "' stop probe", "/", Env)),
     ?assertMatch({0, _}, test_project:collect(Port)).
+
+%% No Erlang is on the PATH.
+install_needs_only_cargo(Config) ->
+    Prefix = filename:join(test_node:dir(Config), "usr"),
+    Bin = programs(["erl", "escript", "rebar3"], Config),
+    ok = run("make install PREFIX=\"$0\"", dependency(Config), [{"PATH", Bin}], Prefix),
+    {0, "uds_dist " ++ _} = output("'" ++ Prefix ++ "/bin/uds_dist' --version", "/", []),
+    ?assertMatch([_ | _], filelib:wildcard(filename:join(Prefix, "share/man/man1/uds_dist*.1"))),
+    Completions = filename:join(Prefix, "share/bash-completion/completions/uds_dist"),
+    ?assert(filelib:is_regular(Completions)).
 
 real(Path) ->
     string:trim(os:cmd("realpath '" ++ Path ++ "'")).
 
-%% Every program of PATH but cargo and rustc.
 missing_cargo_fails_with_what_to_install(Config) ->
-    Bin = test_node:dir("bin", Config),
-    ok = run(
-        "IFS=:; for d in $PATH; do [ -d \"$d\" ] && ln -s \"$d\"/* . 2>/dev/null; done; "
-        "rm -f cargo rustc; true",
-        Bin,
-        []
-    ),
+    Bin = programs(["cargo", "rustc"], Config),
     {Status, Output} = output("rebar3 compile", copy(Config), [{"PATH", Bin}]),
     ?assertNotEqual(0, Status),
     ?assertMatch([_ | _], string:find(Output, "cargo and rustc >= 1.85 are needed")),
     ?assertMatch([_ | _], string:find(Output, "install them")).
+
+%% A directory with every program of PATH but these.
+programs(Missing, Config) ->
+    Bin = test_node:dir("bin", Config),
+    ok = run(
+        "IFS=:; for d in $PATH; do [ -d \"$d\" ] && ln -s \"$d\"/* . 2>/dev/null; done; "
+        "rm -f " ++ lists:append(lists:join(" ", Missing)),
+        Bin,
+        []
+    ),
+    Bin.
 
 %% What the compiler says is shown, and what it means.
 failing_cargo_fails_with_its_error(Config) ->

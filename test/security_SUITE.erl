@@ -19,6 +19,7 @@
     a_list_replaces_the_default/1,
     the_log_says_who_is_connected/1,
     a_new_sidecar_keeps_to_the_policy/1,
+    commands_keep_to_the_policy/1,
     settings_are_invalid/1
 ]).
 %% What they can do.
@@ -282,6 +283,35 @@ the_log_says_who_is_connected(Config) ->
     Line = "uds_dist: connected with ~s, uid ~b, gid ~b, pid ~b\\b",
     expect_output(Alice, numbers(Line, [name(Bob), ?BOB, ?BOB, sidecar(Bob)])),
     ?assertEqual(nomatch, string:find(test_node:output(Bob), "connected with")).
+
+%% On both sides, as between nodes.
+commands_keep_to_the_policy(Config) ->
+    Alice = node_of(?ALICE, "alice", [{socket_mode, 8#666}], Config),
+    _ = node_of(?ALICE, "careful", [], Config),
+    Pong = "pong from " ++ atom_to_list(name(Alice)) ++ "\n",
+    AllowAlice = "--allow-uid " ++ integer_to_list(?ALICE),
+    ?assertEqual({0, Pong}, ping_as(?ALICE, "alice", Config)),
+    ?assertEqual({0, Pong}, ping_as(0, "alice " ++ AllowAlice, Config)),
+    [
+        begin
+            {Status, Output} = ping_as(User, Arguments, Config),
+            ?assertEqual(2, Status, Output),
+            test_node:expect_output_of(Output, Line)
+        end
+     || {User, Arguments, Line} <- [
+            {0, "alice", numbers("is a process of uid ~b .* --allow-uid ~b", [?ALICE, ?ALICE])},
+            {?BOB, "alice", numbers("is a process of uid ~b", [?ALICE])},
+            {?BOB, "alice " ++ AllowAlice, numbers("it does not admit uid ~b", [?BOB])},
+            {?BOB, "careful --allow-uid any", "permission denied; run this as the node's user"}
+        ]
+    ],
+    expect_output(Alice, numbers("refused a peer, uid ~b,", [?BOB])).
+
+ping_as(User, Arguments, Config) ->
+    Binary = filename:join(proplists:get_value(copy, Config), "uds_dist"),
+    Command = lists:join(" ", as(User, User) ++ [Binary, "ping", Arguments]),
+    Env = [{"UDS_DIST_DIR", proplists:get_value(tmp, Config)}, {"ERLANG_COOKIE", "uds_dist_test"}],
+    test_project:output(lists:append(Command), #{env => Env}).
 
 %% One that is started in place of a dead one does not fall back to the default.
 a_new_sidecar_keeps_to_the_policy(Config) ->

@@ -1,0 +1,536 @@
+%% The command line of the native program against real nodes. What it does when its peer is no node
+%% is in command_line.rs.
+-module(command_line_SUITE).
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_testcase/2, end_per_testcase/2]).
+%% Who is there.
+-export([
+    ping_answers/1,
+    a_hundred_pings_at_once/1,
+    pings_leave_nothing_behind/1,
+    abstract_sockets_work/1,
+    another_cookie_is_refused/1,
+    a_killed_node_is_stale/1,
+    a_stopped_node_runs_into_the_time_limit/1,
+    names_lists_who_is_there/1,
+    erl_uds_dist_answers/1
+]).
+%% What it says.
+-export([
+    rpc_calls/1,
+    eval_evaluates/1,
+    eval_reads_files_and_stdin/1,
+    eval_speaks_elixir/1,
+    exceptions_fail/1,
+    output_is_forwarded/1,
+    input_is_at_its_end/1,
+    log_events_are_the_nodes/1,
+    large_results_arrive/1,
+    terms_of_every_type_arrive/1
+]).
+%% How it goes on.
+-export([
+    the_command_is_hidden/1,
+    a_call_ends_with_its_caller/1,
+    a_node_that_goes_down_is_no_slow_one/1,
+    ticks_keep_a_call_alive/1,
+    pid_and_info_tell_of_the_node/1,
+    stop_waits_for_the_end/1
+]).
+%% Run in the nodes.
+-export([remember_terms/2, printed/1, mapped/1]).
+
+-import(test_node, [start/2, start/3, call/4, name/1, os_pid/1, dir/1, expect/2]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+%% Exit codes, as `uds_dist --help` has them.
+-define(RAISED, 1).
+-define(DOWN, 1).
+-define(REFUSED, 2).
+-define(TIMED_OUT, 3).
+-define(LOST, 4).
+-define(NOT_THERE, 5).
+
+-define(PINGS, 100).
+-define(TERMS, 500).
+-define(LARGE, 16 bsl 20).
+
+-define(JOB, uds_dist_test_job).
+
+all() ->
+    test_node:cases(?MODULE) -- [init_per_suite, end_per_suite, printed, mapped].
+
+suite() ->
+    test_node:suite().
+
+%% One node for all cases that leave it as it was. It has a directory of its own.
+init_per_suite(Config) ->
+    Config1 = test_node:init(Config),
+    Node = start("shared", Config1),
+    [{shared, {Node, dir(Config1)}} | Config1].
+
+end_per_suite(Config) ->
+    test_node:cleanup(Config).
+
+init_per_testcase(_Case, Config) ->
+    test_node:init(Config).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+%% Who is there
+
+%% With and without a host, and at a socket that is named.
+ping_answers(Config) ->
+    {Node, Dir} = proplists:get_value(shared, Config),
+    Socket = filename:join(Dir, "shared.sock"),
+    assert_prints(pong(Node), shared(["ping", "shared"], Config)),
+    assert_prints(pong(Node), shared(["ping", atom_to_list(name(Node))], Config)),
+    assert_prints(pong(Node), run(["ping", "shared", "--socket", Socket], Config)),
+    assert_fails(?REFUSED, "is another node", shared(["ping", "shared@elsewhere"], Config)),
+    assert_fails(?DOWN, "is not there", shared(["ping", "nobody"], Config)),
+    assert_fails(?NOT_THERE, "is not there", shared(["pid", "nobody"], Config)).
+
+a_hundred_pings_at_once(Config) ->
+    Ping = ["ping", "shared", "--timeout", "60s"],
+    Ports = [open(Ping, of_shared(Config)) || _ <- lists:seq(1, ?PINGS)],
+    Ended = [test_project:collect(Port) || Port <- Ports],
+    ?assertEqual([], [Failed || {Status, _} = Failed <- Ended, Status =/= 0]).
+
+%% A health check every few seconds must not fill the table of atoms.
+pings_leave_nothing_behind(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Atoms = fun() -> call(Node, erlang, system_info, [atom_count]) end,
+    Ping = fun(_) -> {0, _} = shared(["ping", "shared"], Config) end,
+    expect_unconnected(Node),
+    lists:foreach(Ping, lists:seq(1, 3)),
+    Before = Atoms(),
+    lists:foreach(Ping, lists:seq(1, 30)),
+    expect_unconnected(Node),
+    %% One that comes before the node has seen the end of the last one gets another name.
+    ?assert(Atoms() - Before < 10, {Before, Atoms()}).
+
+expect_unconnected(Node) ->
+    expect(
+        fun() ->
+            case call(Node, erlang, nodes, [connected]) of
+                [] -> true;
+                Others -> Others
+            end
+        end,
+        no_connection
+    ).
+
+abstract_sockets_work(Config) ->
+    Dir = "@uds_dist_command." ++ os:getpid(),
+    Node = start("a", #{dir => Dir}, Config),
+    assert_prints(pong(Node), run(["ping", "a"], #{dir => Dir})),
+    assert_prints(pong(Node), run(["ping", "a", "--socket", Dir ++ "/a"], Config)),
+    {0, Table} = run(["names"], #{dir => Dir}),
+    ?assertMatch([_, ["a", _, _, "up"]], rows(Table)).
+
+another_cookie_is_refused(Config) ->
+    Options = (of_shared(Config))#{cookie => "another"},
+    assert_fails(?REFUSED, "its cookie is another one", run(["ping", "shared"], Options)).
+
+a_killed_node_is_stale(Config) ->
+    Node = start("a", Config),
+    Sidecar = test_node:sidecar(Node),
+    %% A VM that runs would start another sidecar, which removes the socket in the end.
+    ok = test_node:signal("STOP", os_pid(Node)),
+    ok = test_node:signal("KILL", [Sidecar, os_pid(Node)]),
+    expect(fun() -> not test_node:is_alive(Sidecar) end, end_of_sidecar),
+    assert_fails(?DOWN, "nobody listens at its socket", run(["ping", "a"], Config)),
+    {0, Table} = run(["names"], Config),
+    ?assertMatch([_, ["a", "-", "-", "stale"]], rows(Table)).
+
+%% The node's sidecar lets the command in; the VM says nothing.
+a_stopped_node_runs_into_the_time_limit(Config) ->
+    Node = start("a", Config),
+    ok = test_node:signal("STOP", os_pid(Node)),
+    Ping = ["ping", "a", "--timeout", "200ms"],
+    assert_fails(?TIMED_OUT, "is there and does not answer", run(Ping, Config)),
+    ok = test_node:signal("CONT", os_pid(Node)),
+    assert_prints(pong(Node), run(["ping", "a"], Config)).
+
+names_lists_who_is_there(Config) ->
+    [A, B] = test_node:start_all(["a", "b"], Config),
+    User = string:trim(os:cmd("id -u")),
+    Row = fun(Name, Node) -> [Name, integer_to_list(os_pid(Node)), User, "up"] end,
+    {0, Table} = run(["names"], Config),
+    ?assertEqual([["NAME", "PID", "UID", "STATE"], Row("a", A), Row("b", B)], rows(Table)).
+
+rows(Table) ->
+    [string:lexemes(Line, " ") || Line <- string:lexemes(Table, "\n")].
+
+%% Any node that speaks the protocol will do: this one has nothing of ours.
+erl_uds_dist_answers(Config) ->
+    case test_node:erl_uds_dist(Config) of
+        {ok, Options} ->
+            Node = start("a", Options, Config),
+            Socket = ["--socket", filename:join(dir(Config), "a")],
+            assert_prints(pong(Node), run(["ping", "a" | Socket], Config)),
+            assert_prints("6\n", run(["eval", "a", "lists:sum([1, 2, 3])." | Socket], Config));
+        {skip, _} = Skip ->
+            Skip
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% What it says
+
+rpc_calls(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Rpc = fun(Call) -> shared(["rpc", "shared" | Call], Config) end,
+    Green = "\"gr\x{FC}n\"",
+    assert_prints([atom_to_list(name(Node)), "\n"], Rpc(["erlang", "node"])),
+    assert_prints("6\n", Rpc(["lists", "sum", "[[1, 2, 3]]"])),
+    assert_prints("6\n", Rpc(["lists:sum([1, 2, 3])"])),
+    assert_prints("[self]\n", Rpc(["erlang", "apply", "[fun() -> [self] end, []]"])),
+    assert_prints([Green, "\n"], Rpc(["lists", "append", ["[[", Green, "]]"]])).
+
+eval_evaluates(Config) ->
+    Eval = fun(Text) -> shared(["eval", "shared", Text], Config) end,
+    assert_prints("3\n", Eval("1 + 2")),
+    assert_prints("3\n", Eval("X = 1, X + 2.")),
+    assert_prints("6\n", Eval("X = 1. Y = 2 + X.\nF = fun(Z) -> X + Y + Z end. F(2).")),
+    assert_prints("-1\n", Eval("-1")),
+    assert_prints("ok\n", Eval("")).
+
+eval_reads_files_and_stdin(Config) ->
+    File = filename:join(dir(Config), "expressions"),
+    ok = file:write_file(File, "%% A comment.\nX = 20.\nX + 1.\n"),
+    assert_prints("21\n", shared(["eval", "shared", "--file", File], Config)),
+    Options = (of_shared(Config))#{stdin => File},
+    assert_prints("21\n", run(["eval", "shared", "-"], Options)).
+
+eval_speaks_elixir(Config) ->
+    Nowhere = shared(["eval", "shared", "--elixir", "1"], Config),
+    assert_fails(?RAISED, "there is no Elixir in this node", Nowhere),
+    case os:find_executable("elixir") of
+        false ->
+            {skip, "no elixir on PATH"};
+        Elixir ->
+            Lib = os:cmd(Elixir ++ " -e 'IO.puts(:code.lib_dir(:elixir))'"),
+            Ebin = filename:join(string:trim(Lib), "ebin"),
+            %% Elixir does not start where standard input and output are those of a test.
+            _ = test_node:launch(#{name => "a", args => ["-noinput", "-pa", Ebin]}, Config),
+            Start = "{ok, _} = application:ensure_all_started(elixir), ok.",
+            assert_prints("ok\n", run(["eval", "a", Start, "--wait", "30s"], Config)),
+            Eval = fun(Text) -> run(["eval", "a", "--elixir" | Text], Config) end,
+            assert_prints("6\n", Eval(["Enum.sum([1, 2, 3])"])),
+            assert_prints("hello\n%{a: \"b\"}\n", Eval(["IO.puts(\"hello\"); %{a: \"b\"}"])),
+            assert_prints("[1,null]\n", Eval(["--json", "{1, nil}"])),
+            assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Eval(["1 / 0"])),
+            assert_fails(?RAISED, "\\*\\* \\(TokenMissingError\\)", Eval(["(1"]))
+    end.
+
+%% The shell's own words, without what is ours.
+exceptions_fail(Config) ->
+    Eval = fun(Text) -> shared(["eval", "shared", Text], Config) end,
+    Fails = fun(Words, Text) -> assert_fails(?RAISED, Words, Eval(Text)) end,
+    Fails("^\\*\\* exception error: no match of right hand side value 2$", "1 = 2."),
+    Fails("^\\*\\* exception throw: ball$", "throw(ball)"),
+    Fails("^\\*\\* exception exit: reason$", "exit(reason)"),
+    Fails("in call from lists:map/2", "lists:map(fun(X) -> 1 / X end, [0])"),
+    Fails("undefined function nomodule:f/0", "nomodule:f()"),
+    Fails("^2:3: syntax error before: ", "1 +\n  )."),
+    Fails("^1:[12]: unterminated", "\"text"),
+    Fails("the process that ran it was ended: killed", "exit(self(), kill), timer:sleep(9000)"),
+    %% All is read before any of it runs.
+    {?RAISED, Read} = Eval("io:put_chars(\"begun\"). 1 + ."),
+    ?assertEqual(nomatch, string:find(Read, "begun")),
+    {?RAISED, Trace} = Eval("lists:nth(0, [])"),
+    ?assertEqual(nomatch, string:find(Trace, "erl_eval")).
+
+output_is_forwarded(Config) ->
+    Eval = fun(Text) -> shared(["eval", "shared", Text], Config) end,
+    assert_prints(
+        "gr\x{FC}n \x{3A9}\n\x{FC}done\n",
+        Eval(
+            "io:format(\"~ts~n\", [\"gr\x{FC}n \x{3A9}\"]), "
+            "io:put_chars(<<\"\x{FC}\"/utf8>>), done"
+        )
+    ),
+    %% A process that the job has started prints too, and several requests at once are one.
+    assert_prints(
+        "a\nnormal\n",
+        Eval(
+            "spawn_monitor(fun() -> io:requests([{put_chars, unicode, \"a\"}, nl]) end), "
+            "receive {'DOWN', _, _, _, Reason} -> Reason end"
+        )
+    ),
+    %% Old functions write Latin-1.
+    assert_prints("\x{FC}ok\n", Eval("file:write(group_leader(), <<252>>)")),
+    assert_fails(?RAISED, "exception error", Eval("io:put_chars(<<255>>)")).
+
+input_is_at_its_end(Config) ->
+    Text =
+        "[io:get_line(\"> \"), io:get_chars(\"> \", 3), io:read(\"> \"), "
+        "proplists:get_value(encoding, io:getopts()), io:setopts([binary]), io:columns()]",
+    Result = shared(["eval", "shared", Text], Config),
+    assert_prints("[eof,eof,eof,unicode,ok,{error,enotsup}]\n", Result).
+
+%% Those of a process whose group leader is another node's would be dropped.
+log_events_are_the_nodes(Config) ->
+    Node = start("a", Config),
+    assert_prints("ok\n", run(["eval", "a", "logger:error(\"said by the job\")."], Config)),
+    test_node:expect_output(Node, "said by the job").
+
+%% As JSON, as output, and in lines as the shell breaks them.
+large_results_arrive(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Large = binary:copy(<<"x">>, ?LARGE),
+    Make = lists:flatten(io_lib:format("binary:copy(<<\"x\">>, ~b)", [?LARGE])),
+    Long = lists:seq(1, 100000),
+    Eval = fun(Text) ->
+        Arguments = ["eval", "shared", "--timeout", "60s" | Text],
+        hash(open(Arguments, of_shared(Config)))
+    end,
+    ?assertEqual(erlang:md5(["\"", Large, "\"\n"]), Eval(["--json", Make])),
+    ?assertEqual(erlang:md5([Large, "ok\n"]), Eval(["io:put_chars(" ++ Make ++ ")"])),
+    Printed = call(Node, ?MODULE, printed, [Long]),
+    ?assertEqual(erlang:md5([Printed, "\n"]), Eval(["lists:seq(1, 100000)"])).
+
+%% Of all that a command prints.
+hash(Port) ->
+    hash(Port, erlang:md5_init()).
+
+hash(Port, Context) ->
+    receive
+        {Port, {data, Bytes}} -> hash(Port, erlang:md5_update(Context, Bytes));
+        {Port, {exit_status, 0}} -> erlang:md5_final(Context)
+    end.
+
+%% Random terms that the node has made, as its shell prints them, and as the mapping to JSON has
+%% them.
+terms_of_every_type_arrive(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Seed = erlang:unique_integer([positive]),
+    ct:pal("seed ~b", [Seed]),
+    ok = call(Node, ?MODULE, remember_terms, [Seed, ?TERMS]),
+    Terms = "persistent_term:get(" ++ atom_to_list(?MODULE) ++ ")",
+    [
+        begin
+            Expected = [call(Node, ?MODULE, Format, [remembered]), "\n"],
+            assert_prints(Expected, shared(["eval", "shared", Terms | Option], Config))
+        end
+     || {Format, Option} <- [{printed, []}, {mapped, ["--json"]}]
+    ].
+
+%% In the node.
+remember_terms(Seed, Count) ->
+    Random = rand:seed_s(exsss, Seed),
+    {Terms, _} = lists:mapfoldl(fun(_, R) -> random_term(3, R) end, Random, lists:seq(1, Count)),
+    persistent_term:put(?MODULE, Terms).
+
+printed(remembered) -> printed(persistent_term:get(?MODULE));
+printed(Term) -> unicode:characters_to_binary(io_lib:format("~tp", [Term])).
+
+random_term(0, R) ->
+    random_leaf(R);
+random_term(Depth, R) ->
+    {Kind, R1} = rand:uniform_s(8, R),
+    {Length, R2} = rand:uniform_s(4, R1),
+    {Terms, R3} = lists:mapfoldl(
+        fun(_, S) -> random_term(Depth - 1, S) end, R2, lists:seq(1, Length)
+    ),
+    case Kind of
+        1 -> {Terms, R3};
+        2 -> {list_to_tuple(Terms), R3};
+        3 -> {maps:from_list(lists:zip(Terms, lists:reverse(Terms))), R3};
+        4 when Length > 1 -> {lists:droplast(Terms) ++ tail(lists:last(Terms)), R3};
+        _ -> random_leaf(R3)
+    end.
+
+%% Of an improper list.
+tail(Term) when is_list(Term) -> {Term};
+tail(Term) -> Term.
+
+random_leaf(R) ->
+    {Bits, R1} = rand:uniform_s(200, R),
+    {Number, R2} = rand:uniform_s(1 bsl Bits, R1),
+    Leaves = [
+        Number,
+        -Number,
+        Number rem 256,
+        %% Those that all ways of printing write alike.
+        (Number rem 8000 - 4000) / 8,
+        <<Number:Bits>>,
+        <<Number:(8 * (Bits div 8))>>,
+        unicode:characters_to_binary([32 + Number rem 16#D000, $", $\\, $\n]),
+        "text",
+        [Number rem 256, 255],
+        lists:nth(1 + Number rem 7, [true, false, null, nil, undefined, '', '\x{E9} \x{3A9}']),
+        [],
+        {},
+        #{},
+        self(),
+        hd(erlang:ports()),
+        make_ref(),
+        fun lists:map/2,
+        fun() -> R end
+    ],
+    {Which, R3} = rand:uniform_s(length(Leaves), R2),
+    {lists:nth(Which, Leaves), R3}.
+
+%% In the node: the mapping to JSON that `uds_dist eval --help` describes.
+mapped(remembered) ->
+    unicode:characters_to_binary(mapped(persistent_term:get(?MODULE)));
+mapped(Term) when is_integer(Term) -> integer_to_list(Term);
+mapped(Term) when is_float(Term) -> float_to_list(Term, [short]);
+mapped(Term) when is_boolean(Term) -> atom_to_list(Term);
+mapped(Term) when Term =:= null; Term =:= nil; Term =:= undefined -> "null";
+mapped(Term) when is_atom(Term) -> quoted(atom_to_list(Term));
+mapped(Term) when is_bitstring(Term) ->
+    case is_binary(Term) andalso unicode:characters_to_list(Term) of
+        Text when is_list(Text) -> quoted(Text);
+        _ -> quoted(io_lib:format("~w", [Term]))
+    end;
+mapped(Term) when is_list(Term) -> ["[", lists:join(",", elements(Term)), "]"];
+mapped(Term) when is_tuple(Term) -> mapped(tuple_to_list(Term));
+mapped(Term) when is_map(Term) ->
+    Pairs = [[key(Key), ":", mapped(Value)] || {Key, Value} <- maps:to_list(Term)],
+    ["{", lists:join(",", Pairs), "}"];
+mapped(Term) ->
+    quoted(io_lib:format("~w", [Term])).
+
+elements([First | Rest]) -> [mapped(First) | elements(Rest)];
+elements([]) -> [];
+elements(Tail) -> [mapped(Tail)].
+
+key(Key) when is_atom(Key) ->
+    quoted(atom_to_list(Key));
+key(Key) ->
+    case unicode:characters_to_list(mapped(Key)) of
+        "\"" ++ _ = String -> String;
+        Text -> quoted(Text)
+    end.
+
+quoted(Text) ->
+    Escape = fun
+        ($") -> "\\\"";
+        ($\\) -> "\\\\";
+        ($\n) -> "\\n";
+        ($\r) -> "\\r";
+        ($\t) -> "\\t";
+        (Control) when Control < 32; Control =:= 127 -> io_lib:format("\\u~4.16.0b", [Control]);
+        (Other) -> Other
+    end,
+    ["\"", lists:map(Escape, lists:flatten(Text)), "\""].
+
+%% ---------------------------------------------------------------------------------------------
+%% How it goes on
+
+%% Other nodes neither see it nor hear of it.
+the_command_is_hidden(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    expect_unconnected(Node),
+    Text = "{nodes(), length(nodes(hidden)), node(group_leader()) =:= node()}",
+    assert_prints("{[],1,true}\n", shared(["eval", "shared", Text], Config)).
+
+%% What nobody waits for any more does not run on.
+a_call_ends_with_its_caller(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Port = open(["eval", "shared", job(), "--timeout", "60s"], of_shared(Config)),
+    expect_job(Node),
+    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+    %% Not INT, which whoever runs these tests in the background has ignored for all of them.
+    ok = test_node:signal("TERM", OsPid),
+    expect(fun() -> call(Node, erlang, whereis, [?JOB]) =:= undefined end, end_of_job),
+    TimedOut = shared(["eval", "shared", job(), "--timeout", "100ms"], Config),
+    assert_fails(?TIMED_OUT, "has not answered in time", TimedOut),
+    expect(fun() -> call(Node, erlang, whereis, [?JOB]) =:= undefined end, end_of_job).
+
+job() ->
+    "register(" ++ atom_to_list(?JOB) ++ ", self()), timer:sleep(infinity)".
+
+expect_job(Node) ->
+    expect(fun() -> is_pid(call(Node, erlang, whereis, [?JOB])) end, job).
+
+a_node_that_goes_down_is_no_slow_one(Config) ->
+    Node = start("a", Config),
+    Port = open(["eval", "a", job(), "--timeout", "60s"], options(Config)),
+    expect_job(Node),
+    ok = test_node:kill(Node),
+    assert_fails(?LOST, "it went down", test_project:collect(Port)).
+
+%% The job takes twice the time after which a node gives up a silent peer.
+ticks_keep_a_call_alive(Config) ->
+    _ = start("a", #{args => ["-kernel", "net_ticktime", "1"]}, Config),
+    assert_prints("done\n", run(["eval", "a", "timer:sleep(2000), done."], Config)).
+
+pid_and_info_tell_of_the_node(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    OsPid = integer_to_list(os_pid(Node)),
+    Release = erlang:system_info(otp_release),
+    assert_prints([OsPid, "\n"], shared(["pid", "shared"], Config)),
+    {0, Info} = shared(["info", "shared"], Config),
+    {0, Json} = shared(["info", "shared", "--json"], Config),
+    [
+        test_node:expect_output_of(Text, Pattern)
+     || {Text, Pattern} <- [
+            {Info, ["^pid +", OsPid, "$"]},
+            {Info, ["^otp_release +", Release, "$"]},
+            {Info, "^memory_bytes +#{.*total =>"},
+            {Json, ["\"pid\":", OsPid, "[,}]"]},
+            {Json, ["\"otp_release\":\"", Release, "\""]},
+            {Json, "\"kernel\":\"[0-9]"},
+            {Json, "\"total\":[0-9]+[,}]"}
+        ]
+    ].
+
+%% The name is free when the command has ended.
+stop_waits_for_the_end(Config) ->
+    _ = start("a", Config),
+    ?assertEqual({0, ""}, run(["stop", "a"], Config)),
+    assert_fails(?DOWN, "is not there", run(["ping", "a"], Config)),
+    ?assertEqual([], sockets(Config)),
+    Node = start("a", Config),
+    assert_prints(pong(Node), run(["ping", "a"], Config)).
+
+sockets(Config) ->
+    {ok, Files} = file:list_dir(dir(Config)),
+    [File || "a.sock" ++ _ = File <- Files].
+
+%% ---------------------------------------------------------------------------------------------
+
+shared(Arguments, Config) ->
+    run(Arguments, of_shared(Config)).
+
+of_shared(Config) ->
+    {_, Dir} = proplists:get_value(shared, Config),
+    #{dir => Dir}.
+
+options(Config) when is_list(Config) -> #{dir => dir(Config)};
+options(Options) -> Options.
+
+%% Runs a command; its exit code, and what it prints on both outputs.
+run(Arguments, ConfigOrOptions) ->
+    test_project:collect(open(Arguments, options(ConfigOrOptions))).
+
+open(Arguments, Options = #{dir := Dir}) ->
+    Script = "exec \"$0\" \"$@\" 2>&1 <" ++ maps:get(stdin, Options, "/dev/null"),
+    Words = [unicode:characters_to_binary(Argument) || Argument <- Arguments],
+    open_port({spawn_executable, "/bin/sh"}, [
+        {args, ["-c", Script, uds_dist_config:sidecar_path() | Words]},
+        {env, [
+            {"UDS_DIST_DIR", Dir},
+            {"ERLANG_COOKIE", maps:get(cookie, Options, "uds_dist_test")},
+            {"HOME", false}
+        ]},
+        exit_status,
+        binary
+    ]).
+
+pong(Node) ->
+    ["pong from ", atom_to_list(name(Node)), "\n"].
+
+assert_prints(Expected, Result) ->
+    ?assertEqual({0, unicode:characters_to_list(Expected)}, Result).
+
+assert_fails(Code, Words, {Status, Output}) ->
+    ?assertEqual(Code, Status, Output),
+    test_node:expect_output_of(unicode:characters_to_binary(Output), Words).
