@@ -306,12 +306,32 @@ nodes_share_a_volume_that_all_may_write_to(Config) ->
     ],
     Connect = io_lib:format("rpc 'IO.inspect(Node.connect(:\"~s\"))'", [node_name()]),
     ?assertEqual({0, "true\n"}, command(Connect, template, Worker, Config)),
+    [?assertMatch({_, {0, _}}, {Check, check(Check, Dir, Config)}) || Check <- health_checks(Config)],
     [?assertEqual({0, ""}, command("stop", template, Env, Config)) || Env <- [App, Worker]],
-    [test_release:expect_end(#{port => Port}) || Port <- Ports].
+    [test_release:expect_end(#{port => Port}) || Port <- Ports],
+    [
+        ?assertMatch({_, {1, _}}, {Check, check(Check, Dir, Config)})
+     || Check <- ["ping my_app", "ping worker"]
+    ].
 
-%% They name its paths.
-deployment_files_fit_the_template(Config) ->
-    [EnvSh, Unit, Dockerfile, Pod] = [
+%% Every one in the deployment files, without the path of the program: "ping my_app".
+health_checks(Config) ->
+    [_, Unit, Dockerfile, Pod] = deployment_files(Config),
+    Checks = [
+        all_of("exec /opt/my_app/lib/uds_dist-\\*/priv/uds_dist (ping [^'\"\\n]*)", File)
+     || File <- [Unit, Dockerfile, Pod]
+    ],
+    ?assertEqual([1, 1, 4], lists:map(fun length/1, Checks)),
+    lists:append(Checks).
+
+check(Check, Dir, Config) ->
+    test_project:output("exec \"$0\"/lib/uds_dist-*/priv/uds_dist " ++ Check, #{
+        argument => release(template, Config),
+        env => [{"UDS_DIST_DIR", Dir}, {"RELEASE_COOKIE", ?COOKIE}]
+    }).
+
+deployment_files(Config) ->
+    [
         element(2, file:read_file(in_project_dir("uds_dist/examples/" ++ File, Config)))
      || File <- [
             "elixir_release/rel/env.sh.eex",
@@ -319,7 +339,11 @@ deployment_files_fit_the_template(Config) ->
             "kubernetes/Dockerfile",
             "kubernetes/pod.yaml"
         ]
-    ],
+    ].
+
+%% They name its paths.
+deployment_files_fit_the_template(Config) ->
+    [EnvSh, Unit, Dockerfile, Pod] = deployment_files(Config),
     [Dir] = all_of("UDS_DIST_DIR:-(.*)}", EnvSh),
     [Start] = all_of("^ExecStart=(.*)$", Unit),
     [Script, "start"] = string:lexemes(Start, " "),
