@@ -22,7 +22,8 @@ environment() ->
         {Name, false}
      || Variable <- os:getenv(),
         [Name, _] <- [string:split(Variable, "=")],
-        Name =/= "UDS_DIST_LOG"
+        Name =/= "UDS_DIST_LOG",
+        Name =/= "UDS_DIST_SPIN"
     ].
 
 start_error(enoent) ->

@@ -4,6 +4,7 @@
 //! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
 //! one particular peer, or for the VM.
 
+use crate::alertness::Alertness;
 use crate::os;
 use crate::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
 use crate::switchboard::{FIRST_TOKEN, Switchboard};
@@ -14,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 use std::io::{self, ErrorKind, Stdin, Stdout};
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const STDIN: Token = Token(0);
@@ -28,14 +30,15 @@ const SHUTDOWN: Duration = Duration::from_millis(500);
 /// The sidecar at work.
 pub struct EventLoop {
     poll: Poll,
+    alertness: Alertness,
     signals: Signals,
     port: VmPort<Stdin, Stdout>,
     switchboard: Switchboard,
 }
 
 impl EventLoop {
-    /// Takes over stdin and stdout and says HELLO.
-    pub fn new() -> io::Result<EventLoop> {
+    /// Takes over stdin and stdout and says HELLO. `spin` is how long it may stay awake while it waits.
+    pub fn new(spin: Duration) -> io::Result<EventLoop> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         os::set_nonblocking(&stdin)?;
         os::set_nonblocking(&stdout)?;
@@ -62,6 +65,7 @@ impl EventLoop {
         });
         Ok(EventLoop {
             poll,
+            alertness: Alertness::new(spin),
             signals,
             port: VmPort::new(stdin, stdout),
             switchboard,
@@ -91,7 +95,10 @@ impl EventLoop {
                 .deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()))
         };
-        self.wait(events, timeout)?;
+        match timeout {
+            Some(Duration::ZERO) => self.collect(events, timeout)?,
+            _ => self.wait(events, timeout)?,
+        }
         if timeout.is_some() {
             self.switchboard.tick(Instant::now());
         }
@@ -102,7 +109,28 @@ impl EventLoop {
         Ok(vm_lives)
     }
 
+    /// Waits for readiness, awake at first if that is worth it. Where others want the processor, they
+    /// have it meanwhile.
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        let start = Instant::now();
+        if self.port.take_long() {
+            self.alertness.bulk(start);
+        }
+        let awake = self.alertness.awake(start);
+        while start.elapsed() < awake {
+            self.collect(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            thread::yield_now();
+        }
+        self.collect(events, timeout)?;
+        self.alertness.waited(start.elapsed());
+        Ok(())
+    }
+
+    /// Takes note of what is ready, at the latest after `timeout`.
+    fn collect(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
@@ -150,7 +178,7 @@ impl EventLoop {
                     continue;
                 }
             }
-            self.wait(events, Some(left))?;
+            self.collect(events, Some(left))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! |---------------------|---------------------------------------------------------------------|
 //! | [`protocol`]        | the packets that VM and sidecar exchange: tables, limits, codec     |
 //! | [`event_loop`]      | waits for readiness of stdin, stdout, signals and sockets           |
+//! | [`alertness`]       | how long to stay awake while waiting                                |
 //! | [`vm_port`]         | stdin and stdout, the two pipes of the VM's port                    |
 //! | [`command_reader`]  | bytes of stdin → commands of the VM                                 |
 //! | [`report_queue`]    | reports to the VM → bytes for stdout                                |
@@ -27,6 +28,7 @@
 
 pub mod address;
 pub mod admission;
+pub mod alertness;
 pub mod client;
 pub mod command_reader;
 pub mod connection;

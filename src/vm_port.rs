@@ -19,6 +19,8 @@ pub struct VmPort<I, O> {
     /// The VM has closed its end: reads must go on until they say so.
     read_closed: bool,
     full: bool,
+    /// Something long went by since [`take_long`](Self::take_long) was asked.
+    long: bool,
 }
 
 impl<I: AsFd, O: AsFd> VmPort<I, O> {
@@ -31,6 +33,7 @@ impl<I: AsFd, O: AsFd> VmPort<I, O> {
             readable: false,
             read_closed: false,
             full: false,
+            long: false,
         }
     }
 
@@ -50,6 +53,11 @@ impl<I: AsFd, O: AsFd> VmPort<I, O> {
         self.readable
     }
 
+    /// Whether something long went by since this was asked last.
+    pub fn take_long(&mut self) -> bool {
+        std::mem::take(&mut self.long)
+    }
+
     /// One read of stdin, and all that it says; false at its end.
     ///
     /// # Errors
@@ -62,6 +70,7 @@ impl<I: AsFd, O: AsFd> VmPort<I, O> {
             let count = switchboard.send_from(&self.stdin, conn, missing);
             if count > 0 {
                 self.commands.went_by(count);
+                self.long = true;
                 return Ok(true);
             }
             // The pipe is empty, or the socket is full. In either case reading is right: nobody
@@ -100,6 +109,7 @@ impl<I: AsFd, O: AsFd> VmPort<I, O> {
                     os::write(&self.stdout, bytes).map(|count| switchboard.reports.written(count))
                 }
                 Next::FromSocket(conn, missing) => {
+                    self.long = true;
                     switchboard.receive_into(&self.stdout, conn, missing)
                 }
             };

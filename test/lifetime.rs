@@ -93,7 +93,7 @@ fn help_says_what_it_is_for() {
     }
     let (status, stdout, stderr) = run_with(&["sidecar", "--help"]);
     assert_eq!((status, &stderr[..]), (Some(0), ""));
-    for word in ["UDS_DIST_LOG", "SIGUSR1"] {
+    for word in ["UDS_DIST_LOG", "UDS_DIST_SPIN", "SIGUSR1"] {
         assert!(stdout.contains(word), "{word} is not in {stdout}");
     }
 }
@@ -444,4 +444,15 @@ fn the_log_filter_is_the_environments() {
     sidecar.hang_up();
     assert!(sidecar.expect_exit().success());
     assert_eq!(sidecar.log(), Vec::<String>::new());
+}
+
+#[test]
+fn a_wrong_time_to_stay_awake_is_refused() {
+    for wrong in ["1001", "-1", "1ms", " "] {
+        let set = format!("export UDS_DIST_SPIN='{wrong}'");
+        let mut sidecar = Sidecar::spawn(&mut after_shell(&set)).expect("it starts");
+        let expected = format!("UDS_DIST_SPIN={wrong} must be a number of microseconds");
+        sidecar.expect_log(&expected);
+        assert_eq!(sidecar.expect_exit().code(), Some(64));
+    }
 }

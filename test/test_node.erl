@@ -278,6 +278,7 @@ environment(Options, Config) ->
         "UDS_DIST_DIR",
         "UDS_DIST_SIDECAR",
         "UDS_DIST_LOG",
+        "UDS_DIST_SPIN",
         "ERL_FLAGS",
         "ERL_AFLAGS",
         "ERL_ZFLAGS",

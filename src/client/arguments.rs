@@ -229,7 +229,8 @@ pub fn command() -> Command {
                 .after_help(
                     "It speaks the port protocol on stdin and stdout, and ends with the VM.\n\
                      UDS_DIST_LOG in the environment says what to log on stderr: error, warn, info \
-                     (default), debug.\nSIGUSR1 makes it log a table of its connections.",
+                     (default), debug; UDS_DIST_SPIN how long it may stay awake while it waits, in \
+                     microseconds (0 to 1000).\nSIGUSR1 makes it log a table of its connections.",
                 )
                 .arg(Arg::new("MORE").num_args(0..).hide(true)),
         )
