@@ -200,12 +200,8 @@ assert_squatter_is_refused(Alice, Bob) ->
             ?BOB, ?BOB, sidecar(Bob)
         ])
     ),
-    expect_output(
-        Bob,
-        numbers("handshake with process ~b of uid ~b ended: the peer closed", [
-            sidecar(Alice), ?ALICE
-        ])
-    ).
+    %% Of one that has said something, Bob would log the end.
+    ?assertEqual(nomatch, re:run(test_node:output(Bob), "handshake with process|rejected")).
 
 %% Both have each other in their lists.
 users_that_are_listed_get_in(Config) ->
