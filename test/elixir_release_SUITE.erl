@@ -217,9 +217,13 @@ node_listens_in(Dir, Name, Config) ->
     ?assertEqual([], sockets_in("/")),
     Env = [{"UDS_DIST_DIR", Dir}],
     ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Name, Env, Config)),
-    {Status, Output} = command("pid", Name, [], Config),
+    %% Not in the root directory, where it would listen for a moment, and other tests look.
+    Elsewhere = test_node:dir("elsewhere", Config),
+    {Status, Output} = test_project:output("exec \"$0\" pid", #{
+        dir => Elsewhere, argument => script(Name, Config), env => test_release:env(env([]))
+    }),
     ?assertNotEqual(0, Status),
-    Why = "there is no socket /my_app\\.sock; .*set UDS_DIST_DIR or -uds_dist_dir",
+    Why = ["there is no socket ", Elsewhere, "/my_app\\.sock; .*set UDS_DIST_DIR or -uds_dist_dir"],
     test_node:expect_output_of(Output, Why),
     {0, _} = command("stop", Name, Env, Config),
     ?assertEqual(nomatch, string:find(test_release:expect_end(Started), "[error]")).

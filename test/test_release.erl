@@ -5,7 +5,7 @@
 -module(test_release).
 
 -export([init/1, cleanup/2, sockets/1, sockets_in/1]).
--export([start_command/2, command/2, os_pid/1, expect_end/1]).
+-export([start_command/2, command/2, env/1, os_pid/1, expect_end/1]).
 -export([probe/3, expect_started/2, expect_sockets/2]).
 
 -export_type([t/0, env/0]).
@@ -51,6 +51,7 @@ command(Command, Env) ->
     test_project:output("exec " ++ Command, #{env => env(Env)}).
 
 %% Nothing of the tests' own environment.
+-spec env(env()) -> env().
 env(Env) ->
     [{"UDS_DIST_DIR", false}, {"LANG", "C.UTF-8"}, {"ERL_CRASH_DUMP_SECONDS", "0"} | Env].
 
