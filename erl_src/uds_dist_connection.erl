@@ -170,21 +170,21 @@ drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
             drain(transmit_part(Rest, State#state{rest = []}));
         true ->
             case collect(DHandle, 0, []) of
-                {none, 0, []} ->
+                {0, []} ->
                     erlang:dist_ctrl_get_data_notification(DHandle),
                     State#state{notified = true};
-                {_, Size, Batch} ->
+                {Size, Batch} ->
                     drain(transmit_batch(Size, Batch, State))
             end
     end.
 
 %% Frames, each with its length, in the order they were sent.
 collect(_DHandle, Size, Frames) when Size >= ?BATCH ->
-    {more, Size, lists:reverse(Frames)};
+    {Size, lists:reverse(Frames)};
 collect(DHandle, Size, Frames) ->
     case erlang:dist_ctrl_get_data(DHandle) of
         none ->
-            {none, Size, lists:reverse(Frames)};
+            {Size, lists:reverse(Frames)};
         {FrameSize, Frame} ->
             collect(DHandle, Size + 4 + FrameSize, [[<<FrameSize:32>> | Frame] | Frames])
     end.
