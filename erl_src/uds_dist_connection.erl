@@ -29,6 +29,8 @@
     dhandle :: undefined | erlang:dist_handle(),
     %% The last part of a batch that did not fit the window; it goes first.
     rest = [] :: erlang:iovec(),
+    %% The last batch was a long one: others have their turn before the next.
+    bulk = false :: boolean(),
     %% Whether the VM will say `dist_data` when it has something to send. If not, there is
     %% something already, and it waits for the window to open.
     notified = false :: boolean()
@@ -37,6 +39,12 @@
 %% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap. A batch
 %% and one more frame of a large message (64 KiB) are less than half a window.
 -define(BATCH, 393216).
+
+%% Frames to collect at most: what is kept of each until then should stay in the processor's cache.
+-define(FRAMES, 1024).
+
+%% Bytes of a batch that takes the VM longer, to copy and to write, than a process should run.
+-define(LONG, 65536).
 
 %% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
 -define(UNSUPERVISED, 10000).
@@ -48,7 +56,9 @@ when
     Supervisor :: pid() | undefined.
 start(Conn, Port, Window, Supervisor) ->
     %% Little lives on the heap but references to binaries, which old ones must not keep alive.
-    Options = [monitor, {message_queue_data, off_heap}, {fullsweep_after, 0}],
+    Options = [
+        monitor, {priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}
+    ],
     State = #state{
         conn = Conn,
         port = Port,
@@ -169,7 +179,8 @@ drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
         true when Rest =/= [] ->
             drain(transmit_part(Rest, State#state{rest = []}));
         true ->
-            case collect(DHandle, 0, []) of
+            ok = let_others_run(State),
+            case collect(DHandle, ?FRAMES, 0, []) of
                 {0, []} ->
                     erlang:dist_ctrl_get_data_notification(DHandle),
                     State#state{notified = true};
@@ -178,15 +189,26 @@ drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
             end
     end.
 
+%% Before another long batch, a process that has just got a message of another connection has its
+%% turn, and then the controller that it answers through. The VM counts port_command/2 as little work,
+%% whatever its length, and would let this process go on.
+let_others_run(#state{bulk = false}) ->
+    ok;
+let_others_run(#state{bulk = true}) ->
+    true = erlang:yield(),
+    true = erlang:yield(),
+    ok.
+
 %% Frames, each with its length, in the order they were sent.
-collect(_DHandle, Size, Frames) when Size >= ?BATCH ->
+collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
     {Size, lists:reverse(Frames)};
-collect(DHandle, Size, Frames) ->
+collect(DHandle, Left, Size, Frames) ->
     case erlang:dist_ctrl_get_data(DHandle) of
         none ->
             {Size, lists:reverse(Frames)};
         {FrameSize, Frame} ->
-            collect(DHandle, Size + 4 + FrameSize, [[<<FrameSize:32>> | Frame] | Frames])
+            Frames1 = [[<<FrameSize:32>> | Frame] | Frames],
+            collect(DHandle, Left - 1, Size + 4 + FrameSize, Frames1)
     end.
 
 transmit_batch(Size, Batch, State = #state{window = Window}) ->
@@ -222,11 +244,22 @@ send_tick(State) ->
 
 transmit(Size, Data, State = #state{conn = Conn, port = Port, window = Window}) ->
     try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
-        true -> State#state{window = uds_dist_window:sent(Size, Window)}
+        true -> take_turns(Size >= ?LONG, State#state{window = uds_dist_window:sent(Size, Window)})
     catch
         %% The sidecar has gone; its owner says so in the log.
         error:badarg -> exit(connection_closed)
     end.
+
+%% What is short goes out at once, however many processes of a busy node want to run; what is long
+%% takes turns with them.
+take_turns(Bulk, State = #state{bulk = Bulk}) ->
+    State;
+take_turns(true, State) ->
+    max = process_flag(priority, normal),
+    State#state{bulk = true};
+take_turns(false, State) ->
+    normal = process_flag(priority, max),
+    State#state{bulk = false}.
 
 widen(Count, State = #state{window = Window}) ->
     State#state{window = uds_dist_window:acknowledged(Count, Window)}.

@@ -127,8 +127,11 @@
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
+    %% max: everything that comes in passes here, and a node may have many processes that want to run.
     %% off_heap: bulk input waits here as messages, and must not be copied by each collection.
-    Options = [{spawn_opt, [{message_queue_data, off_heap}, {fullsweep_after, 10}]}],
+    %% 0: binaries that have been passed on are freed while the processor still has them at hand.
+    SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
+    Options = [{spawn_opt, SpawnOptions}],
     gen_server:start_link({local, ?SERVER}, ?MODULE, [], Options).
 
 %% Owns the node's name and listens under it. While the configuration is still to be made, that is

@@ -2,13 +2,13 @@
 %% have this module, perhaps compiled for different OTPs.
 -module(test_traffic).
 
--export([exchange/3, count_up/4]).
--export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
+-export([exchange/3, count_up/4, keep_small/4]).
+-export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1, priorities/0]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Processes.
 -export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
--export([receive_in_order/3, send_in_order/3]).
+-export([receive_in_order/3, send_in_order/3, keeper/1]).
 
 %% Milliseconds.
 -define(LIMIT, 60000).
@@ -64,6 +64,54 @@ receive_payload() ->
     receive
         {payload, Index, Payload} ->
             {Index, byte_size(Payload), crypto:hash(sha256, Payload)}
+    end.
+
+%% A process of the other node is sent Count binaries of Small bytes, each after one of Large bytes to
+%% a process that drops it. By how many bytes the binaries of the node are more, while it keeps them.
+-spec keep_small(node(), Count, Small, Large) -> integer() when
+    Count :: pos_integer(), Small :: pos_integer(), Large :: pos_integer().
+keep_small(Node, Count, Small, Large) ->
+    [Keeper, Dropper] = [spawn_link(Node, ?MODULE, keeper, [Keeps]) || Keeps <- [true, false]],
+    [SmallOnes, LargeOnes] = [binary:copy(<<"x">>, Size) || Size <- [Small, Large]],
+    Before = binaries(Node, [Keeper, Dropper]),
+    _ = [
+        begin
+            Dropper ! {Number, LargeOnes},
+            Keeper ! {Number, SmallOnes}
+        end
+     || Number <- lists:seq(1, Count)
+    ],
+    More = binaries(Node, [Keeper, Dropper]) - Before,
+    {kept, Count} = ask(Keeper, count),
+    _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Keeper, Dropper]],
+    More.
+
+%% Once they have received what was sent before, and nobody has garbage.
+binaries(Node, Receivers) ->
+    _ = [ask(Receiver, count) || Receiver <- Receivers],
+    _ = [erpc:call(Node, erlang, garbage_collect, [P]) || P <- erpc:call(Node, erlang, processes, [])],
+    erpc:call(Node, erlang, memory, [binary]).
+
+ask(Receiver, Question) ->
+    Receiver ! {Question, self()},
+    receive
+        {Receiver, Answer} -> Answer
+    after ?LIMIT ->
+        exit({Receiver, does_not_answer})
+    end.
+
+keeper(Keeps) ->
+    keep(Keeps, []).
+
+keep(Keeps, Kept) ->
+    receive
+        {count, From} ->
+            From ! {self(), {kept, length(Kept)}},
+            keep(Keeps, Kept);
+        {_Number, Payload} when Keeps ->
+            keep(Keeps, [Payload | Kept]);
+        {_Number, _Payload} ->
+            keep(Keeps, Kept)
     end.
 
 %% Senders on both nodes count to Last, with a filling of Size bytes; one process on either node
@@ -221,6 +269,17 @@ send_until_busy(Node, Count, Size) ->
     receive
         {monitor, Sender, busy_dist_port, _} -> ok
     end.
+
+%% Those of the carrier's processes: of the owner of the port, and of each connection's controller.
+-spec priorities() -> {Owner :: atom(), Controllers :: [atom()]}.
+priorities() ->
+    Owner = whereis(uds_dist_sidecar),
+    {monitors, Monitored} = process_info(Owner, monitors),
+    {priority(Owner), [priority(Controller) || {process, Controller} <- Monitored]}.
+
+priority(Pid) ->
+    {priority, Priority} = process_info(Pid, priority),
+    Priority.
 
 send_in_order(Node, Count, Filling) ->
     [{test_receiver, Node} ! {Number, Filling} || Number <- lists:seq(1, Count)],

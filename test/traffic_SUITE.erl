@@ -6,12 +6,14 @@
 -export([
     payloads_of_all_sizes_go_both_ways/1,
     messages_of_each_sender_stay_in_order/1,
+    who_keeps_a_message_keeps_nothing_else/1,
     traffic_in_the_first_millisecond/1,
     connection_that_is_cut_loses_only_its_end/1,
     messages_connect_by_themselves/1,
     simultaneous_connects_meet/1,
     fifty_nodes_dial_one_hub_at_once/1,
-    sender_waits_for_a_node_that_stands_still/1
+    sender_waits_for_a_node_that_stands_still/1,
+    bulk_takes_turns_and_what_is_short_goes_first/1
 ]).
 
 -import(test_node, [
@@ -59,6 +61,14 @@ messages_of_each_sender_stay_in_order(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     ok = call(A, test_traffic, count_up, [name(B), 20, 5000, 0]),
     ok = call(A, test_traffic, count_up, [name(B), 20, 500, 10000]).
+
+%% Many frames come in one packet: a small message that somebody keeps must not keep those beside it.
+who_keeps_a_message_keeps_nothing_else(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    {Count, Small, Large} = {500, 100, 65536},
+    More = call(A, test_traffic, keep_small, [name(B), Count, Small, Large]),
+    ?assert(More >= Count * Small),
+    ?assert(More < Count * Large div 10).
 
 %% 500 connections: both nodes send as soon as they know of the other one, and all of it arrives.
 traffic_in_the_first_millisecond(Config) ->
@@ -187,3 +197,20 @@ sender_waits_for_a_node_that_stands_still(Config) ->
     test_node:signal("CONT", os_pid(B)),
     ok = call(B, test_traffic, await_receiver, []),
     expect(fun() -> call(A, erlang, whereis, [test_sender]) =:= undefined end, sender_has_sent).
+
+%% What a node with many processes that want to run, and one that sends bulk, owe to those that wait for
+%% an answer: the priorities of the processes that carry it.
+bulk_takes_turns_and_what_is_short_goes_first(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    Size = 65536,
+    Count = 100,
+    pong = call(A, net_adm, ping, [name(B)]),
+    ?assertEqual({max, [max]}, call(A, test_traffic, priorities, [])),
+    ok = call(B, test_traffic, start_receiver, [Count, Size]),
+    test_node:signal("STOP", os_pid(B)),
+    ok = call(A, test_traffic, send_until_busy, [name(B), Count, Size]),
+    ?assertEqual({max, [normal]}, call(A, test_traffic, priorities, [])),
+    test_node:signal("CONT", os_pid(B)),
+    ok = call(B, test_traffic, await_receiver, []),
+    pong = call(A, net_adm, ping, [name(B)]),
+    ?assertEqual({max, [max]}, call(A, test_traffic, priorities, [])).
