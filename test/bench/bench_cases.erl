@@ -9,7 +9,7 @@
 -export_type([bench_case/0, figure/0]).
 
 -type bench_case() ::
-    {round_trips, alone | beside}
+    {round_trips, alone | beside | busy}
     | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
     | connect
     | {idle, Connections :: pos_integer()}.
@@ -22,10 +22,16 @@
 -define(MESSAGE, ?KIB).
 %% What saturates the connection beside the one with the round trips.
 -define(BESIDE_SIZE, (64 * ?KIB)).
+%% Processes that always have something to do, in each node that is busy.
+-define(BUSY, 20).
 
 -spec all() -> [{Name :: string(), bench_case()}].
 all() ->
-    [{"rtt", {round_trips, alone}}, {"rtt_beside", {round_trips, beside}}] ++
+    [
+        {"rtt", {round_trips, alone}},
+        {"rtt_beside", {round_trips, beside}},
+        {"rtt_busy", {round_trips, busy}}
+    ] ++
         [{Name, {stream, one, 1, Size}} || {Name, Size} <- sizes()] ++
         [{Name ++ "x8", {stream, one, 8, Size}} || {Name, Size} <- sizes()] ++
         [
@@ -67,9 +73,14 @@ run({round_trips, alone}, Time, Group) ->
 run({round_trips, beside}, Time, Group) ->
     [Peer, Busy | _] = bench_carrier:peers(Group),
     percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?BESIDE_SIZE, 4 * Time]));
+run({round_trips, busy}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    percentiles(traffic(Group, round_trips_busy, [Peer, ?BUSY, 2 * Time]));
 run({stream, Which, Senders, Size}, Time, Group) ->
     Peers = bench_carrier:peers(Group),
-    _ = stream(Which, Peers, Senders, Size, max(1, Time div 5), Group),
+    %% For as long first: the memory of a node that has just got its first large message is new to it,
+    %% and to the system.
+    _ = stream(Which, Peers, Senders, Size, Time, Group),
     Processes = bench_carrier:processes(Group),
     Before = cpu(Processes),
     {Messages, Microseconds} = stream(Which, Peers, Senders, Size, Time, Group),

@@ -2,9 +2,9 @@
 %% nothing of carriers.
 -module(bench_traffic).
 
--export([round_trips/2, round_trips_beside/4, stream/4, stream_both/4, connect/1]).
+-export([round_trips/2, round_trips_beside/4, round_trips_busy/3, stream/4, stream_both/4, connect/1]).
 %% Processes.
--export([echo/1, sink/1, send/5, flood/3]).
+-export([echo/1, sink/1, send/5, flood/3, compute/1]).
 
 %% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
 -type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
@@ -36,6 +36,26 @@ round_trips_beside(Node, Busy, Size, Count) ->
         {'DOWN', Monitor, process, Flood, _} -> Result
     end.
 
+%% The same while so many processes compute in both nodes, each of which has one scheduler for that.
+-spec round_trips_busy(node(), Processes :: pos_integer(), Count :: pos_integer()) -> percentiles().
+round_trips_busy(Node, Processes, Count) ->
+    Nodes = [node(), Node],
+    Online = [erpc:call(N, erlang, system_flag, [schedulers_online, 1]) || N <- Nodes],
+    Busy = [spawn_link(N, ?MODULE, compute, [0]) || N <- Nodes, _ <- lists:seq(1, Processes)],
+    Result = round_trips(Node, Count),
+    lists:foreach(
+        fun(Pid) ->
+            true = unlink(Pid),
+            true = exit(Pid, kill)
+        end,
+        Busy
+    ),
+    _ = [
+        1 = erpc:call(N, erlang, system_flag, [schedulers_online, Before])
+     || {N, Before} <- lists:zip(Nodes, Online)
+    ],
+    Result.
+
 ping(_Echo, 0, Times) ->
     Times;
 ping(Echo, Count, Times) ->
@@ -58,6 +78,10 @@ echo(From) ->
         stop ->
             ok
     end.
+
+-spec compute(non_neg_integer()) -> no_return().
+compute(Number) ->
+    compute((Number + 1) band 16#FFFF).
 
 %% ---------------------------------------------------------------------------------------------
 
