@@ -36,9 +36,9 @@
     notified = false :: boolean()
 }).
 
-%% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap. A batch
-%% and one more frame of a large message (64 KiB) are less than half a window.
--define(BATCH, 393216).
+%% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap, and no more,
+%% since other connections wait while they are copied. A quarter of the window.
+-define(BATCH, 262144).
 
 %% Frames to collect at most: what is kept of each until then should stay in the processor's cache.
 -define(FRAMES, 1024).
@@ -190,13 +190,10 @@ drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
     end.
 
 %% Before another long batch, a process that has just got a message of another connection has its
-%% turn, and then the controller that it answers through. The VM counts port_command/2 as little work,
-%% whatever its length, and would let this process go on.
-let_others_run(#state{bulk = false}) ->
-    ok;
-let_others_run(#state{bulk = true}) ->
-    true = erlang:yield(),
-    true = erlang:yield(),
+%% turn, and its answer goes first. The VM counts port_command/2 as little work, whatever its length,
+%% and would let this process go on.
+let_others_run(#state{bulk = Bulk}) ->
+    _ = Bulk andalso erlang:yield(),
     ok.
 
 %% Frames, each with its length, in the order they were sent.
