@@ -82,20 +82,20 @@ keep_small(Node, Count, Small, Large) ->
      || Number <- lists:seq(1, Count)
     ],
     More = binaries(Node, [Keeper, Dropper]) - Before,
-    {kept, Count} = ask(Keeper, count),
+    Count = kept(Keeper),
     _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Keeper, Dropper]],
     More.
 
 %% Once they have received what was sent before, and nobody has garbage.
 binaries(Node, Receivers) ->
-    _ = [ask(Receiver, count) || Receiver <- Receivers],
+    _ = [kept(Receiver) || Receiver <- Receivers],
     _ = [erpc:call(Node, erlang, garbage_collect, [P]) || P <- erpc:call(Node, erlang, processes, [])],
     erpc:call(Node, erlang, memory, [binary]).
 
-ask(Receiver, Question) ->
-    Receiver ! {Question, self()},
+kept(Receiver) ->
+    Receiver ! {count, self()},
     receive
-        {Receiver, Answer} -> Answer
+        {Receiver, Count} -> Count
     after ?LIMIT ->
         exit({Receiver, does_not_answer})
     end.
@@ -106,7 +106,7 @@ keeper(Keeps) ->
 keep(Keeps, Kept) ->
     receive
         {count, From} ->
-            From ! {self(), {kept, length(Kept)}},
+            From ! {self(), length(Kept)},
             keep(Keeps, Kept);
         {_Number, Payload} when Keeps ->
             keep(Keeps, [Payload | Kept]);
@@ -270,6 +270,13 @@ send_until_busy(Node, Count, Size) ->
         {monitor, Sender, busy_dist_port, _} -> ok
     end.
 
+send_in_order(Node, Count, Filling) ->
+    [{test_receiver, Node} ! {Number, Filling} || Number <- lists:seq(1, Count)],
+    ok.
+
+status(Name) ->
+    erlang:process_info(whereis(Name), status).
+
 %% Those of the carrier's processes: of the owner of the port, and of each connection's controller.
 -spec priorities() -> {Owner :: atom(), Controllers :: [atom()]}.
 priorities() ->
@@ -280,13 +287,6 @@ priorities() ->
 priority(Pid) ->
     {priority, Priority} = process_info(Pid, priority),
     Priority.
-
-send_in_order(Node, Count, Filling) ->
-    [{test_receiver, Node} ! {Number, Filling} || Number <- lists:seq(1, Count)],
-    ok.
-
-status(Name) ->
-    erlang:process_info(whereis(Name), status).
 
 %% ---------------------------------------------------------------------------------------------
 
