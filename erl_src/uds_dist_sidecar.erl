@@ -117,7 +117,7 @@
     %% Those of connect/2 that wait for a configuration.
     put_off = [] :: [{node(), GiveUp :: integer(), gen_server:from()}],
     listeners = #{} :: #{uds_dist_protocol:listener() => #listener{}},
-    closing = #{} :: #{uds_dist_protocol:listener() => undefined | gen_server:from()},
+    closing = #{} :: #{uds_dist_protocol:listener() => undefined | boot | gen_server:from()},
     connecting = #{} :: #{uds_dist_protocol:conn() => #connect{}},
     conns = #{} :: #{uds_dist_protocol:conn() => #conn{}},
     monitors = #{} :: #{reference() => uds_dist_protocol:conn()},
@@ -423,7 +423,7 @@ report({listen_failed, Id, Reason, Explanation}, State = #state{listeners = List
 report({unlistened, Id}, State = #state{closing = Closing}) ->
     case maps:take(Id, Closing) of
         {From, Closing1} ->
-            reply_closed(From),
+            answer(From, ok),
             State#state{closing = Closing1};
         error ->
             State
@@ -502,7 +502,7 @@ sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns =
         fun(_, #connect{from = From}) -> gen_server:reply(From, {error, sidecar_failed}) end,
         State#state.connecting
     ),
-    maps:foreach(fun(_, From) -> reply_closed(From) end, State#state.closing),
+    maps:foreach(fun(_, From) -> answer(From, ok) end, State#state.closing),
     State1 = State#state{
         sidecar = down,
         port = undefined,
@@ -634,8 +634,7 @@ listening(Id, #listener{place = {Address, _, _}, status = Status} = Listener, St
             State1;
         {opening, {move, From, OldId, _}, _} ->
             ?LOG_NOTICE("uds_dist: listening at ~ts, as configured", [format(Address)]),
-            reply_moved(From, ok),
-            start_put_off(close_socket(OldId, undefined, State1));
+            start_put_off(close_socket(OldId, From, State1));
         reopening ->
             ?LOG_NOTICE("uds_dist: listening again at ~ts", [format(Address)]),
             State1
@@ -671,15 +670,14 @@ not_opened(Id, Purpose, Reply, State = #state{listeners = Listeners}) ->
             gen_server:reply(From, Reply),
             State1;
         {move, From, _, Before} ->
-            reply_moved(From, Reply),
+            answer(From, Reply),
             use(Before, State1)
     end.
 
-reply_moved(boot, Reply) -> boot_ends_with(Reply);
-reply_moved(From, Reply) -> gen_server:reply(From, Reply).
-
-reply_closed(undefined) -> ok;
-reply_closed(From) -> gen_server:reply(From, ok).
+%% To whoever wants to know.
+answer(undefined, _Reply) -> ok;
+answer(boot, Reply) -> boot_ends_with(Reply);
+answer(From, Reply) -> gen_server:reply(From, Reply).
 
 %% A listener has one socket; two while it moves.
 sockets(Handle, #state{listeners = Listeners}) ->
@@ -695,7 +693,7 @@ close_socket(Id, From, State = #state{listeners = Listeners, closing = Closing})
     State1 = State#state{listeners = maps:remove(Id, Listeners)},
     case Listeners of
         #{Id := #listener{status = put_off}} ->
-            reply_closed(From),
+            answer(From, ok),
             State1;
         #{} ->
             transmit(uds_dist_protocol:unlisten(Id), State1#state{closing = Closing#{Id => From}})
