@@ -20,6 +20,8 @@
 %% What dist_util carries around as the "socket".
 -opaque connection() :: {uds_dist_protocol:conn(), Controller :: pid()}.
 
+-type batch() :: {Size :: pos_integer(), iodata()}.
+
 -record(state, {
     conn :: uds_dist_protocol:conn(),
     port :: port(),
@@ -27,13 +29,14 @@
     window :: uds_dist_window:sender(),
     %% From f_handshake_complete on.
     dhandle :: undefined | erlang:dist_handle(),
-    %% The last part of a batch that did not fit the window; it goes first.
-    rest = [] :: erlang:iovec(),
-    %% The last batch was a long one: others have their turn before the next.
-    bulk = false :: boolean(),
-    %% Whether the VM will say `dist_data` when it has something to send. If not, there is
-    %% something already, and it waits for the window to open.
-    notified = false :: boolean()
+    %% What was taken from the VM and waits for the window to open. It goes first.
+    waiting = [] :: [batch()],
+    %% Whether the VM will say `dist_data` when it has something to send.
+    notified = false :: boolean(),
+    %% Bytes in the VM's queue for the connection that make senders wait (+zdbbl).
+    busy_limit :: pos_integer(),
+    %% Bytes that were taken since the queue was last emptied.
+    taken = 0 :: non_neg_integer()
 }).
 
 %% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap, and no more,
@@ -45,6 +48,10 @@
 
 %% Bytes of a batch that takes the VM longer, to copy and to write, than a process should run.
 -define(LONG, 65536).
+
+%% How often senders may fill the queue until it is emptied for those who wait. Less often they wait
+%% longer; more often, what was taken falls out of the processor's cache.
+-define(FILLED, 8).
 
 %% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
 -define(UNSUPERVISED, 10000).
@@ -63,7 +70,8 @@ start(Conn, Port, Window, Supervisor) ->
         conn = Conn,
         port = Port,
         owner = self(),
-        window = uds_dist_window:sender(Window)
+        window = uds_dist_window:sender(Window),
+        busy_limit = erlang:system_info(dist_buf_busy_limit)
     },
     {Pid, Monitor} = spawn_opt(?MODULE, init, [State, Supervisor], Options),
     {{Conn, Pid}, Monitor}.
@@ -158,13 +166,9 @@ handshake(State = #state{conn = Conn, owner = Owner}) ->
 output(State = #state{}) ->
     receive
         dist_data ->
-            output(drain(State#state{notified = false}));
+            output(drain(take(State#state{notified = false})));
         {acknowledged, Count} ->
-            State1 = widen(Count, State),
-            case State1#state.notified of
-                true -> output(State1);
-                false -> output(drain(State1))
-            end;
+            output(drain(widen(Count, State)));
         tick ->
             output(send_tick(State))
     end.
@@ -172,29 +176,42 @@ output(State = #state{}) ->
 %% Sends until the VM has nothing more, and then wants to be told; or until the window is used up.
 %% What does not fit stays in the VM's queue for the connection, where it makes senders wait
 %% (busy_dist_port).
-drain(State = #state{rest = Rest, window = Window, dhandle = DHandle}) ->
-    case uds_dist_window:is_open(Window) of
-        false ->
-            State;
-        true when Rest =/= [] ->
-            drain(transmit_part(Rest, State#state{rest = []}));
-        true ->
-            ok = let_others_run(State),
-            case collect(DHandle, ?FRAMES, 0, []) of
-                {0, []} ->
-                    erlang:dist_ctrl_get_data_notification(DHandle),
-                    State#state{notified = true};
-                {Size, Batch} ->
-                    drain(transmit_batch(Size, Batch, State))
-            end
+drain(State = #state{taken = Taken, busy_limit = Limit, window = Window}) ->
+    case Taken > ?FILLED * Limit andalso uds_dist_window:is_awaited(Window) of
+        true -> empty_queue(State);
+        false -> drain(uds_dist_window:is_open(Window), State)
     end.
 
-%% Before another long batch, a process that has just got a message of another connection has its
-%% turn, and its answer goes first. The VM counts port_command/2 as little work, whatever its length,
-%% and would let this process go on.
-let_others_run(#state{bulk = Bulk}) ->
-    _ = Bulk andalso erlang:yield(),
-    ok.
+drain(false, State) ->
+    State;
+drain(true, State = #state{waiting = [], notified = true}) ->
+    State;
+drain(true, State = #state{waiting = []}) ->
+    drain(take(State));
+drain(true, State) ->
+    drain(transmit_waiting(State)).
+
+%% Lets everyone send who waits for that. The VM resumes them all when there is room for one frame, and
+%% the first of them uses it before the next one runs: as long as it sends as fast as it can, the
+%% others wait. So now and then all is taken that is there, and this process waits for the next
+%% acknowledgement. The others run meanwhile; and if the first one has filled the queue before that,
+%% `dist_data` lets this process, which comes before them, make room again.
+empty_queue(State = #state{busy_limit = Limit}) ->
+    take_batches(Limit div ?BATCH + 1, State#state{taken = 0}).
+
+take_batches(Count, State = #state{notified = false}) when Count > 0 ->
+    take_batches(Count - 1, take(State));
+take_batches(_, State) ->
+    State.
+
+take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
+    case collect(DHandle, ?FRAMES, 0, []) of
+        {0, []} ->
+            erlang:dist_ctrl_get_data_notification(DHandle),
+            State#state{notified = true};
+        {Size, _} = Batch ->
+            State#state{waiting = Waiting ++ [Batch], taken = Taken + Size}
+    end.
 
 %% Frames, each with its length, in the order they were sent.
 collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
@@ -208,19 +225,16 @@ collect(DHandle, Left, Size, Frames) ->
             collect(DHandle, Left - 1, Size + 4 + FrameSize, Frames1)
     end.
 
-transmit_batch(Size, Batch, State = #state{window = Window}) ->
-    case Size =< uds_dist_window:available(Window) of
-        true -> transmit(Size, Batch, State);
-        false -> transmit_part(Batch, State)
+%% Sends the first batch, or as much of it as the window takes.
+transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting], window = Window}) ->
+    case uds_dist_window:available(Window) of
+        Available when Size =< Available ->
+            transmit(Size, Data, State#state{waiting = Waiting});
+        Available ->
+            {Now, Rest} = split(Available, erlang:iolist_to_iovec(Data), []),
+            transmit(Available, Now, State#state{waiting = [{Size - Available, Rest} | Waiting]})
     end.
 
-%% Sends as much as the window takes and keeps the rest.
-transmit_part(Data, State = #state{window = Window}) ->
-    {Now, Rest} = split(uds_dist_window:available(Window), erlang:iolist_to_iovec(Data), []),
-    transmit(iolist_size(Now), Now, State#state{rest = Rest}).
-
-split(_, [], Now) ->
-    {lists:reverse(Now), []};
 split(0, Rest, Now) ->
     {lists:reverse(Now), Rest};
 split(Count, [Piece | Pieces], Now) when byte_size(Piece) =< Count ->
@@ -231,7 +245,7 @@ split(Count, [Piece | Pieces], Now) ->
 
 %% When bytes wait, here or at the sidecar, the other node has those to see that this one lives;
 %% and between two parts of a frame a tick would be taken for a piece of it.
-send_tick(State = #state{rest = [], window = Window}) ->
+send_tick(State = #state{waiting = [], window = Window}) ->
     case uds_dist_window:available(Window) >= 4 of
         true -> transmit(4, <<0:32>>, State);
         false -> State
@@ -239,24 +253,25 @@ send_tick(State = #state{rest = [], window = Window}) ->
 send_tick(State) ->
     State.
 
-transmit(Size, Data, State = #state{conn = Conn, port = Port, window = Window}) ->
+%% What is short goes out at once, however many processes of a busy node want to run. Before what is
+%% long, one that has just got a message of another connection has its turn, and its answer goes first.
+%% The VM counts port_command/2 as little work, whatever its length, and would let this process go on.
+transmit(Size, Data, State) when Size < ?LONG ->
+    write(Size, Data, State);
+transmit(Size, Data, State) ->
+    max = process_flag(priority, normal),
+    true = erlang:yield(),
+    State1 = write(Size, Data, State),
+    normal = process_flag(priority, max),
+    State1.
+
+write(Size, Data, State = #state{conn = Conn, port = Port, window = Window}) ->
     try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
-        true -> take_turns(Size >= ?LONG, State#state{window = uds_dist_window:sent(Size, Window)})
+        true -> State#state{window = uds_dist_window:sent(Size, Window)}
     catch
         %% The sidecar has gone; its owner says so in the log.
         error:badarg -> exit(connection_closed)
     end.
-
-%% What is short goes out at once, however many processes of a busy node want to run; what is long
-%% takes turns with them.
-take_turns(Bulk, State = #state{bulk = Bulk}) ->
-    State;
-take_turns(true, State) ->
-    max = process_flag(priority, normal),
-    State#state{bulk = true};
-take_turns(false, State) ->
-    normal = process_flag(priority, max),
-    State#state{bulk = false}.
 
 widen(Count, State = #state{window = Window}) ->
     State#state{window = uds_dist_window:acknowledged(Count, Window)}.

@@ -5,7 +5,7 @@
 %% for its acknowledgement.
 -module(uds_dist_window).
 
--export([sender/1, available/1, is_open/1, sent/2, acknowledged/2]).
+-export([sender/1, available/1, is_open/1, is_awaited/1, sent/2, acknowledged/2]).
 -export([receiver/1, passed_on/2]).
 
 -export_type([sender/0, receiver/0]).
@@ -28,6 +28,11 @@ available({Unacknowledged, Size}) ->
 -spec is_open(sender()) -> boolean().
 is_open({Unacknowledged, Size}) ->
     Unacknowledged =< Size div 2.
+
+%% Whether an acknowledgement is on its way, or will be when what is sent has been passed on.
+-spec is_awaited(sender()) -> boolean().
+is_awaited({Unacknowledged, Size}) ->
+    Unacknowledged >= Size div 4.
 
 %% Count bytes, no more than are available, are on their way.
 -spec sent(non_neg_integer(), sender()) -> sender().

@@ -3,12 +3,13 @@
 -module(test_traffic).
 
 -export([exchange/3, count_up/4, keep_small/4]).
--export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1, priorities/0]).
+-export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
+-export([priorities/0, turns/2, flooded_round_trips/3]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Processes.
 -export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
--export([receive_in_order/3, send_in_order/3, keeper/1]).
+-export([receive_in_order/3, send_in_order/3, keeper/1, echo/0]).
 
 %% Milliseconds.
 -define(LIMIT, 60000).
@@ -280,13 +281,71 @@ status(Name) ->
 %% Those of the carrier's processes: of the owner of the port, and of each connection's controller.
 -spec priorities() -> {Owner :: atom(), Controllers :: [atom()]}.
 priorities() ->
-    Owner = whereis(uds_dist_sidecar),
-    {monitors, Monitored} = process_info(Owner, monitors),
-    {priority(Owner), [priority(Controller) || {process, Controller} <- Monitored]}.
+    {priority(whereis(uds_dist_sidecar)), [priority(Controller) || Controller <- controllers()]}.
+
+controllers() ->
+    {monitors, Monitored} = process_info(whereis(uds_dist_sidecar), monitors),
+    [Controller || {process, Controller} <- Monitored].
 
 priority(Pid) ->
     {priority, Priority} = process_info(Pid, priority),
     Priority.
+
+%% How often the controller of the only connection queues behind others, to run after them, while so
+%% many bytes go to Node.
+-spec turns(node(), Size :: non_neg_integer()) -> non_neg_integer().
+turns(Node, Size) ->
+    [Controller] = controllers(),
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    Calls = {erlang, process_flag, 2},
+    1 = erlang:trace_pattern(Calls, [{[priority, normal], [], []}], []),
+    1 = erlang:trace(Controller, true, [call]),
+    _ = round_trip(Echo, binary:copy(<<"x">>, Size)),
+    1 = erlang:trace(Controller, false, [call]),
+    1 = erlang:trace_pattern(Calls, false, []),
+    Delivered = erlang:trace_delivered(Controller),
+    receive
+        {trace_delivered, Controller, Delivered} -> count_calls(Controller, 0)
+    end.
+
+count_calls(Controller, Count) ->
+    receive
+        {trace, Controller, call, _} -> count_calls(Controller, Count + 1)
+    after 0 -> Count
+    end.
+
+%% A process of this node sends messages of Size bytes to Node as fast as it can, while another one
+%% has so many round trips.
+-spec flooded_round_trips(node(), Size :: pos_integer(), Count :: pos_integer()) -> ok.
+flooded_round_trips(Node, Size, Count) ->
+    Dropper = spawn_link(Node, ?MODULE, keeper, [false]),
+    Payload = binary:copy(<<"x">>, Size),
+    undefined = erlang:system_monitor(self(), [busy_dist_port]),
+    Flood = spawn_link(fun() -> flood(Dropper, {0, Payload}) end),
+    receive
+        {monitor, Flood, busy_dist_port, _} -> _ = erlang:system_monitor(undefined)
+    end,
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    _ = [Number = round_trip(Echo, Number) || Number <- lists:seq(1, Count)],
+    _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Flood, Dropper, Echo]],
+    ok.
+
+flood(To, Message) ->
+    To ! Message,
+    flood(To, Message).
+
+round_trip(Echo, Message) ->
+    Echo ! {self(), Message},
+    receive
+        {Echo, Answer} -> Answer
+    after ?LIMIT -> exit({Echo, does_not_answer})
+    end.
+
+echo() ->
+    receive
+        {From, Message} -> From ! {self(), Message}
+    end,
+    echo().
 
 %% ---------------------------------------------------------------------------------------------
 

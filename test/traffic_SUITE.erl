@@ -13,7 +13,8 @@
     simultaneous_connects_meet/1,
     fifty_nodes_dial_one_hub_at_once/1,
     sender_waits_for_a_node_that_stands_still/1,
-    bulk_takes_turns_and_what_is_short_goes_first/1
+    bulk_takes_turns_and_what_is_short_goes_first/1,
+    a_flood_leaves_others_their_turn/1
 ]).
 
 -import(test_node, [
@@ -199,19 +200,27 @@ sender_waits_for_a_node_that_stands_still(Config) ->
     expect(fun() -> call(A, erlang, whereis, [test_sender]) =:= undefined end, sender_has_sent).
 
 %% What a node with many processes that want to run, and one that sends bulk, owe to those that wait for
-%% an answer: the priorities of the processes that carry it.
+%% an answer.
 bulk_takes_turns_and_what_is_short_goes_first(Config) ->
     [A, B] = start_all(["a", "b"], Config),
-    Size = 65536,
-    Count = 100,
-    Has = fun(Priorities) -> call(A, test_traffic, priorities, []) =:= Priorities end,
+    Priorities = fun() -> call(A, test_traffic, priorities, []) end,
     pong = call(A, net_adm, ping, [name(B)]),
-    expect(fun() -> Has({max, [max]}) end, first),
-    ok = call(B, test_traffic, start_receiver, [Count, Size]),
-    test_node:signal("STOP", os_pid(B)),
-    ok = call(A, test_traffic, send_until_busy, [name(B), Count, Size]),
-    expect(fun() -> Has({max, [normal]}) end, taking_turns),
-    test_node:signal("CONT", os_pid(B)),
-    ok = call(B, test_traffic, await_receiver, []),
+    expect(fun() -> Priorities() =:= {max, [max]} orelse Priorities() end, first),
+    ?assertEqual(0, call(A, test_traffic, turns, [name(B), 1000])),
+    ?assert(call(A, test_traffic, turns, [name(B), 4 bsl 20]) >= 4),
+    expect(fun() -> Priorities() =:= {max, [max]} orelse Priorities() end, first_again).
+
+%% Neither the order in which the VM resumes those who wait, nor a single scheduler, keeps one of them
+%% waiting for as long as another one floods the connection.
+a_flood_leaves_others_their_turn(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
-    expect(fun() -> Has({max, [max]}) end, first_again).
+    _ = [
+        begin
+            call(A, erlang, system_flag, [schedulers_online, Schedulers]),
+            ok = call(A, test_traffic, flooded_round_trips, [name(B), Size, 100])
+        end
+     || Schedulers <- [call(A, erlang, system_info, [schedulers]), 1],
+        Size <- [1024, 4096, 65536, 1 bsl 20]
+    ],
+    pong = call(A, net_adm, ping, [name(B)]).
