@@ -26,7 +26,7 @@ end_per_testcase(_Case, Config) ->
 
 %% All but the idle nodes, of which there are too many for a short run.
 measures_every_case_and_reports(Config) ->
-    Cases = "rtt rtt_beside rtt_busy msg16 bulk64k both_bulk64k four_msg16 connect",
+    Cases = "rtt rtt_beside rtt_flooded rtt_busy connect bulk64k both_bulk64k msg16 four_msg16",
     {0, Output} = bench([{"CASES", Cases}, {"CARRIERS", "uds inet_tcp floor"}], Config),
     [
         test_node:expect_output_of(Output, ["^", Case, ", .* [0-9.]+ "])

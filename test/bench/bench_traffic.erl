@@ -2,7 +2,8 @@
 %% nothing of carriers.
 -module(bench_traffic).
 
--export([round_trips/2, round_trips_beside/4, round_trips_busy/3, stream/4, stream_both/4, connect/1]).
+-export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
+-export([stream/4, stream_both/4, connect/1]).
 %% Processes.
 -export([echo/1, sink/1, send/5, flood/3, compute/1]).
 
@@ -25,11 +26,30 @@ round_trips(Node, Count) ->
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
     percentiles().
 round_trips_beside(Node, Busy, Size, Count) ->
+    with_flood(Busy, Size, fun(_) -> round_trips(Node, Count) end).
+
+%% How many microseconds a round trip takes on the average while another process sends messages of Size
+%% bytes on the same connection as fast as it may, for Time milliseconds. Where that process lets no
+%% other one send, the only round trip ends after it.
+-spec round_trips_flooded(node(), Size :: pos_integer(), Time :: pos_integer()) -> float().
+round_trips_flooded(Node, Size, Time) ->
+    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    Mean = with_flood(Node, Size, fun(Flood) ->
+        true = unlink(Flood),
+        {ok, _} = timer:kill_after(Time, Flood),
+        Start = erlang:monotonic_time(microsecond),
+        {Count, End} = ping_until(Start + 1000 * Time, Echo, 1),
+        (End - Start) / Count
+    end),
+    Echo ! stop,
+    Mean.
+
+with_flood(Busy, Size, Fun) ->
     {Flood, Monitor} = spawn_opt(?MODULE, flood, [self(), Busy, Size], [link, monitor]),
     receive
         {Flood, flooding} -> ok
     end,
-    Result = round_trips(Node, Count),
+    Result = Fun(Flood),
     true = unlink(Flood),
     true = exit(Flood, kill),
     receive
@@ -55,6 +75,13 @@ round_trips_busy(Node, Processes, Count) ->
      || {N, Before} <- lists:zip(Nodes, Online)
     ],
     Result.
+
+ping_until(Deadline, Echo, Count) ->
+    _ = ping(Echo, 1, []),
+    case erlang:monotonic_time(microsecond) of
+        Now when Now < Deadline -> ping_until(Deadline, Echo, Count + 1);
+        Now -> {Count, Now}
+    end.
 
 ping(_Echo, 0, Times) ->
     Times;

@@ -90,6 +90,7 @@ fn row_cells(record: &Record, row: &Row) -> Vec<String> {
 /// How people call a figure, and what they count it in.
 fn unit(figure: &str) -> (&str, f64) {
     match figure {
+        "mean_us" => ("mean, µs", 1.0),
         "p50_us" => ("p50, µs", 1.0),
         "p99_us" => ("p99, µs", 1.0),
         "p999_us" => ("p99.9, µs", 1.0),
