@@ -9,6 +9,7 @@
     remote_opens_a_shell_in_the_node/1,
     restarted_node_listens_again/1,
     daemon_is_a_node_like_any/1,
+    start_iex_is_a_shell_of_the_node/1,
     long_names_work_as_well/1,
     config_exs_says_where_to_listen/1,
     runtime_exs_says_where_to_listen/1,
@@ -152,32 +153,39 @@ remote_opens_a_shell_in_the_node(Config) ->
 restarted_node_listens_again(Config) ->
     Env = [{"UDS_DIST_DIR", sockets(Config)}],
     #{probe := Probe} = Started = start(template, Env, Config),
-    Incarnation = fun() ->
-        test_node:call(Probe, rpc, call, [node_name(), erlang, system_info, [creation]])
-    end,
-    Before = Incarnation(),
+    Before = test_release:creation(Probe, node_name()),
     {0, ""} = command("restart", template, Env, Config),
-    test_node:expect(
-        fun() ->
-            Now = Incarnation(),
-            (is_integer(Now) andalso Now =/= Before) orelse Now
-        end,
-        restarted
-    ),
-    test_release:expect_started(Probe, node_name()),
+    test_release:expect_restarted(Probe, node_name(), Before),
     ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", template, Env, Config)),
     stop(Started, template, Env, Config).
 
 daemon_is_a_node_like_any(Config) ->
     Env = [{"UDS_DIST_DIR", sockets(Config)}, {"RELEASE_TMP", test_node:dir("tmp", Config)}],
     Probe = test_release:probe(sockets(Config), ?COOKIE, Config),
-    {0, ""} = command("daemon", template, Env, Config),
-    test_release:expect_started(Probe, node_name()),
-    ?assertMatch({0, [_ | _]}, command("pid", template, Env, Config)),
-    {0, _} = command("stop", template, Env, Config),
-    Running = fun() -> test_project:running_of(release(template, Config)) end,
-    test_node:expect(fun() -> Running() =:= [] orelse Running() end, daemon_ends),
-    ?assertEqual(["probe.sock"], sockets_in(sockets(Config))).
+    [
+        begin
+            {0, ""} = command(Command, template, Env, Config),
+            test_release:expect_started(Probe, node_name()),
+            ?assertMatch({0, [_ | _]}, command("pid", template, Env, Config)),
+            {0, _} = command("stop", template, Env, Config),
+            Running = fun() -> test_project:running_of(release(template, Config)) end,
+            test_node:expect(fun() -> Running() =:= [] orelse Running() end, {Command, ends}),
+            ?assertEqual(["probe.sock"], sockets_in(sockets(Config)))
+        end
+     || Command <- ["daemon", "daemon_iex"]
+    ].
+
+start_iex_is_a_shell_of_the_node(Config) ->
+    {0, _} = test_project:terminal(
+        "exec '" ++ script(template, Config) ++ "' start_iex",
+        [
+            {"iex\\(my_app@.*\\)1> ", "IO.puts(\"listening as #{elem(:uds_dist.names(), 1)}\")\n"},
+            {"listening as my_app", ""},
+            {"iex\\(my_app@.*\\)2> ", "System.stop()\n"}
+        ],
+        #{env => env([{"UDS_DIST_DIR", sockets(Config)}])}
+    ),
+    ?assertEqual([], sockets_in(sockets(Config))).
 
 long_names_work_as_well(Config) ->
     Env = [

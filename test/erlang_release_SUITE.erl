@@ -7,6 +7,7 @@
 -export([
     commands_reach_the_node/1,
     remote_console_opens_a_shell_in_the_node/1,
+    restarted_node_listens_again/1,
     daemon_is_a_node_like_any/1,
     console_is_a_shell_of_the_node/1,
     commands_without_a_node_say_so/1,
@@ -40,6 +41,7 @@ groups() ->
     Commands = [commands_reach_the_node, remote_console_opens_a_shell_in_the_node],
     [
         {with_erts, [
+            restarted_node_listens_again,
             daemon_is_a_node_like_any,
             console_is_a_shell_of_the_node,
             commands_without_a_node_say_so
@@ -136,6 +138,14 @@ remote_console_opens_a_shell_in_the_node(Config) ->
         #{env => env([])}
     ),
     expect_sockets(["my_app.sock", "probe.sock"], Config),
+    stop(Started, Config).
+
+restarted_node_listens_again(Config) ->
+    #{probe := Probe} = Started = start(Config),
+    Before = test_release:creation(Probe, my_app@localhost),
+    {0, _} = command("restart", Config),
+    test_release:expect_restarted(Probe, my_app@localhost, Before),
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Config)),
     stop(Started, Config).
 
 daemon_is_a_node_like_any(Config) ->

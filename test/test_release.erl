@@ -6,7 +6,7 @@
 
 -export([init/1, cleanup/2, sockets/1, sockets_in/1]).
 -export([start_command/2, command/2, env/1, os_pid/1, expect_end/1]).
--export([probe/3, expect_started/2, expect_sockets/2]).
+-export([probe/3, expect_started/2, creation/2, expect_restarted/3, expect_sockets/2]).
 
 -export_type([t/0, env/0]).
 
@@ -82,6 +82,22 @@ expect_started(Probe, Node) ->
         end,
         {started, Node}
     ).
+
+%% By which one start of a node differs from the next one of that name.
+-spec creation(Probe :: test_node:t(), node()) -> pos_integer() | {badrpc, term()}.
+creation(Probe, Node) ->
+    test_node:call(Probe, rpc, call, [Node, erlang, system_info, [creation]]).
+
+-spec expect_restarted(Probe :: test_node:t(), node(), Before :: pos_integer()) -> true.
+expect_restarted(Probe, Node, Before) ->
+    test_node:expect(
+        fun() ->
+            Now = creation(Probe, Node),
+            (is_integer(Now) andalso Now =/= Before) orelse Now
+        end,
+        {restarted, Node}
+    ),
+    expect_started(Probe, Node).
 
 %% A sidecar removes its socket as it ends, shortly after its VM.
 -spec expect_sockets([file:filename()], Dir :: file:filename()) -> true.
