@@ -257,6 +257,8 @@ fn a_packet_of_a_whole_window_is_streamed() {
 fn megabytes_go_both_ways_at_once() {
     const SIZE: usize = 8 << 20;
     let (mut sidecar, directory) = listening();
+    // A peer that went before the sidecar has read CLOSE would be reported.
+    let mut peers = Vec::new();
     for (seed, connect) in [inbound, outbound].into_iter().enumerate() {
         let (conn, mut peer) = connect(&mut sidecar, &directory);
         let (there, back) = (bytes(seed as u64, SIZE), bytes(seed as u64 + 10, SIZE));
@@ -271,9 +273,10 @@ fn megabytes_go_both_ways_at_once() {
         }
         joined(writer);
         assert_same(&received, &back);
-        let (seen, _peer) = joined(reader);
+        let (seen, peer) = joined(reader);
         assert_same(&seen, &there);
         sidecar.close(conn);
+        peers.push(peer);
     }
 }
 
