@@ -9,7 +9,7 @@
 -export([at/4, cut/2]).
 %% Processes.
 -export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
--export([receive_in_order/3, send_in_order/3, keeper/1, echo/0]).
+-export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2]).
 
 %% Milliseconds.
 -define(LIMIT, 60000).
@@ -264,12 +264,18 @@ await_receiver() ->
 
 %% Sends them, and returns when the sender has to wait.
 send_until_busy(Node, Count, Size) ->
+    Arguments = [Node, Count, binary:copy(<<"x">>, Size)],
+    true = register(test_sender, start_busy(send_in_order, Arguments)),
+    ok.
+
+%% Starts a process, and returns when it has to wait for a connection.
+start_busy(Function, Arguments) ->
     undefined = erlang:system_monitor(self(), [busy_dist_port]),
-    Sender = spawn(?MODULE, send_in_order, [Node, Count, binary:copy(<<"x">>, Size)]),
-    true = register(test_sender, Sender),
+    Sender = spawn(?MODULE, Function, Arguments),
     receive
-        {monitor, Sender, busy_dist_port, _} -> ok
-    end.
+        {monitor, Sender, busy_dist_port, _} -> _ = erlang:system_monitor(undefined)
+    end,
+    Sender.
 
 send_in_order(Node, Count, Filling) ->
     [{test_receiver, Node} ! {Number, Filling} || Number <- lists:seq(1, Count)],
@@ -319,12 +325,8 @@ count_calls(Controller, Count) ->
 -spec flooded_round_trips(node(), Size :: pos_integer(), Count :: pos_integer()) -> ok.
 flooded_round_trips(Node, Size, Count) ->
     Dropper = spawn_link(Node, ?MODULE, keeper, [false]),
-    Payload = binary:copy(<<"x">>, Size),
-    undefined = erlang:system_monitor(self(), [busy_dist_port]),
-    Flood = spawn_link(fun() -> flood(Dropper, {0, Payload}) end),
-    receive
-        {monitor, Flood, busy_dist_port, _} -> _ = erlang:system_monitor(undefined)
-    end,
+    Flood = start_busy(flood, [Dropper, {0, binary:copy(<<"x">>, Size)}]),
+    true = link(Flood),
     Echo = spawn_link(Node, ?MODULE, echo, []),
     _ = [Number = round_trip(Echo, Number) || Number <- lists:seq(1, Count)],
     _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Flood, Dropper, Echo]],
