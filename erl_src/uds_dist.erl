@@ -9,18 +9,22 @@
 %% Who does what, and who ends with whom:
 %%
 %%     net_sup
-%%      |-- uds_dist_sidecar      the owner: the sidecar's port, all input      childspecs/0
+%%      |-- uds_dist_sidecar      the owner: the sidecar's port                 childspecs/0
 %%      |    '== port ==> sidecar (an OS process), restarted when it dies
 %%      '-- net_kernel
 %%           |-- uds_dist_acceptor     gives peers that come in to net_kernel   accept/1
 %%           '-- supervisor            handshake, ticks (dist_util)             setup/5,
 %%                |                                                             accept_connection/5
 %%                '-- uds_dist_connection   distribution controller: all output
+%%                     '-- uds_dist_input   input handler: all input
 %%
 %% Lines are links. The owner and the acceptor never exit while distribution is up, since net_sup
-%% or net_kernel would end with them. A connection's supervisor and controller end together; the
-%% owner monitors the controller and has the sidecar close the socket. When a socket or the sidecar
-%% ends, the owner ends the controllers of connections that are up.
+%% or net_kernel would end with them. A connection's supervisor, controller and input handler end
+%% together, and with the controller the socket, which it owns.
+%%
+%% Until the handshake is through, and for good where the sidecar keeps the socket, the input comes
+%% through the owner. It monitors the controller and has the sidecar close the socket; when that or
+%% the sidecar ends, the owner ends the controller.
 -module(uds_dist).
 
 %% For users.

@@ -20,6 +20,10 @@
     socket_mode := 0..8#777,
     %% Who may be a peer.
     policy := uds_dist_protocol:policy(),
+    %% Connections stay with the sidecar, and their bytes pass it.
+    relay := boolean(),
+    %% Microseconds that a wait for input may be spent awake.
+    spin := non_neg_integer(),
     %% Settings that a stronger source has overridden, each as a line for the log.
     overridden := [explanation()]
 }.
@@ -28,6 +32,10 @@
 
 -define(DEFAULT_BACKLOG, 5).
 -define(DEFAULT_SOCKET_MODE, 8#600).
+%% Several times what a message and its answer take between two nodes that are awake.
+-define(DEFAULT_SPIN, 50).
+%% More than this would be no short wait on any machine.
+-define(MAX_SPIN, 1000).
 %% Users or groups in one list: the port protocol takes five hundred of both.
 -define(MAX_IDS, 250).
 %% (uid_t)-1 is nobody.
@@ -40,7 +48,15 @@ read() ->
     %% .app file on the path there are none, and nothing else is lost.
     _ = application:load(uds_dist),
     maybe_read(
-        [fun known_keys/1, fun socket_dir/1, fun backlog/1, fun socket_mode/1, fun policy/1],
+        [
+            fun known_keys/1,
+            fun socket_dir/1,
+            fun backlog/1,
+            fun socket_mode/1,
+            fun policy/1,
+            fun relay/1,
+            fun spin/1
+        ],
         #{overridden => []}
     ).
 
@@ -64,7 +80,7 @@ is_incomplete() ->
 
 %% A misspelt key would be a setting that silently does nothing.
 known_keys(Config) ->
-    Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids],
+    Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids, relay],
     Known = [included_applications | Settings],
     case [Key || {Key, _} <- application:get_all_env(uds_dist), not lists:member(Key, Known)] of
         [] ->
@@ -300,6 +316,31 @@ is_ids([Id | Ids], Left) when Left > 0, is_integer(Id), Id >= 0, Id =< ?MAX_ID -
     is_ids(Ids, Left - 1);
 is_ids(_, _) ->
     false.
+
+relay(Config) ->
+    case application:get_env(uds_dist, relay, false) of
+        Relay when is_boolean(Relay) -> {ok, Config#{relay => Relay}};
+        Other -> invalid("relay ~0tp must be true or false", [Other])
+    end.
+
+%% Where there is one processor, to stay awake would keep the others from it.
+spin(Config) ->
+    case {os:getenv("UDS_DIST_SPIN", ""), erlang:system_info(logical_processors_available)} of
+        {"", 1} ->
+            {ok, Config#{spin => 0}};
+        {"", _} ->
+            {ok, Config#{spin => ?DEFAULT_SPIN}};
+        {Text, _} ->
+            case string:to_integer(Text) of
+                {Spin, ""} when Spin >= 0, Spin =< ?MAX_SPIN ->
+                    {ok, Config#{spin => Spin}};
+                _ ->
+                    invalid(
+                        "UDS_DIST_SPIN=~ts must be a number of microseconds from 0 to ~b",
+                        [Text, ?MAX_SPIN]
+                    )
+            end
+    end.
 
 %% Where the node of this name listens: everything after @ is ignored.
 -spec address(node() | atom(), config()) ->

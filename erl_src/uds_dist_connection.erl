@@ -1,10 +1,13 @@
 %% The distribution controller: one process per connection.
 %%
-%% It sends: handshake packets, then what the VM has for the other node, and ticks. What comes in
-%% goes through the owner of the sidecar's port (uds_dist_sidecar), which reads the port anyway and
-%% is the connection's input handler.
+%% It sends: handshake packets, then what the VM has for the other node, and ticks.
 %%
-%% It is linked to the connection's supervisor, the process of dist_util that setup/5 or
+%% The handshake goes by way of the sidecar, and what comes in then through the owner of its port
+%% (uds_dist_sidecar). After it the controller gets the connection's socket, writes into it, and
+%% starts an input handler that reads it (uds_dist_input). If the sidecar keeps the socket, all goes
+%% on as in the handshake, and the owner is the input handler.
+%%
+%% The controller is linked to the connection's supervisor, the process of dist_util that setup/5 or
 %% accept_connection/5 returned, and monitored by the owner: whichever ends, all of it ends.
 -module(uds_dist_connection).
 
@@ -12,7 +15,7 @@
 %% Called by the supervisor, as the funs of its #hs_data{}.
 -export([send/2, recv/3, established/3, tick/1]).
 %% Called by the owner.
--export([acknowledged/2]).
+-export([acknowledged/2, handed_over/4, kept/1]).
 -export([init/2]).
 
 -export_type([connection/0]).
@@ -24,12 +27,11 @@
 
 -record(state, {
     conn :: uds_dist_protocol:conn(),
-    port :: port(),
     owner :: pid(),
-    window :: uds_dist_window:sender(),
+    output :: uds_dist_output:output(),
     %% From f_handshake_complete on.
     dhandle :: undefined | erlang:dist_handle(),
-    %% What was taken from the VM and waits for the window to open. It goes first.
+    %% What was taken from the VM and waits for the output to open. It goes first.
     waiting = [] :: [batch()],
     %% Whether the VM will say `dist_data` when it has something to send.
     notified = false :: boolean(),
@@ -39,8 +41,8 @@
     taken = 0 :: non_neg_integer()
 }).
 
-%% Bytes to collect for one port_command/2: enough to make system calls and wake-ups cheap, and no more,
-%% since other connections wait while they are copied. A quarter of the window.
+%% Bytes to collect for one write: enough to make system calls and wake-ups cheap, and no more, since
+%% others wait while they are copied. A quarter of the window.
 -define(BATCH, 262144).
 
 %% Frames to collect at most: what is kept of each until then should stay in the processor's cache.
@@ -68,9 +70,8 @@ start(Conn, Port, Window, Supervisor) ->
     ],
     State = #state{
         conn = Conn,
-        port = Port,
         owner = self(),
-        window = uds_dist_window:sender(Window),
+        output = uds_dist_output:relay(Port, Conn, Window),
         busy_limit = erlang:system_info(dist_buf_busy_limit)
     },
     {Pid, Monitor} = spawn_opt(?MODULE, init, [State, Supervisor], Options),
@@ -110,6 +111,22 @@ tick({_Conn, Pid}) ->
 -spec acknowledged(connection(), non_neg_integer()) -> ok.
 acknowledged({_Conn, Pid}, Count) ->
     Pid ! {acknowledged, Count},
+    ok.
+
+%% The connection's socket is this VM's now. Bytes were read from it before; Spin, in microseconds, is
+%% how long a wait for more may be spent awake.
+-spec handed_over(connection(), socket:socket(), Bytes, Spin) -> ok when
+    Bytes :: binary(),
+    Spin :: non_neg_integer().
+handed_over({_Conn, Pid}, Socket, Bytes, Spin) ->
+    ok = uds_dist_handover:give(Socket, Pid),
+    Pid ! {handed_over, Socket, Bytes, Spin},
+    ok.
+
+%% The sidecar keeps the connection's socket.
+-spec kept(connection()) -> ok.
+kept({_Conn, Pid}) ->
+    Pid ! kept,
     ok.
 
 call({_Conn, Pid}, Request) ->
@@ -160,26 +177,40 @@ handshake(State = #state{conn = Conn, owner = Owner}) ->
             ok = uds_dist_sidecar:established(Conn, Node, DHandle),
             _ = erlang:dist_ctrl_set_opt(DHandle, get_size, true),
             From ! {Ref, ok},
-            output(drain(State#state{dhandle = DHandle}))
+            await_handover(State#state{dhandle = DHandle})
     end.
 
-output(State = #state{}) ->
+%% Nothing may be sent until it is known where to. A tick is not missed: the handshake is just over.
+await_handover(State = #state{dhandle = DHandle}) ->
+    receive
+        {handed_over, Socket, Bytes, Spin} ->
+            ok = uds_dist_input:start_link(Socket, DHandle, Bytes, Spin),
+            output(drain(State#state{output = uds_dist_output:socket(Socket)}));
+        kept ->
+            output(drain(State));
+        {acknowledged, Count} ->
+            await_handover(widen(Count, State))
+    end.
+
+output(State = #state{output = Output}) ->
     receive
         dist_data ->
             output(drain(take(State#state{notified = false})));
+        {'$socket', _, select, Handle} ->
+            output(drain(State#state{output = uds_dist_output:writable(Handle, Output)}));
         {acknowledged, Count} ->
             output(drain(widen(Count, State)));
         tick ->
             output(send_tick(State))
     end.
 
-%% Sends until the VM has nothing more, and then wants to be told; or until the window is used up.
+%% Sends until the VM has nothing more, and then wants to be told; or until the output takes no more.
 %% What does not fit stays in the VM's queue for the connection, where it makes senders wait
 %% (busy_dist_port).
-drain(State = #state{taken = Taken, busy_limit = Limit, window = Window}) ->
-    case Taken > ?FILLED * Limit andalso uds_dist_window:is_awaited(Window) of
+drain(State = #state{taken = Taken, busy_limit = Limit, output = Output}) ->
+    case Taken > ?FILLED * Limit andalso uds_dist_output:is_awaited(Output) of
         true -> empty_queue(State);
-        false -> drain(uds_dist_window:is_open(Window), State)
+        false -> drain(uds_dist_output:is_open(Output), State)
     end.
 
 drain(false, State) ->
@@ -225,9 +256,10 @@ collect(DHandle, Left, Size, Frames) ->
             collect(DHandle, Left - 1, Size + 4 + FrameSize, Frames1)
     end.
 
-%% Sends the first batch, or as much of it as the window takes.
-transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting], window = Window}) ->
-    case uds_dist_window:available(Window) of
+%% Sends the first batch, or as much of it as the output takes.
+transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting], output = Output}) ->
+    case uds_dist_output:available(Output) of
+        %% Of `infinity` too, which is more than any number.
         Available when Size =< Available ->
             transmit(Size, Data, State#state{waiting = Waiting});
         Available ->
@@ -243,10 +275,10 @@ split(Count, [Piece | Pieces], Now) ->
     <<Head:Count/binary, Tail/binary>> = Piece,
     {lists:reverse(Now, [Head]), [Tail | Pieces]}.
 
-%% When bytes wait, here or at the sidecar, the other node has those to see that this one lives;
+%% When bytes wait, here or behind the output, the other node has those to see that this one lives;
 %% and between two parts of a frame a tick would be taken for a piece of it.
-send_tick(State = #state{waiting = [], window = Window}) ->
-    case uds_dist_window:available(Window) >= 4 of
+send_tick(State = #state{waiting = [], output = Output}) ->
+    case uds_dist_output:available(Output) >= 4 of
         true -> transmit(4, <<0:32>>, State);
         false -> State
     end;
@@ -255,7 +287,7 @@ send_tick(State) ->
 
 %% What is short goes out at once, however many processes of a busy node want to run. Before what is
 %% long, one that has just got a message of another connection has its turn, and its answer goes first.
-%% The VM counts port_command/2 as little work, whatever its length, and would let this process go on.
+%% The VM counts a write as little work, whatever its length, and would let this process go on.
 transmit(Size, Data, State) when Size < ?LONG ->
     write(Size, Data, State);
 transmit(Size, Data, State) ->
@@ -265,13 +297,8 @@ transmit(Size, Data, State) ->
     normal = process_flag(priority, max),
     State1.
 
-write(Size, Data, State = #state{conn = Conn, port = Port, window = Window}) ->
-    try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
-        true -> State#state{window = uds_dist_window:sent(Size, Window)}
-    catch
-        %% The sidecar has gone; its owner says so in the log.
-        error:badarg -> exit(connection_closed)
-    end.
+write(Size, Data, State = #state{output = Output}) ->
+    State#state{output = uds_dist_output:write(Size, Data, Output)}.
 
-widen(Count, State = #state{window = Window}) ->
-    State#state{window = uds_dist_window:acknowledged(Count, Window)}.
+widen(Count, State = #state{output = Output}) ->
+    State#state{output = uds_dist_output:acknowledged(Count, Output)}.

@@ -5,7 +5,8 @@
 -module(uds_dist_protocol).
 
 -export([version/0]).
--export([admit/1, listen/5, unlisten/1, connect/2, established/2, close/1, data_head/1, ack/2]).
+-export([admit/1, listen/5, unlisten/1, connect/2]).
+-export([established/2, hand_over/2, close/1, data_head/1, ack/2]).
 -export([decode/1]).
 
 -export_type([conn/0, listener/0, address/0, policy/0, peer/0, reason/0, report/0]).
@@ -40,6 +41,8 @@
         features := non_neg_integer(),
         window := non_neg_integer(),
         handshake_window := non_neg_integer(),
+        %% Empty if sockets cannot be handed over.
+        channel := binary(),
         release := binary()
     }}
     %% A HELLO of another version: its other fields cannot be understood.
@@ -50,9 +53,11 @@
     | {accepted, conn(), listener(), peer()}
     | {connected, conn(), peer()}
     | {connect_failed, conn(), reason(), Explanation :: binary()}
-    | {closed, conn(), reason(), Explanation :: binary()}.
+    | {closed, conn(), reason(), Explanation :: binary()}
+    | {handed_over, conn()}
+    | {kept, conn()}.
 
--define(VERSION, 1).
+-define(VERSION, 2).
 
 %% Longest packets, for the reasons that src/protocol.rs gives.
 -define(MAX_DATA, (1 bsl 20)).
@@ -65,6 +70,7 @@
 -define(ESTABLISHED, 4).
 -define(CLOSE, 5).
 -define(ADMIT, 6).
+-define(HAND_OVER, 7).
 -define(DATA, 16).
 -define(ACK, 17).
 -define(HELLO, 32).
@@ -75,6 +81,8 @@
 -define(CONNECTED, 37).
 -define(CONNECT_FAILED, 38).
 -define(CLOSED, 39).
+-define(HANDED_OVER, 40).
+-define(KEPT, 41).
 
 %% The version of the protocol that this module speaks.
 -spec version() -> pos_integer().
@@ -111,6 +119,10 @@ connect(Conn, Address) ->
 established(Conn, Node) ->
     <<?ESTABLISHED, Conn:32, (atom_to_binary(Node, utf8))/binary>>.
 
+-spec hand_over(conn(), node()) -> binary().
+hand_over(Conn, Node) ->
+    <<?HAND_OVER, Conn:32, (atom_to_binary(Node, utf8))/binary>>.
+
 -spec close(conn()) -> binary().
 close(Conn) ->
     <<?CLOSE, Conn:32>>.
@@ -138,12 +150,16 @@ decode(Packet) ->
 
 control(<<?ACK, Conn:32, Count:32>>) when ?IS_CONN(Conn) ->
     {ack, Conn, Count};
-control(<<?HELLO, ?VERSION:16, Features:32, Window:32, HandshakeWindow:32, Release/binary>>) ->
+control(
+    <<?HELLO, ?VERSION:16, Features:32, Window:32, HandshakeWindow:32, Length, Channel:Length/binary,
+        Release/binary>>
+) ->
     with_text(Release, {hello, #{
         version => ?VERSION,
         features => Features,
         window => Window,
         handshake_window => HandshakeWindow,
+        channel => Channel,
         release => Release
     }});
 control(<<?HELLO, Version:16, _/binary>>) when Version =/= ?VERSION ->
@@ -162,6 +178,10 @@ control(<<?CONNECT_FAILED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(
     failure(connect_failed, Conn, reason(Reason), Explanation);
 control(<<?CLOSED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(Conn) ->
     failure(closed, Conn, reason(Reason), Explanation);
+control(<<?HANDED_OVER, Conn:32>>) when ?IS_CONN(Conn) ->
+    {handed_over, Conn};
+control(<<?KEPT, Conn:32>>) when ?IS_CONN(Conn) ->
+    {kept, Conn};
 control(_) ->
     invalid.
 

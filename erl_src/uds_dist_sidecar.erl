@@ -1,10 +1,10 @@
 %% The owner of the sidecar's port: it starts the sidecar, speaks the port protocol with it, and
-%% keeps what belongs to it: listeners and connections. It is the input handler of every
-%% connection, since all input comes through its port.
+%% keeps what belongs to it: listeners, and connections until the sidecar hands over their sockets.
+%% Of those that it does not hand over, it is the input handler, since all input comes through its port.
 %%
 %% net_sup ends all of distribution, and with it the VM, when this process exits. So it never does:
-%% what goes wrong here is a reply, a log line, and another try. A sidecar that dies takes its
-%% connections along; another one is started, and listens again where the first one did.
+%% what goes wrong here is a reply, a log line, and another try. A sidecar that dies takes the
+%% connections along that it has; another one is started, and listens again where the first one did.
 -module(uds_dist_sidecar).
 -behaviour(gen_server).
 
@@ -47,6 +47,19 @@
 -define(MAX_UNREACHABLE, 1000).
 
 -define(MAX_CONN, 16#3FFFFFFF).
+
+%% A node that has run out of file descriptors cannot load modules, and must not fail for want of one.
+-define(NEEDED, [
+    socket,
+    uds_dist_connection,
+    uds_dist_frames,
+    uds_dist_handover,
+    uds_dist_input,
+    uds_dist_log,
+    uds_dist_output,
+    uds_dist_protocol,
+    uds_dist_window
+]).
 
 %% What net_kernel and the acceptor know a listener by. The port protocol numbers sockets, and a
 %% listener that moves has two of them for a moment.
@@ -98,6 +111,9 @@
         %% The socket has ended, and this is what dist_util has not asked for yet.
         | {ended, binary()}
         | {handshake, binary(), undefined | gen_server:from()}
+        %% It is through, and the sidecar has been asked for the socket.
+        | {handing_over, node(), erlang:dist_handle(), binary()}
+        %% The sidecar keeps it.
         | {up, node(), erlang:dist_handle(), uds_dist_frames:buffer(), uds_dist_window:receiver()}
 }).
 
@@ -105,6 +121,8 @@
     %% `starting` until HELLO; `resting` between a failure and the next start.
     sidecar = down :: down | starting | up | resting,
     port :: undefined | port(),
+    %% Where its sockets come through, if it hands them over.
+    channel :: undefined | uds_dist_handover:channel(),
     timer :: undefined | reference(),
     started = 0 :: integer(),
     failures = 0 :: non_neg_integer(),
@@ -121,6 +139,8 @@
     connecting = #{} :: #{uds_dist_protocol:conn() => #connect{}},
     conns = #{} :: #{uds_dist_protocol:conn() => #conn{}},
     monitors = #{} :: #{reference() => uds_dist_protocol:conn()},
+    %% Connections that the sidecar has no more, by the monitor of their controller.
+    handed_over = #{} :: #{reference() => node()},
     last_conn = -1 :: integer(),
     unreachable = #{} :: #{node() => LoggedAt :: integer()}
 }).
@@ -196,8 +216,8 @@ recv(Conn, Timeout) ->
         exit:{timeout, _} -> {error, timeout}
     end.
 
-%% The handshake is through and the owner is the input handler: what has come in since, and all that
-%% follows, is for DHandle. The caller is the connection's controller.
+%% The handshake is through and the owner is the input handler. The caller is the connection's
+%% controller, and is told whether its socket is handed over or kept by the sidecar.
 -spec established(uds_dist_protocol:conn(), node(), erlang:dist_handle()) -> ok.
 established(Conn, Node, DHandle) ->
     gen_server:cast(?SERVER, {established, Conn, self(), Node, DHandle}).
@@ -207,6 +227,7 @@ established(Conn, Node, DHandle) ->
 -spec init([]) -> {ok, #state{}}.
 init([]) ->
     process_flag(trap_exit, true),
+    lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
@@ -297,18 +318,20 @@ cast({accept, Handle, Acceptor}, State) ->
     end,
     {noreply, State#state{listeners = maps:map(Claim, State#state.listeners)}};
 cast({established, Id, Controller, Node, DHandle}, State) ->
-    #state{conns = Conns, window = Window} = State,
+    #state{conns = Conns, channel = Channel, config = #{relay := Relay}} = State,
     case Conns of
         #{Id := #conn{stage = {handshake, Bytes, undefined}} = Conn} ->
             log_accepted(Node, Conn),
-            Stage = {
-                up, Node, DHandle, uds_dist_frames:new(), uds_dist_window:receiver(Window)
-            },
-            State1 = transmit(
-                uds_dist_protocol:established(Id, Node),
-                State#state{unreachable = maps:remove(Node, State#state.unreachable)}
-            ),
-            {noreply, input(Id, Conn#conn{stage = Stage}, Bytes, State1)};
+            State1 = State#state{unreachable = maps:remove(Node, State#state.unreachable)},
+            case Channel =:= undefined orelse Relay of
+                true ->
+                    State2 = transmit(uds_dist_protocol:established(Id, Node), State1),
+                    {noreply, kept(Id, Conn, Node, DHandle, Bytes, State2)};
+                false ->
+                    Conn1 = Conn#conn{stage = {handing_over, Node, DHandle, Bytes}},
+                    State2 = State1#state{conns = Conns#{Id := Conn1}},
+                    {noreply, transmit(uds_dist_protocol:hand_over(Id, Node), State2)}
+            end;
         #{} ->
             %% It ended just before the handshake did.
             exit(Controller, connection_closed),
@@ -322,9 +345,14 @@ info({Port, {exit_status, Status}}, State = #state{port = Port}) ->
 info({'EXIT', Port, Reason}, State = #state{port = Port}) ->
     sidecar_ended(io_lib:format("its port was closed (~0tp)", [Reason]), State);
 info({'DOWN', Monitor, process, _, Reason}, State = #state{monitors = Monitors}) ->
-    case Monitors of
-        #{Monitor := Id} -> controller_ended(Id, Reason, State);
-        #{} -> State
+    case {Monitors, State#state.handed_over} of
+        {#{Monitor := Id}, _} ->
+            controller_ended(Id, Reason, State);
+        {_, #{Monitor := Node} = HandedOver} ->
+            log_end(Node, end_of_controller(Reason)),
+            State#state{handed_over = maps:remove(Monitor, HandedOver)};
+        _ ->
+            State
     end;
 info({timeout, Timer, Event}, State = #state{timer = Timer}) ->
     timeout(Event, State#state{timer = undefined});
@@ -354,6 +382,9 @@ report({data, Id, Bytes}, State = #state{conns = Conns}) ->
             handshake_input(Id, Conn1, <<Before/binary, Bytes/binary>>, Waiter, State);
         #{Id := #conn{stage = {up, _, _, _, _}} = Conn} ->
             input(Id, Conn, Bytes, State);
+        #{Id := #conn{stage = {handing_over, Node, DHandle, Before}} = Conn} ->
+            Stage = {handing_over, Node, DHandle, <<Before/binary, Bytes/binary>>},
+            State#state{conns = Conns#{Id := Conn#conn{stage = Stage}}};
         #{} ->
             %% It was closed while this was on its way.
             State
@@ -428,6 +459,15 @@ report({unlistened, Id}, State = #state{closing = Closing}) ->
         error ->
             State
     end;
+report({handed_over, Id}, State = #state{channel = Channel}) when Channel =/= undefined ->
+    handed_over(Id, uds_dist_handover:take(Channel), State);
+report({kept, Id}, State = #state{conns = Conns}) ->
+    case Conns of
+        #{Id := #conn{stage = {handing_over, Node, DHandle, Bytes}} = Conn} ->
+            kept(Id, Conn, Node, DHandle, Bytes, State);
+        #{} ->
+            State
+    end;
 report({hello, #{version := Version} = Hello}, State = #state{sidecar = starting}) ->
     case {Version, uds_dist_protocol:version()} of
         {Same, Same} ->
@@ -473,15 +513,33 @@ start_sidecar(State) ->
             sidecar_ended(Explanation, State)
     end.
 
-sidecar_up(#{window := Window}, State = #state{timer = Timer, config = Config, queue = Queue}) ->
+sidecar_up(#{window := Window, channel := Address}, State) ->
+    #state{timer = Timer, config = Config, queue = Queue} = State,
     cancel(Timer),
-    State1 = State#state{sidecar = up, timer = undefined, window = Window, queue = []},
+    State1 = State#state{
+        sidecar = up,
+        channel = open_channel(Address),
+        timer = undefined,
+        window = Window,
+        queue = []
+    },
     #{policy := Policy} = Config,
     Again = [
         listen_packet(Id, Listener)
      || {Id, #listener{status = reopening} = Listener} <- maps:to_list(State#state.listeners)
     ],
     lists:foldr(fun transmit/2, State1, Queue ++ Again ++ [uds_dist_protocol:admit(Policy)]).
+
+open_channel(<<>>) ->
+    undefined;
+open_channel(Address) ->
+    case uds_dist_handover:open(Address) of
+        {ok, Channel} ->
+            Channel;
+        {error, Explanation} ->
+            ?LOG_NOTICE("uds_dist: connections stay with the sidecar: ~ts", [Explanation]),
+            undefined
+    end.
 
 timeout(hello, State) ->
     sidecar_ended(
@@ -491,12 +549,13 @@ timeout(hello, State) ->
 timeout(start, State = #state{sidecar = resting}) ->
     start_sidecar(State#state{sidecar = down}).
 
-%% Whatever belonged to the sidecar is gone. Those who waited for an answer get one; listeners that
-%% were open are opened again by the next sidecar.
+%% Whatever belonged to the sidecar is gone, and what it has handed over is not. Those who waited for
+%% an answer get one; listeners that were open are opened again by the next sidecar.
 sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns = Conns}) ->
     uds_dist_program:close(Port),
+    uds_dist_handover:close(State#state.channel),
     cancel(State#state.timer),
-    log_sidecar_end(Before, Explanation, map_size(Conns)),
+    log_sidecar_end(Before, Explanation, map_size(Conns), map_size(State#state.handed_over)),
     maps:foreach(fun(Id, Conn) -> end_connection(Id, Conn, State) end, Conns),
     maps:foreach(
         fun(_, #connect{from = From}) -> gen_server:reply(From, {error, sidecar_failed}) end,
@@ -506,6 +565,7 @@ sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns =
     State1 = State#state{
         sidecar = down,
         port = undefined,
+        channel = undefined,
         timer = undefined,
         queue = [],
         closing = #{},
@@ -547,7 +607,7 @@ backoff(Failures, _) -> min(?MAX_BACKOFF_NOT_STARTED, doubled(Failures)).
 doubled(Failures) ->
     ?FIRST_BACKOFF bsl min(Failures - 1, 10).
 
-log_sidecar_end(Before, Explanation, Connections) ->
+log_sidecar_end(Before, Explanation, Down, GoOn) ->
     uds_dist_log:error("the sidecar ~ts ~ts: ~ts~ts", [
         uds_dist_config:sidecar_path(),
         case Before of
@@ -555,10 +615,10 @@ log_sidecar_end(Before, Explanation, Connections) ->
             _ -> "did not start"
         end,
         Explanation,
-        case Connections of
-            0 -> "";
-            _ -> io_lib:format("; connections that are down with it: ~b", [Connections])
-        end
+        [
+            io_lib:format("; connections that ~ts: ~b", [What, Count])
+         || {What, Count} <- [{"are down with it", Down}, {"go on", GoOn}], Count > 0
+        ]
     ]).
 
 %% ---------------------------------------------------------------------------------------------
@@ -886,6 +946,36 @@ handshake_input(Id, Conn, Bytes, Waiter, State = #state{conns = Conns}) ->
             State#state{conns = Conns#{Id := Conn#conn{stage = {handshake, Bytes, Waiter}}}}
     end.
 
+%% The sidecar goes on with the connection.
+kept(Id, Conn = #conn{connection = Connection}, Node, DHandle, Bytes, State) ->
+    uds_dist_connection:kept(Connection),
+    Window = uds_dist_window:receiver(State#state.window),
+    Stage = {up, Node, DHandle, uds_dist_frames:new(), Window},
+    input(Id, Conn#conn{stage = Stage}, Bytes, State).
+
+%% The controller goes on with it, and the sidecar knows nothing of it any more.
+handed_over(Id, Taken, State = #state{conns = Conns, monitors = Monitors, config = Config}) ->
+    case {Conns, Taken} of
+        {#{Id := #conn{stage = {handing_over, Node, _, Bytes}} = Conn}, {ok, Socket}} ->
+            #conn{connection = Connection, monitor = Monitor} = Conn,
+            #{spin := Spin} = Config,
+            uds_dist_connection:handed_over(Connection, Socket, Bytes, Spin),
+            State#state{
+                conns = maps:remove(Id, Conns),
+                monitors = maps:remove(Monitor, Monitors),
+                handed_over = (State#state.handed_over)#{Monitor => Node}
+            };
+        {#{Id := #conn{stage = {handing_over, Node, _, _}} = Conn}, {error, Explanation}} ->
+            uds_dist_log:error("the connection with ~ts is lost: ~ts", [Node, Explanation]),
+            end_connection(Id, Conn, State);
+        {_, {ok, Socket}} ->
+            %% Its controller has ended meanwhile.
+            uds_dist_handover:close(Socket),
+            State;
+        {_, {error, _}} ->
+            State
+    end.
+
 %% Gives the VM what came in, and acknowledges it.
 input(Id, Conn = #conn{stage = {up, Node, DHandle, Buffer, Window}}, Bytes, State) ->
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
@@ -910,11 +1000,14 @@ put_data(Frames, DHandle) ->
 %% The controller has ended: disconnect_node, a missed tick, a failed handshake, net_kernel:stop.
 controller_ended(Id, Reason, State = #state{conns = Conns, monitors = Monitors}) ->
     #{Id := #conn{monitor = Monitor} = Conn} = Conns,
-    log_end(Conn, io_lib:format("~0tp", [Reason])),
+    log_end(Conn, end_of_controller(Reason)),
     transmit(uds_dist_protocol:close(Id), State#state{
         conns = maps:remove(Id, Conns),
         monitors = maps:remove(Monitor, Monitors)
     }).
+
+end_of_controller(connection_closed) -> "the peer closed the connection";
+end_of_controller(Reason) -> io_lib:format("~0tp", [Reason]).
 
 %% The socket has ended. The controller of a connection that is up ends with it. In the handshake,
 %% dist_util is told when it asks, and first gets what came before the end, as from any socket: this
@@ -926,6 +1019,7 @@ end_connection(Id, #conn{connection = Connection, monitor = Monitor, stage = Sta
     demonitor(Monitor, [flush]),
     case Stage of
         {up, _, _, _, _} -> exit(uds_dist_connection:pid(Connection), connection_closed);
+        {handing_over, _, _, _} -> exit(uds_dist_connection:pid(Connection), connection_closed);
         {handshake, _, Waiter} -> gen_server:reply(Waiter, {error, closed});
         {ended, _} -> ok
     end,
@@ -941,8 +1035,12 @@ log_accepted(Node, #conn{called = undefined, peer = #{uid := Uid, gid := Gid, pi
 log_accepted(_, _) ->
     ok.
 
-log_end(#conn{stage = {up, Node, _, _, _}}, Why) ->
+log_end(Node, Why) when is_atom(Node) ->
     ?LOG_INFO("uds_dist: the connection with ~ts ended: ~ts", [Node, Why]);
+log_end(#conn{stage = {up, Node, _, _, _}}, Why) ->
+    log_end(Node, Why);
+log_end(#conn{stage = {handing_over, Node, _, _}}, Why) ->
+    log_end(Node, Why);
 log_end(#conn{stage = {ended, _}}, _) ->
     ok;
 log_end(#conn{stage = {handshake, _, _}, peer = #{uid := Uid, pid := Pid}}, Why) ->

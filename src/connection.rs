@@ -136,6 +136,12 @@ impl Connection {
         self.to_vm.widen(WINDOW);
     }
 
+    /// The socket is to go to the VM, as one that [`establish`](Self::establish) would leave.
+    pub fn prepare_handover(&mut self) {
+        self.flush();
+        os::enlarge_send_buffer(&self.stream, WINDOW);
+    }
+
     /// Readiness news of the socket.
     pub fn ready(&mut self, readable: bool, read_closed: bool) {
         self.readable |= readable || read_closed;

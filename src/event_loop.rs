@@ -5,6 +5,7 @@
 //! one particular peer, or for the VM.
 
 use crate::alertness::Alertness;
+use crate::handover::Handover;
 use crate::os;
 use crate::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
 use crate::switchboard::{FIRST_TOKEN, Switchboard};
@@ -21,7 +22,8 @@ use std::time::{Duration, Instant};
 const STDIN: Token = Token(0);
 const STDOUT: Token = Token(1);
 const SIGNALS: Token = Token(2);
-const _: () = assert!(SIGNALS.0 < FIRST_TOKEN);
+const HANDOVER: Token = Token(3);
+const _: () = assert!(HANDOVER.0 < FIRST_TOKEN);
 
 /// How long peers may take to read what the VM left behind for them. The VM is gone, and people
 /// expect the sidecar to be gone with it.
@@ -37,8 +39,9 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Takes over stdin and stdout and says HELLO. `spin` is how long it may stay awake while it waits.
-    pub fn new(spin: Duration) -> io::Result<EventLoop> {
+    /// Takes over stdin and stdout and says HELLO. `vm_pid` is the process that may have sockets handed
+    /// over, `spin` how long the loop may stay awake while it waits.
+    pub fn new(vm_pid: Option<u32>, spin: Duration) -> io::Result<EventLoop> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         os::set_nonblocking(&stdin)?;
         os::set_nonblocking(&stdout)?;
@@ -55,12 +58,17 @@ impl EventLoop {
         // systemd signals every process of a service at once. When to end is for the VM to say.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
-        let mut switchboard = Switchboard::new(registry.try_clone()?);
+        let handover = vm_pid.map_or_else(Handover::off, |vm_pid| {
+            Handover::offer(vm_pid, registry, HANDOVER)
+        });
+        let channel = handover.address();
+        let mut switchboard = Switchboard::new(registry.try_clone()?, handover);
         switchboard.reports.push(&Report::Hello {
             version: VERSION,
             features: FEATURES,
             window: WINDOW,
             handshake_window: HANDSHAKE_WINDOW,
+            channel,
             release: env!("CARGO_PKG_VERSION").into(),
         });
         Ok(EventLoop {
@@ -140,6 +148,7 @@ impl EventLoop {
                 STDIN => self.port.stdin_ready(event.is_read_closed()),
                 STDOUT => self.port.stdout_ready(),
                 SIGNALS => self.handle_signals(),
+                HANDOVER => self.switchboard.handover_ready(),
                 _ => self.switchboard.readiness(event),
             }
         }

@@ -16,6 +16,7 @@
 //! | [`switchboard`]     | which connections and listeners there are, and whose turn it is     |
 //! | [`connection`]      | one socket to a peer: its queue and its windows                     |
 //! | [`window`]          | flow control: what may be on its way, and what to acknowledge       |
+//! | [`handover`]        | the channel through which a connected socket goes to the VM         |
 //! | [`listener`]        | one listening socket                                                |
 //! | [`ownership`]       | who owns a socket path: lock file, stale sockets                    |
 //! | [`probe`]           | who listens at an address                                           |
@@ -23,8 +24,10 @@
 //! | [`address`]         | unix(7) addresses                                                   |
 //! | [`os`]              | the system calls that differ between operating systems              |
 //!
-//! The codec, the reader, the queue and the windows do no I/O. On Linux a long piece of DATA skips
-//! the rooms between port and connection: splice(2) moves it from pipe to socket or back.
+//! The codec, the reader, the queue and the windows do no I/O. A connection that is through its
+//! handshake leaves by way of [`handover`] where that can be, and its bytes come by here no more.
+//! Where it cannot, they do, and on Linux a long piece of DATA skips the rooms between port and
+//! connection: splice(2) moves it from pipe to socket or back.
 
 pub mod address;
 pub mod admission;
@@ -33,6 +36,7 @@ pub mod client;
 pub mod command_reader;
 pub mod connection;
 pub mod event_loop;
+pub mod handover;
 pub mod listener;
 pub mod os;
 pub mod ownership;

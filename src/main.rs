@@ -20,19 +20,25 @@ const SPIN: &str = "UDS_DIST_SPIN";
 const MAX_SPIN: u64 = 1000;
 
 /// Several times what a message and its answer take between two nodes that are awake.
-const DEFAULT_SPIN: u64 = 100;
+const DEFAULT_SPIN: u64 = 50;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     match &arguments[..] {
         // First, so that a VM does not wait for what only people need.
-        [word] if word == "sidecar" => sidecar(),
+        [word] if word == "sidecar" => sidecar(None),
+        [word, text] if word == "sidecar" => match text.to_str().and_then(|text| text.parse().ok())
+        {
+            Some(vm_pid) => sidecar(Some(vm_pid)),
+            None => client::run(arguments),
+        },
         [] => client::run(["--help".into()]),
         _ => client::run(arguments),
     }
 }
 
-fn sidecar() -> ExitCode {
+/// `vm_pid` is the VM's process: the one to which sockets are handed over, if it says so.
+fn sidecar(vm_pid: Option<u32>) -> ExitCode {
     if io::stdin().is_terminal() {
         eprintln!(
             "uds_dist: stdin is a terminal, not a VM, which starts its sidecar itself: \
@@ -61,7 +67,7 @@ fn sidecar() -> ExitCode {
             return Kind::Usage.into();
         }
     };
-    match EventLoop::new(spin).and_then(EventLoop::run) {
+    match EventLoop::new(vm_pid, spin).and_then(EventLoop::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

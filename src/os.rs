@@ -110,6 +110,31 @@ pub fn connect(address: &UnixAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A listener under a name that the kernel chooses, and that name: autobind of unix(7).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn nameless_listener(backlog: i32) -> io::Result<(OwnedFd, Vec<u8>)> {
+    use nix::sys::socket::{Backlog, bind, getsockname, listen};
+    let socket = unix_socket()?;
+    bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    listen(&socket, Backlog::new(backlog)?)?;
+    let address: UnixAddr = getsockname(socket.as_raw_fd())?;
+    let name = address.as_abstract().ok_or(io::ErrorKind::Unsupported)?;
+    let address = [&[0], name].concat();
+    Ok((socket, address))
+}
+
+/// Sends a descriptor, with the one byte that it needs: SCM_RIGHTS of unix(7). `WouldBlock` if the
+/// socket takes no more.
+pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let socket = socket.as_fd().as_raw_fd();
+    let descriptors = [descriptor.as_fd().as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let byte = [io::IoSlice::new(&[0])];
+    retry(|| sendmsg::<()>(socket, &byte, &rights, MsgFlags::MSG_NOSIGNAL, None))?;
+    Ok(())
+}
+
 /// Lets a socket hold up to `size` bytes that its peer has not read; the system may allow it less.
 pub fn enlarge_send_buffer(socket: impl AsFd, size: u32) {
     use nix::sys::socket::{setsockopt, sockopt::SndBuf};

@@ -17,8 +17,10 @@
 //!            | CONNECT ----------------------------> |
 //!            | <--------- CONNECTED / CONNECT_FAILED |   or we go out to one
 //!            | <------------- DATA, ACK -----------> |   both ways, while it is open
-//!            | ESTABLISHED ------------------------> |   the handshake is through
-//!            | CLOSE --------> or <---------- CLOSED |   exactly one of the two ends it
+//!            | HAND_OVER --------------------------> |   the handshake is through: the VM wants the socket
+//!            | <--------------- HANDED_OVER or KEPT |   and has it, or the sidecar goes on with it
+//!            | ESTABLISHED ------------------------> |   or: the sidecar is to keep it
+//!            | CLOSE --------> or <---------- CLOSED |   exactly one of the two ends what the sidecar has
 //!            | UNLISTEN ---------------------------> |
 //!            | <------------------------- UNLISTENED |
 //! ```
@@ -31,9 +33,10 @@
 //! |    4 | ESTABLISHED    | VM → sidecar | conn:32 node:text                                       |
 //! |    5 | CLOSE          | VM → sidecar | conn:32                                                 |
 //! |    6 | ADMIT          | VM → sidecar | base:8 uids:16 uid:32 ... gid:32 ...                    |
+//! |    7 | HAND_OVER      | VM → sidecar | conn:32 node:text                                       |
 //! |   16 | DATA           | both ways    | conn:32 bytes:rest                                      |
 //! |   17 | ACK            | both ways    | conn:32 count:32                                        |
-//! |   32 | HELLO          | sidecar → VM | version:16 features:32 window:32 handshake_window:32 release:text |
+//! |   32 | HELLO          | sidecar → VM | version:16 features:32 window:32 handshake_window:32 length:8 channel:length release:text |
 //! |   33 | LISTENING      | sidecar → VM | listener:32                                             |
 //! |   34 | LISTEN_FAILED  | sidecar → VM | listener:32 reason:8 explanation:text                   |
 //! |   35 | UNLISTENED     | sidecar → VM | listener:32                                             |
@@ -41,6 +44,8 @@
 //! |   37 | CONNECTED      | sidecar → VM | conn:32 uid:32 gid:32 pid:32                            |
 //! |   38 | CONNECT_FAILED | sidecar → VM | conn:32 reason:8 explanation:text                       |
 //! |   39 | CLOSED         | sidecar → VM | conn:32 reason:8 explanation:text                       |
+//! |   40 | HANDED_OVER    | sidecar → VM | conn:32                                                 |
+//! |   41 | KEPT           | sidecar → VM | conn:32                                                 |
 //!
 //! **Identifiers.** The VM chooses `listener`, from 0 to 15. A `conn` is chosen by who makes the
 //! connection: odd by the VM (CONNECT), even by the sidecar (ACCEPTED), each from 1 to 2^30 - 1, and
@@ -54,11 +59,19 @@
 //!
 //! **Addresses** are those of unix(7): a path, or NUL and an abstract name.
 //!
+//! **Handover.** `channel` of HELLO is the address of a listener of the sidecar's, for its VM alone; it
+//! is empty where sockets cannot be passed. The VM connects there once, and says nothing. To HAND_OVER
+//! the sidecar answers with HANDED_OVER, which comes after all DATA that it has read, and before that
+//! it sends one byte through the channel, with the socket as SCM_RIGHTS of unix(7): sockets come in
+//! the order of their HANDED_OVERs. The connection is the VM's then, and its number means nothing to
+//! the sidecar. KEPT stands for ESTABLISHED: why, the sidecar has logged. The VM sends no DATA between
+//! HAND_OVER and the answer.
+//!
 //! **Flow control**, the same rule in both directions: *a sender has at most a window of bytes of
 //! a connection sent and not acknowledged. The receiver acknowledges bytes when it has passed them
 //! on, at the latest when a quarter of the window waits for its acknowledgement.* The sidecar
 //! passes on to the socket, the VM to the distribution. `window` and `handshake_window` are the
-//! ones HELLO names. Until ESTABLISHED the sidecar keeps to `handshake_window`, and the VM
+//! ones HELLO names. Until ESTABLISHED or KEPT the sidecar keeps to `handshake_window`, and the VM
 //! acknowledges nothing: all that a peer can make the VM hold before it has shown that it knows
 //! the cookie are `handshake_window` bytes.
 //!
@@ -71,7 +84,7 @@ use byteorder::{BigEndian, ByteOrder};
 use std::fmt;
 
 /// Version of this protocol. The VM refuses a sidecar that says another one.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Features of this sidecar beyond the version's own; none are defined yet.
 pub const FEATURES: u32 = 0;
@@ -107,6 +120,7 @@ const CONNECT: u8 = 3;
 const ESTABLISHED: u8 = 4;
 const CLOSE: u8 = 5;
 const ADMIT: u8 = 6;
+const HAND_OVER: u8 = 7;
 /// Type byte of DATA, for those who stream its bytes instead of collecting them.
 pub const DATA: u8 = 16;
 const ACK: u8 = 17;
@@ -118,6 +132,8 @@ const ACCEPTED: u8 = 36;
 const CONNECTED: u8 = 37;
 const CONNECT_FAILED: u8 = 38;
 const CLOSED: u8 = 39;
+const HANDED_OVER: u8 = 40;
+const KEPT: u8 = 41;
 
 /// Identifies a connection between the VM and its sidecar.
 pub type ConnId = u32;
@@ -153,7 +169,7 @@ pub enum Command {
         /// unix(7) path, or NUL and abstract name.
         address: Vec<u8>,
     },
-    /// The handshake is through: the full window counts from here.
+    /// The handshake is through, and the sidecar keeps the connection: the full window counts from here.
     Established {
         /// Of CONNECT or ACCEPTED.
         conn: ConnId,
@@ -167,6 +183,13 @@ pub enum Command {
     },
     /// These may be peers from now on.
     Admit(Policy),
+    /// The handshake is through, and the VM wants the socket.
+    HandOver {
+        /// Of CONNECT or ACCEPTED.
+        conn: ConnId,
+        /// Name of the peer node, for people who read the log.
+        node: String,
+    },
     /// The VM has passed on `count` bytes of the connection.
     Ack {
         /// Of CONNECT or ACCEPTED.
@@ -189,6 +212,8 @@ pub enum Report {
         window: u32,
         /// [`HANDSHAKE_WINDOW`].
         handshake_window: u32,
+        /// unix(7) address where the VM gets sockets, 255 bytes at most; empty if it cannot.
+        channel: Vec<u8>,
         /// Version of the program, for people.
         release: String,
     },
@@ -242,6 +267,16 @@ pub enum Report {
         conn: ConnId,
         /// Bytes since the last ACK.
         count: u32,
+    },
+    /// The socket of the connection lies in the channel.
+    HandedOver {
+        /// Of HAND_OVER.
+        conn: ConnId,
+    },
+    /// The socket cannot be passed: the connection is established at the sidecar.
+    Kept {
+        /// Of HAND_OVER.
+        conn: ConnId,
     },
     /// The connection ended, and not by CLOSE.
     Closed {
@@ -376,6 +411,10 @@ impl Command {
                 conn: fields.conn()?,
             },
             ADMIT => Command::Admit(fields.policy()?),
+            HAND_OVER => Command::HandOver {
+                conn: fields.conn()?,
+                node: fields.text("node")?,
+            },
             ACK => Command::Ack {
                 conn: fields.conn()?,
                 count: fields.u32("count")?,
@@ -427,6 +466,11 @@ impl Command {
                 out.push(ADMIT);
                 put_policy(out, policy);
             }
+            Command::HandOver { conn, node } => {
+                out.push(HAND_OVER);
+                put_u32(out, *conn);
+                out.extend_from_slice(node.as_bytes());
+            }
             Command::Ack { conn, count } => {
                 out.push(ACK);
                 put_u32(out, *conn);
@@ -445,6 +489,7 @@ impl Report {
                 features,
                 window,
                 handshake_window,
+                channel,
                 release,
             } => {
                 out.push(HELLO);
@@ -452,6 +497,9 @@ impl Report {
                 put_u32(out, *features);
                 put_u32(out, *window);
                 put_u32(out, *handshake_window);
+                debug_assert!(channel.len() <= u8::MAX as usize);
+                out.push(channel.len() as u8);
+                out.extend_from_slice(channel);
                 out.extend_from_slice(release.as_bytes());
             }
             Report::Listening { listener } => {
@@ -492,6 +540,14 @@ impl Report {
                 put_u32(out, *conn);
                 put_u32(out, *count);
             }
+            Report::HandedOver { conn } => {
+                out.push(HANDED_OVER);
+                put_u32(out, *conn);
+            }
+            Report::Kept { conn } => {
+                out.push(KEPT);
+                put_u32(out, *conn);
+            }
             Report::Closed {
                 conn,
                 reason,
@@ -513,6 +569,7 @@ impl Report {
                 features: fields.u32("features")?,
                 window: fields.u32("window")?,
                 handshake_window: fields.u32("handshake_window")?,
+                channel: fields.short_bytes("channel")?,
                 release: fields.text("release")?,
             },
             LISTENING => Report::Listening {
@@ -548,6 +605,12 @@ impl Report {
                 conn: fields.conn()?,
                 reason: fields.reason()?,
                 explanation: fields.text("explanation")?,
+            },
+            HANDED_OVER => Report::HandedOver {
+                conn: fields.conn()?,
+            },
+            KEPT => Report::Kept {
+                conn: fields.conn()?,
             },
             other => return Err(DecodeError::UnknownType(other)),
         };
@@ -670,6 +733,12 @@ impl<'a> Fields<'a> {
             gid: self.u32("gid")?,
             pid: self.u32("pid")?,
         })
+    }
+
+    /// Bytes behind an 8-bit length.
+    fn short_bytes(&mut self, field: &'static str) -> Result<Vec<u8>, DecodeError> {
+        let length = self.u8("length")?;
+        Ok(self.take(length as usize, field)?.to_vec())
     }
 
     fn address(&mut self) -> Result<Vec<u8>, DecodeError> {

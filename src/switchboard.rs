@@ -8,6 +8,7 @@ use crate::address::{Address, Failure};
 use crate::admission::Admission;
 use crate::command_reader::Input;
 use crate::connection::{Connection, Direction, Ended, ReadOutcome, Stage};
+use crate::handover::Handover;
 use crate::listener::Listener;
 use crate::os;
 use crate::protocol::{Command, ConnId, Credentials, ListenerId, MAX_CONN, Reason, Report};
@@ -66,6 +67,8 @@ pub struct Switchboard {
     /// What the VM is told.
     pub reports: ReportQueue,
     admission: Admission,
+    /// How connections get to the VM once they are through the handshake.
+    handover: Handover,
     listeners: BTreeMap<ListenerId, Listener>,
     connections: HashMap<ConnId, Connection>,
     /// Connections that want to be read, in the order of their turns.
@@ -87,12 +90,13 @@ pub struct Switchboard {
 }
 
 impl Switchboard {
-    /// Empty; sockets will be registered with `registry`.
-    pub fn new(registry: Registry) -> Self {
+    /// Empty; sockets will be registered with `registry`, and handed over by `handover`.
+    pub fn new(registry: Registry, handover: Handover) -> Self {
         Switchboard {
             registry,
             reports: ReportQueue::default(),
             admission: Admission::default(),
+            handover,
             listeners: BTreeMap::new(),
             connections: HashMap::new(),
             turns: VecDeque::new(),
@@ -168,15 +172,11 @@ impl Switchboard {
                 Ok(())
             }
             Command::Established { conn, node } => {
-                self.handshake_over(conn);
-                match self.connections.get_mut(&conn) {
-                    Some(connection) if matches!(connection.stage, Stage::Handshake) => {
-                        log::debug!("connection {conn} is established with {node}");
-                        connection.establish(node);
-                        self.await_turn(conn);
-                    }
-                    _ => (),
-                }
+                self.establish(conn, node);
+                Ok(())
+            }
+            Command::HandOver { conn, node } => {
+                self.hand_over(conn, node);
                 Ok(())
             }
             Command::Close { conn } => {
@@ -269,6 +269,52 @@ impl Switchboard {
         Ok(())
     }
 
+    fn establish(&mut self, conn: ConnId, node: String) {
+        self.handshake_over(conn);
+        match self.connections.get_mut(&conn) {
+            Some(connection) if matches!(connection.stage, Stage::Handshake) => {
+                log::debug!("connection {conn} is established with {node}");
+                connection.establish(node);
+                self.await_turn(conn);
+            }
+            _ => (),
+        }
+    }
+
+    /// Gives the VM the socket: what was read of it is reported already, and the rest is the VM's.
+    fn hand_over(&mut self, conn: ConnId, node: String) {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return; // it ended while this was on its way
+        };
+        if !matches!(connection.stage, Stage::Handshake) {
+            return;
+        }
+        connection.prepare_handover();
+        let passed = match connection.waiting() {
+            0 => self.handover.pass(connection.stream_mut()),
+            count => Err(io::Error::other(format!("{count} bytes wait for the peer"))),
+        };
+        match passed {
+            Ok(()) => {
+                log::debug!("connection {conn} with {node} is handed over");
+                // The VM's descriptor keeps the socket alive, and epoll would go on with it.
+                let _ = self.registry.deregister(connection.stream_mut());
+                self.remove(conn);
+                self.reports.push(&Report::HandedOver { conn });
+            }
+            Err(error) => {
+                log::warn!("the connection with {node} is not handed over to the VM: {error}");
+                self.establish(conn, node);
+                self.reports.push(&Report::Kept { conn });
+            }
+        }
+    }
+
+    /// The VM may wait to be let into the channel.
+    pub fn handover_ready(&mut self) {
+        self.handover.accept();
+    }
+
     /// An accepted connection has left its handshake, one way or the other.
     fn handshake_over(&mut self, conn: ConnId) {
         let connection = self.connections.get_mut(&conn);
@@ -345,6 +391,7 @@ impl Switchboard {
         };
         connection.flush();
         if connection.waiting() == 0 {
+            log::debug!("connection {conn} is closed");
             self.remove(conn);
         } else {
             connection.stage = Stage::Closing;
@@ -356,7 +403,6 @@ impl Switchboard {
     fn remove(&mut self, conn: ConnId) {
         self.handshake_over(conn);
         if let Some(connection) = self.connections.remove(&conn) {
-            log::debug!("connection {conn} is closed");
             if self.reports.gap() == Some(conn) {
                 self.parting = Some(connection);
             }
@@ -690,9 +736,10 @@ impl Switchboard {
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         log::info!(
-            "{} connections, {} shaking hands",
+            "{} connections, {} shaking hands, {} handed over so far",
             ids.len(),
-            self.handshakes.len()
+            self.handshakes.len(),
+            self.handover.passed()
         );
         for id in ids {
             let connection = &self.connections[&id];

@@ -26,9 +26,10 @@
     disconnects_on_demand/1,
     wrong_cookie_is_refused/1,
     sidecar_that_dies_is_replaced/1,
+    sidecar_that_dies_takes_along_what_it_has/1,
     ended_connections_leave_no_descriptor/1,
     ended_peers_leave_no_descriptor/1,
-    vm_has_no_sockets/1,
+    vm_has_no_listener/1,
     full_backlog_is_tried_again/1,
     full_backlog_ends_with_the_setup_time/1,
     local_nodes_go_here_beside_another_carrier/1,
@@ -129,17 +130,28 @@ wrong_cookie_is_refused(Config) ->
     ?assertEqual([], call(A, erlang, nodes, [connected])),
     ?assertEqual([], call(B, erlang, nodes, [connected])).
 
-%% When the sidecar dies, its connections are down, and another one listens at the same place.
+%% When the sidecar dies, another one listens at the same place; connections that it has handed over
+%% go on.
 sidecar_that_dies_is_replaced(Config) ->
-    [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
+    [A, B, C] = start_all(["a", "b", "c"], #{args => test_node:on_demand()}, Config),
     connect(A, B),
     Before = sidecar(A),
     test_node:signal("KILL", Before),
-    expect_nodes(A, []),
-    expect_nodes(B, []),
-    expect_output(A, "sidecar .* is gone: it was ended by signal 9"),
+    expect_output(A, "sidecar .* is gone: it was ended by signal 9; connections that go on: 1"),
     expect_output(A, "listening again at .*/a\\.sock"),
     ?assertNotEqual(Before, sidecar(A)),
+    true = call(C, net_kernel, connect_node, [name(A)]),
+    expect_nodes(A, [name(B), name(C)]).
+
+%% Those that it has kept are down.
+sidecar_that_dies_takes_along_what_it_has(Config) ->
+    [A, B] = start_all(["a", "b"], (test_node:relayed())#{args => test_node:on_demand()}, Config),
+    connect(A, B),
+    test_node:signal("KILL", sidecar(A)),
+    expect_nodes(A, []),
+    expect_nodes(B, []),
+    expect_output(A, "is gone: it was ended by signal 9; connections that are down with it: 1"),
+    expect_output(A, "listening again at .*/a\\.sock"),
     connect(B, A).
 
 %% ---------------------------------------------------------------------------------------------
@@ -471,12 +483,13 @@ send_garbage(Socket) ->
     {error, closed} = gen_tcp:recv(Client, 0, 10000),
     ok = gen_tcp:close(Client).
 
-%% The same when sidecars and whole VMs are killed at the other end.
+%% The same when sidecars that have the connections, and whole VMs, are killed at the other end.
 ended_peers_leave_no_descriptor(Config) ->
     Count = 20,
-    Hub = start("hub", #{args => test_node:on_demand()}, Config),
+    Options = (test_node:relayed())#{args => test_node:on_demand()},
+    Hub = start("hub", Options, Config),
     Names = ["n" ++ integer_to_list(I) || I <- lists:seq(1, Count)],
-    Peers = start_all(Names, #{args => test_node:on_demand()}, Config),
+    Peers = start_all(Names, Options, Config),
     Before = open_descriptors([Hub]),
     [
         begin
@@ -506,19 +519,19 @@ open_descriptors(Nodes) ->
 is_same(Before, Before) -> true;
 is_same(_Before, Now) -> Now.
 
-%% The sockets are the sidecar's: a VM has as many as one without distribution, and no TCP port.
-vm_has_no_sockets(Config) ->
+%% The listener is the sidecar's. A VM has its end of the channel, and of each connection.
+vm_has_no_listener(Config) ->
     [A, B, Undistributed] = start_all(["a", "b", undefined], Config),
     pong = ping(A, B),
     connected(A, B),
     Usual = length(test_node:sockets(os_pid(Undistributed))),
     [
         begin
-            ?assertEqual(Usual, length(test_node:sockets(os_pid(Node)))),
+            ?assertEqual(Usual + 2, length(test_node:sockets(os_pid(Node)))),
+            ?assertEqual([], test_node:listeners(os_pid(Node))),
+            ?assertMatch([_], test_node:listeners(sidecar(Node))),
             ?assertEqual([], test_node:tcp_listeners(os_pid(Node))),
-            ?assertEqual([], test_node:tcp_listeners(sidecar(Node))),
-            %% The listener and the connection; mio has a socket pair for signals.
-            ?assertMatch([_, _ | _], test_node:sockets(sidecar(Node)))
+            ?assertEqual([], test_node:tcp_listeners(sidecar(Node)))
         end
      || Node <- [A, B]
     ].

@@ -89,14 +89,15 @@ every_type_of_packet_has_a_vector(Config) ->
     end,
     ?assertEqual(
         lists:sort([
-            "LISTEN", "UNLISTEN", "CONNECT", "ESTABLISHED", "CLOSE", "ADMIT", "DATA", "ACK"
+            "LISTEN", "UNLISTEN", "CONNECT", "ESTABLISHED", "HAND_OVER", "CLOSE", "ADMIT", "DATA",
+            "ACK"
         ]),
         Names("vm")
     ),
     ?assertEqual(
         lists:sort([
             "HELLO", "LISTENING", "LISTEN_FAILED", "UNLISTENED", "ACCEPTED", "CONNECTED",
-            "CONNECT_FAILED", "CLOSED", "DATA", "ACK"
+            "CONNECT_FAILED", "CLOSED", "HANDED_OVER", "KEPT", "DATA", "ACK"
         ]),
         Names("sidecar")
     ).
@@ -151,6 +152,8 @@ encode("CONNECT", #{"conn" := Conn, "address" := Address}) ->
     uds_dist_protocol:connect(Conn, Address);
 encode("ESTABLISHED", #{"conn" := Conn, "node" := Node}) ->
     uds_dist_protocol:established(Conn, binary_to_atom(Node, utf8));
+encode("HAND_OVER", #{"conn" := Conn, "node" := Node}) ->
+    uds_dist_protocol:hand_over(Conn, binary_to_atom(Node, utf8));
 encode("CLOSE", #{"conn" := Conn}) ->
     uds_dist_protocol:close(Conn);
 encode("ADMIT", #{"base" := Number, "uids" := Uids, "gids" := Gids}) ->
@@ -189,7 +192,11 @@ report("CONNECTED", #{"conn" := Conn} = Fields) ->
 report("CONNECT_FAILED", #{"conn" := Conn, "reason" := Reason, "explanation" := Text}) ->
     {connect_failed, Conn, reason(Reason), Text};
 report("CLOSED", #{"conn" := Conn, "reason" := Reason, "explanation" := Text}) ->
-    {closed, Conn, reason(Reason), Text}.
+    {closed, Conn, reason(Reason), Text};
+report("HANDED_OVER", #{"conn" := Conn}) ->
+    {handed_over, Conn};
+report("KEPT", #{"conn" := Conn}) ->
+    {kept, Conn}.
 
 peer(#{"uid" := Uid, "gid" := Gid, "pid" := Pid}) ->
     #{uid => Uid, gid => Gid, pid => Pid}.

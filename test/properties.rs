@@ -412,6 +412,7 @@ fn command() -> impl Strategy<Value = Command> {
         any::<u32>().prop_map(|listener| Command::Unlisten { listener }),
         (conn(), address()).prop_map(|(conn, address)| Command::Connect { conn, address }),
         (conn(), any::<String>()).prop_map(|(conn, node)| Command::Established { conn, node }),
+        (conn(), any::<String>()).prop_map(|(conn, node)| Command::HandOver { conn, node }),
         conn().prop_map(|conn| Command::Close { conn }),
         policy().prop_map(Command::Admit),
         (conn(), any::<u32>()).prop_map(|(conn, count)| Command::Ack { conn, count }),
@@ -435,17 +436,21 @@ fn report() -> impl Strategy<Value = Report> {
             any::<u32>(),
             any::<u32>(),
             any::<u32>(),
+            vec(any::<u8>(), 0..=255),
             any::<String>()
         )
-            .prop_map(|(version, features, window, handshake_window, release)| {
-                Report::Hello {
+            .prop_map(
+                |(version, features, window, handshake_window, channel, release)| Report::Hello {
                     version,
                     features,
                     window,
                     handshake_window,
+                    channel,
                     release,
                 }
-            }),
+            ),
+        conn().prop_map(|conn| Report::HandedOver { conn }),
+        conn().prop_map(|conn| Report::Kept { conn }),
         any::<u32>().prop_map(|listener| Report::Listening { listener }),
         (any::<u32>(), a_reason(), any::<String>()).prop_map(|(listener, reason, explanation)| {
             Report::ListenFailed {

@@ -4,6 +4,7 @@
 
 -export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
 %% The sidecar dies.
+-export([connections_outlive_their_sidecars/1, connections_do_without_a_stopped_sidecar/1]).
 -export([killed_sidecar_is_replaced/1, hundred_kills_under_traffic/1, restarts_are_paced/1]).
 -export([replaced_binary_is_taken_by_the_next_start/1, other_protocol_version_is_refused/1]).
 %% The VM dies.
@@ -38,6 +39,8 @@ all() ->
 groups() ->
     [
         {sidecar_dies, [], [
+            connections_outlive_their_sidecars,
+            connections_do_without_a_stopped_sidecar,
             killed_sidecar_is_replaced,
             hundred_kills_under_traffic,
             restarts_are_paced,
@@ -71,10 +74,56 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar dies
 
-%% kill -9: nodedown on both sides, the same Erlang processes, a new sidecar at the same path within
-%% a second, and connections again: by sending, and by connect_node.
-killed_sidecar_is_replaced(Config) ->
+%% Connections that are handed over do not notice: a hundred kills, of either side in turn and of both
+%% at once, while both nodes talk, and what is sent arrives, all of it and in order.
+connections_outlive_their_sidecars(Config) ->
     [A, B] = Nodes = pair(Config),
+    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
+    Controllers = [test_node:call(Node, test_load, controllers, []) || Node <- Nodes],
+    [
+        ok = test_load:start_traffic(Node, Other, Size)
+     || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
+    ],
+    ok = test_load:start_ledger(B),
+    Count = 20000,
+    ok = test_load:send_numbered(A, B, Count, 10000),
+    [
+        begin
+            Old = [{Node, test_node:sidecar(Node)} || Node <- Victims],
+            ok = test_node:signal("KILL", [Sidecar || {_, Sidecar} <- Old]),
+            [expect_listening(socket(Node, Config), Node, Sidecar) || {Node, Sidecar} <- Old]
+        end
+     || _ <- lists:seq(1, 25), Victims <- [[A], [B], [A, B]]
+    ],
+    [test_load:expect_traffic(Node) || Node <- Nodes],
+    test_node:expect(
+        fun() ->
+            case test_load:ledger(B) of
+                All when length(All) =:= Count -> All =:= lists:seq(1, Count);
+                Some -> {received, length(Some)}
+            end
+        end,
+        {in_order, Count}
+    ),
+    [0, 0] = [test_load:downs(Node) || Node <- Nodes],
+    Controllers = [test_node:call(Node, test_load, controllers, []) || Node <- Nodes],
+    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
+    C = test_node:start("c", Config),
+    [true = connect(C, Node) || Node <- Nodes].
+
+%% A sidecar that is stopped delays nothing on connections that are handed over.
+connections_do_without_a_stopped_sidecar(Config) ->
+    [A, B] = Nodes = pair(Config),
+    Sidecars = [test_node:sidecar(Node) || Node <- Nodes],
+    ok = test_node:signal("STOP", Sidecars),
+    [ok = round_trip(From, To) || {From, To} <- [{A, B}, {B, A}]],
+    ok = test_node:signal("CONT", Sidecars).
+
+%% kill -9 with connections that the sidecar has kept: nodedown on both sides, the same Erlang
+%% processes, a new sidecar at the same path within a second, and connections again: by sending, and
+%% by connect_node.
+killed_sidecar_is_replaced(Config) ->
+    [A, B] = Nodes = relayed_pair(Config),
     Path = socket(A, Config),
     Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
     lists:foreach(
@@ -126,9 +175,9 @@ recovery(Round, Node) ->
     (Listening - Gone + Day) rem Day.
 
 %% A hundred kills, of either side in turn and of both at once, while both nodes talk: each time
-%% they find each other again.
+%% they find each other again, if it was the sidecars that had their connection.
 hundred_kills_under_traffic(Config) ->
-    [A, B] = Nodes = pair(Config),
+    [A, B] = Nodes = relayed_pair(Config),
     Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
     [
         ok = test_load:start_traffic(Node, Other, Size)
@@ -190,7 +239,7 @@ replaced_binary_is_taken_by_the_next_start(Config) ->
     expect_listening(socket(A, Config), A, Old),
     {Binary, NewInode} = test_system:executable(test_node:sidecar(A)),
     true = NewInode =/= OldInode,
-    ok = test_load:await_down(B, 0),
+    0 = test_load:downs(B),
     ok = round_trip(B, A).
 
 %% A binary of another version of the port protocol is refused, in words; the node lives without
@@ -344,12 +393,17 @@ signals_leave_connections_up(Config) ->
     [0 = test_load:downs(Node) || Node <- [A, B]],
     Sidecar = test_node:sidecar(A).
 
-%% SIGUSR1 tells who is connected and how much has passed.
+%% SIGUSR1 tells how many connections were handed over; of those that the sidecar has, with whom they
+%% are and how much has passed.
 sigusr1_logs_a_table(Config) ->
-    [A, B] = pair(Config),
+    [C, D] = [test_node:start(Name, Config) || Name <- ["c", "d"]],
+    true = connect(C, D),
+    ok = test_node:signal("USR1", test_node:sidecar(C)),
+    test_node:expect_output(C, "0 connections, 0 shaking hands, 1 handed over so far"),
+    [A, B] = relayed_pair(Config),
     ok = test_node:signal("USR1", test_node:sidecar(A)),
     [_, Bytes] = test_node:expect_output(A, [
-        "1 connections, 0 shaking hands\\n.*to ",
+        "1 connections, 0 shaking hands, 0 handed over so far\\n.*to ",
         atom_to_list(test_node:name(B)),
         " uid \\d+ pid \\d+: (\\d+) bytes in, \\d+ out, 0 wait for the peer, \\d+ for the VM"
     ]),
@@ -462,7 +516,14 @@ refused(Config) ->
 
 %% Two nodes, connected, which count what happens to their connections and answer round trips.
 pair(Config) ->
-    [A, B] = Nodes = [test_node:start(Name, Config) || Name <- ["a", "b"]],
+    pair(#{}, Config).
+
+%% The same with a connection that stays with the sidecars.
+relayed_pair(Config) ->
+    pair(test_node:relayed(), Config).
+
+pair(Options, Config) ->
+    [A, B] = Nodes = [test_node:start(Name, Options, Config) || Name <- ["a", "b"]],
     [ok = test_load:prepare(Node) || Node <- Nodes],
     true = connect(A, B),
     test_node:expect_nodes(B, [test_node:name(A)]),

@@ -430,8 +430,8 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.
     ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
-    %% A pair for signals, and the listener.
-    ?assertEqual(3, length([socket || "socket" <- Kinds])),
+    %% A pair for signals, the listener, and the channel to the VM.
+    ?assertEqual(4, length([socket || "socket" <- Kinds])),
     ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
     {ok, "/"} = file:read_link(proc(Pid, "cwd")),
     ?assertEqual([], test_node:tcp_listeners(Pid)).
@@ -446,7 +446,8 @@ the_cookie_stays_in_the_vm(Config) ->
     Alice = node_of(?ALICE, ?ALICE, "alice", [{allowed_uids, any}], Options, Config),
     Pid = sidecar(Alice),
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
-    ?assertMatch([_, <<"sidecar">>, <<>>], binary:split(CommandLine, <<0>>, [global])),
+    VmPid = integer_to_binary(os_pid(Alice)),
+    ?assertMatch([_, <<"sidecar">>, VmPid, <<>>], binary:split(CommandLine, <<0>>, [global])),
     ?assertEqual([], environment(Pid)),
     %% Who calls it says nothing, and hears nothing.
     Tmp = proplists:get_value(tmp, Config),

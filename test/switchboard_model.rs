@@ -19,6 +19,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use uds_dist::handover::Handover;
 use uds_dist::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW, data_head};
 use uds_dist::switchboard::{FIRST_TOKEN, Switchboard};
 use uds_dist::vm_port::VmPort;
@@ -163,7 +164,7 @@ impl World {
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
         let poll = Poll::new().unwrap();
-        let switchboard = Switchboard::new(poll.registry().try_clone().unwrap());
+        let switchboard = Switchboard::new(poll.registry().try_clone().unwrap(), Handover::off());
         let elsewhere = UnixListener::bind(directory.join("elsewhere")).unwrap();
         let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let (stdin, to_sidecar) = pipe2(flags).unwrap();

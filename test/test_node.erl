@@ -11,13 +11,13 @@
 %% Nodes that run, and erl commands that may end.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
--export([on_demand/0, erl_uds_dist/1, erl/0, other_otps/0]).
+-export([on_demand/0, relayed/0, erl_uds_dist/1, erl/0, other_otps/0]).
 -export([name/1, os_pid/1, sidecar/1, sidecars/1, call/2, call/4, call/5]).
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
 -export([expect_nodes/2, expect/2]).
 %% What the system knows of a process.
--export([descriptors/1, sockets/1, tcp_listeners/1, resident/1, is_alive/1]).
+-export([descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
 %% Run in the nodes.
 -export([await_nodes/2]).
 
@@ -260,6 +260,10 @@ arguments(Options, Config) ->
             #{config := Terms} -> ["-config", write_config(Terms, Config)];
             #{} -> []
         end,
+        case proplists:get_bool(relayed, Config) of
+            true -> ["-uds_dist", "relay", "true"];
+            false -> []
+        end,
         maps:get(args, Options, [])
     ]).
 
@@ -297,6 +301,11 @@ this_otp() ->
 %% to nodes that have come up, and would connect them again when they are down.
 on_demand() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
+
+%% Options of a node whose connections stay with its sidecar. A Config with `relayed` says it for all.
+-spec relayed() -> options().
+relayed() ->
+    #{config => [{uds_dist, [{relay, true}]}]}.
 
 %% Options of a node that runs OTP's example carrier, which listens at ./name.
 -spec erl_uds_dist(list()) -> {ok, options()} | {skip, string()}.
@@ -555,7 +564,7 @@ sidecars(OsPid) ->
         {Pid, Grandparent, _Command} <- Processes,
         Grandparent =:= ChildSetup,
         {ok, CommandLine} <- [read_proc(["/proc/", integer_to_list(Pid), "/cmdline"])],
-        lists:suffix("\0sidecar\0", CommandLine)
+        string:find(CommandLine, "\0sidecar\0") =/= nomatch
     ].
 
 processes_of_the_system() ->
@@ -630,6 +639,18 @@ descriptors(Pid) ->
 -spec sockets(pos_integer()) -> [string()].
 sockets(Pid) ->
     [Socket || "socket:[" ++ Socket <- descriptors(Pid)].
+
+%% The inodes of its Unix domain sockets that listen.
+-spec listeners(pos_integer()) -> [string()].
+listeners(Pid) ->
+    {ok, Text} = read_proc(["/proc/", integer_to_list(Pid), "/net/unix"]),
+    Listening = [
+        Inode ++ "]"
+     || Line <- string:lexemes(Text, "\n"),
+        %% __SO_ACCEPTCON
+        [_, _, _, "00010000", _, _, Inode | _] <- [string:lexemes(Line, " ")]
+    ],
+    [Socket || Socket <- sockets(Pid), lists:member(Socket, Listening)].
 
 %% The inodes of its sockets that listen to TCP.
 -spec tcp_listeners(pos_integer()) -> [string()].

@@ -96,10 +96,26 @@ impl Sidecar {
         }
     }
 
+    /// Starts a sidecar that hands sockets over to this process, and the address of its channel.
+    pub fn start_with_channel(vm_pid: u32) -> (Sidecar, Vec<u8>) {
+        let mut program = Program::new(BINARY);
+        let arguments = ["sidecar".into(), vm_pid.to_string()];
+        let mut sidecar =
+            Sidecar::spawn_with(&mut program, &arguments).expect("the sidecar starts");
+        match sidecar.expect_report("HELLO") {
+            Report::Hello { channel, .. } => (sidecar, channel),
+            other => sidecar.fail(&format!("HELLO first, not {other:?}")),
+        }
+    }
+
     /// Starts a sidecar and takes nothing of it.
     pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
+        Sidecar::spawn_with(program, &["sidecar".into()])
+    }
+
+    fn spawn_with(program: &mut Program, arguments: &[String]) -> io::Result<Sidecar> {
         let mut process = program
-            .arg("sidecar")
+            .args(arguments)
             .env("UDS_DIST_LOG", "info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -221,6 +237,12 @@ impl Sidecar {
         self.connection(conn).established = true;
         let node = format!("peer{conn}@host");
         self.send(&Command::Established { conn, node });
+    }
+
+    /// Asks for the socket of a connection.
+    pub fn send_hand_over(&mut self, conn: ConnId) {
+        let node = format!("peer{conn}@host");
+        self.send(&Command::HandOver { conn, node });
     }
 
     /// Closes a connection.
@@ -584,6 +606,16 @@ impl Sidecar {
             Report::Closed { conn, .. } => {
                 if let Some(connection) = self.open_connection(*conn, "CLOSED") {
                     connection.closed = true;
+                }
+            }
+            Report::HandedOver { conn } => {
+                if let Some(connection) = self.open_connection(*conn, "HANDED_OVER") {
+                    connection.closed = true;
+                }
+            }
+            Report::Kept { conn } => {
+                if let Some(connection) = self.open_connection(*conn, "KEPT") {
+                    connection.established = true;
                 }
             }
             _ => (),

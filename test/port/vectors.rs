@@ -115,6 +115,10 @@ impl Packet {
             "CLOSE" => Command::Close {
                 conn: self.number("conn"),
             },
+            "HAND_OVER" => Command::HandOver {
+                conn: self.number("conn"),
+                node: self.text("node"),
+            },
             "ADMIT" => Command::Admit(self.policy()),
             "ACK" => Command::Ack {
                 conn: self.number("conn"),
@@ -131,6 +135,7 @@ impl Packet {
                 features: self.number("features"),
                 window: self.number("window"),
                 handshake_window: self.number("handshake_window"),
+                channel: self.bytes("channel").to_vec(),
                 release: self.text("release"),
             },
             "LISTENING" => Report::Listening {
@@ -166,6 +171,12 @@ impl Packet {
                 conn: self.number("conn"),
                 reason: self.reason(),
                 explanation: self.text("explanation"),
+            },
+            "HANDED_OVER" => Report::HandedOver {
+                conn: self.number("conn"),
+            },
+            "KEPT" => Report::Kept {
+                conn: self.number("conn"),
             },
             other => panic!("{other} is no packet of the sidecar"),
         }
