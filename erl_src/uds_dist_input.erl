@@ -5,6 +5,8 @@
 -module(uds_dist_input).
 
 -export([start_link/4]).
+%% For uds_dist_sidecar, which is the input handler of other connections.
+-export([put_data/2]).
 -export([init/1]).
 
 -record(state, {
@@ -98,15 +100,18 @@ sleep(Start, State = #state{socket = Socket, limit = Limit}) ->
 
 push(Bytes, State = #state{dhandle = DHandle, buffer = Buffer}) ->
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
-    put_data(Frames, DHandle),
+    put_data(DHandle, Frames),
     rest(byte_size(Bytes), State#state{buffer = Buffer1}).
 
-put_data(Frames, DHandle) ->
+%% Gives the VM frames of the other node.
+-spec put_data(erlang:dist_handle(), [iodata()]) -> ok.
+put_data(DHandle, Frames) ->
     try
         lists:foreach(fun(Frame) -> erlang:dist_ctrl_put_data(DHandle, Frame) end, Frames)
     catch
-        %% The VM has ended the connection, and this process is its input handler no longer.
-        error:notsup -> exit(connection_closed)
+        %% The VM has ended the connection, and this process is its input handler no longer; the
+        %% controller's end is on its way.
+        error:notsup -> ok
     end.
 
 rest(Size, State) when Size < ?LONG ->

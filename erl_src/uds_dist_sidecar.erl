@@ -979,22 +979,13 @@ handed_over(Id, Taken, State = #state{conns = Conns, monitors = Monitors, config
 %% Gives the VM what came in, and acknowledges it.
 input(Id, Conn = #conn{stage = {up, Node, DHandle, Buffer, Window}}, Bytes, State) ->
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
-    put_data(Frames, DHandle),
+    uds_dist_input:put_data(DHandle, Frames),
     {Count, Window1} = uds_dist_window:passed_on(byte_size(Bytes), Window),
     Conn1 = Conn#conn{stage = {up, Node, DHandle, Buffer1, Window1}},
     State1 = State#state{conns = (State#state.conns)#{Id := Conn1}},
     case Count of
         0 -> State1;
         _ -> transmit(uds_dist_protocol:ack(Id, Count), State1)
-    end.
-
-put_data(Frames, DHandle) ->
-    try
-        lists:foreach(fun(Frame) -> erlang:dist_ctrl_put_data(DHandle, Frame) end, Frames)
-    catch
-        %% The VM has ended the connection, and this process is its input handler no longer; the
-        %% controller's 'DOWN' is on its way.
-        error:notsup -> ok
     end.
 
 %% The controller has ended: disconnect_node, a missed tick, a failed handshake, net_kernel:stop.
