@@ -68,13 +68,12 @@ receive_payload() ->
     end.
 
 %% A process of the other node is sent Count binaries of Small bytes, each after one of Large bytes to
-%% a process that drops it. By how many bytes the binaries of the node are more, while it keeps them.
--spec keep_small(node(), Count, Small, Large) -> integer() when
+%% a process that drops it: how many bytes it keeps with them.
+-spec keep_small(node(), Count, Small, Large) -> non_neg_integer() when
     Count :: pos_integer(), Small :: pos_integer(), Large :: pos_integer().
 keep_small(Node, Count, Small, Large) ->
     [Keeper, Dropper] = [spawn_link(Node, ?MODULE, keeper, [Keeps]) || Keeps <- [true, false]],
     [SmallOnes, LargeOnes] = [binary:copy(<<"x">>, Size) || Size <- [Small, Large]],
-    Before = binaries(Node, [Keeper, Dropper]),
     _ = [
         begin
             Dropper ! {Number, LargeOnes},
@@ -82,16 +81,16 @@ keep_small(Node, Count, Small, Large) ->
         end
      || Number <- lists:seq(1, Count)
     ],
-    More = binaries(Node, [Keeper, Dropper]) - Before,
     Count = kept(Keeper),
+    Held = held_binaries(Node, Keeper),
     _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Keeper, Dropper]],
-    More.
+    Held.
 
-%% Once they have received what was sent before, and nobody has garbage.
-binaries(Node, Receivers) ->
-    _ = [kept(Receiver) || Receiver <- Receivers],
-    _ = [erpc:call(Node, erlang, garbage_collect, [P]) || P <- erpc:call(Node, erlang, processes, [])],
-    erpc:call(Node, erlang, memory, [binary]).
+%% Bytes of all the binaries of which a process without garbage holds at least a part.
+held_binaries(Node, Pid) ->
+    true = erpc:call(Node, erlang, garbage_collect, [Pid]),
+    {binary, Binaries} = erpc:call(Node, erlang, process_info, [Pid, binary]),
+    lists:sum([Size || {_Id, Size} <- lists:usort([{Id, Size} || {Id, Size, _} <- Binaries])]).
 
 kept(Receiver) ->
     Receiver ! {count, self()},
