@@ -395,11 +395,29 @@ expect_down(Monitor, Node) ->
         error({does_not_end, output(Node)})
     end.
 
-%% Sends a signal to a process or to a list of processes.
+%% Sends a signal to a process or to a list of processes. A process is stopped when this returns: on a
+%% busy machine some of its threads run on for a while.
 -spec signal(string(), pos_integer() | [pos_integer()]) -> ok.
+signal("STOP", Pids) ->
+    "" = kill_os("STOP", Pids),
+    _ = [true = expect(fun() -> is_stopped(Pid) end, stopped) || Pid <- lists:flatten([Pids])],
+    ok;
 signal(Signal, Pids) ->
     "" = kill_os(Signal, Pids),
     ok.
+
+is_stopped(Pid) ->
+    Tasks = filelib:wildcard(lists:concat(["/proc/", Pid, "/task/*/stat"])),
+    States = [
+        State
+     || Task <- Tasks, {ok, Stat} <- [read_proc([Task])], {_, _, State} <- [parse_stat(Stat)]
+    ],
+    case lists:usort(States) of
+        "T" -> true;
+        %% It is gone.
+        "" -> true;
+        Running -> {states, Running}
+    end.
 
 kill_os(_Signal, []) ->
     "";
