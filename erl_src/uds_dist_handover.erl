@@ -18,6 +18,12 @@
 -spec open(uds_dist_protocol:address()) ->
     {ok, channel()} | {error, uds_dist_config:explanation()}.
 open(Address) ->
+    case erlang:function_exported(prim_file, file_desc_to_ref, 2) of
+        true -> connect(Address);
+        false -> {error, "this Erlang/OTP cannot close a descriptor that it was given"}
+    end.
+
+connect(Address) ->
     try socket:open(local, stream) of
         {ok, Channel} ->
             case socket:connect(Channel, #{family => local, path => Address}) of
@@ -54,7 +60,8 @@ take(Channel) ->
             {error, explain(Reason)}
     end.
 
-%% The module socket closes only descriptors that it has made itself. So it duplicates this one.
+%% The module socket closes only descriptors that it has made itself. So it duplicates this one, and the
+%% only function that closes what another one has made is this undocumented one.
 adopt(Descriptor) ->
     Opened = socket:open(Descriptor, #{dup => true}),
     {ok, File} = prim_file:file_desc_to_ref(Descriptor, [raw]),

@@ -57,11 +57,13 @@ init(State) ->
         {start, Bytes} -> read(push(Bytes, State))
     end.
 
-read(State = #state{is_alert = false}) ->
-    sleep(erlang:monotonic_time(), State);
-read(State) ->
+%% Only the first piece after a sleep goes before others: as long as there is more, they have their turn.
+read(State = #state{is_alert = IsAlert}) ->
     _ = process_flag(priority, normal),
-    stay_awake(erlang:monotonic_time(), State).
+    case IsAlert of
+        true -> stay_awake(erlang:monotonic_time(), State);
+        false -> sleep(erlang:monotonic_time(), State)
+    end.
 
 %% A processor that has gone to sleep takes tens of microseconds to be woken up, and so does a thread
 %% that has to be told that a socket is ready. So a wait that is likely to be short begins with looking
