@@ -8,6 +8,7 @@
 -export([start_traffic/3, expect_traffic/1]).
 -export([start_sink/1, start_flood/4, await_suspended/1]).
 -export([start_ledger/1, ledger/1, send_numbered/4, is_sender_suspended/1, await_handed_over/2]).
+-export([start_numbers/3, stop_numbers/1]).
 -export([controllers/0, running/1, cast/4]).
 %% Run in the nodes.
 -export([prepare_here/0, ask_watcher/1, is_up_for_here/1]).
@@ -15,10 +16,14 @@
 -export([start_sink_here/0, start_flood_here/3, await_suspended_here/1]).
 -export([start_ledger_here/0, ledger_here/0, send_numbered_here/3, is_sender_suspended_here/0]).
 -export([await_handed_over_here/1]).
+-export([start_numbers_here/2, stop_numbers_here/0]).
 
 %% Milliseconds, as in test_node.
 -define(LIMIT, 30000).
 -define(POLL, 20).
+%% Between two messages of those who send without end. Without it they would use up the machine, which
+%% has other tests to run as well.
+-define(PAUSE, 1).
 
 %% ---------------------------------------------------------------------------------------------
 %% For suites
@@ -78,6 +83,13 @@ ledger(Node) ->
 %% One process sends messages of Size bytes and a number, from 1 to Count.
 send_numbered(Node, To, Count, Size) ->
     test_node:call(Node, ?MODULE, send_numbered_here, [test_node:name(To), Count, Size]).
+
+%% One process sends them without end; the other call ends it and returns how many it has sent.
+start_numbers(Node, To, Size) ->
+    test_node:call(Node, ?MODULE, start_numbers_here, [test_node:name(To), Size]).
+
+stop_numbers(Node) ->
+    test_node:call(Node, ?MODULE, stop_numbers_here, []).
 
 %% Whether the process that sends them has to wait (busy_dist_port).
 is_sender_suspended(Node) ->
@@ -181,14 +193,17 @@ traffic(To, Payload, RoundTrips) ->
     receive
         {Monitor, Payload} ->
             demonitor(Monitor, [flush]),
-            counters:add(RoundTrips, 1, 1);
+            counters:add(RoundTrips, 1, 1),
+            pause(?PAUSE);
         {'DOWN', Monitor, process, _, _} ->
-            %% Trying again at once would keep others from their work.
-            receive
-            after ?POLL -> ok
-            end
+            pause(?POLL)
     end,
     traffic(To, Payload, RoundTrips).
+
+pause(Time) ->
+    receive
+    after Time -> ok
+    end.
 
 expect_traffic_here() ->
     RoundTrips = persistent_term:get(round_trips),
@@ -258,6 +273,23 @@ send_numbered_here(To, Count, Size) ->
     ),
     true = unregister(sender),
     ok.
+
+start_numbers_here(To, Size) ->
+    start(numbers, fun() -> numbers({ledger, To}, rand:bytes(Size), 1) end).
+
+numbers(To, Payload, Number) ->
+    To ! {number, Number, Payload},
+    receive
+        {stop, From, Ref} -> From ! {Ref, Number}
+    after ?PAUSE -> numbers(To, Payload, Number + 1)
+    end.
+
+stop_numbers_here() ->
+    Ref = make_ref(),
+    numbers ! {stop, self(), Ref},
+    receive
+        {Ref, Count} -> Count
+    end.
 
 is_sender_suspended_here() ->
     case whereis(sender) of
