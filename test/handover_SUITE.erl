@@ -79,13 +79,24 @@ bytes_do_not_pass_the_sidecar(Config) ->
     ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
     ?assertEqual(Before, [work(Node) || Node <- [A, B]]).
 
-%% What the sidecar has read, written, and waited for.
+%% What the sidecar has read, written, and waited for, when it has come to rest.
 work(Node) ->
     Proc = ["/proc/", integer_to_list(sidecar(Node))],
-    {ok, Io} = file:read_file([Proc, "/io"]),
-    {ok, Status} = file:read_file([Proc, "/status"]),
+    test_node:expect(
+        fun() ->
+            {ok, Status} = file:read_file([Proc, "/status"]),
+            {ok, Io} = file:read_file([Proc, "/io"]),
+            case re:run(Status, "^State:\\s+S", [multiline]) of
+                {match, _} -> {ok, counts([Status, Io])};
+                nomatch -> Status
+            end
+        end,
+        asleep
+    ).
+
+counts(Text) ->
     {match, Counts} = re:run(
-        [Io, Status],
+        Text,
         "^(?:syscr|syscw|rchar|wchar|voluntary_ctxt_switches):\\s+(\\d+)$",
         [global, multiline, {capture, all_but_first, list}]
     ),
