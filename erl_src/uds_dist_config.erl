@@ -20,8 +20,9 @@
     socket_mode := 0..8#777,
     %% Who may be a peer.
     policy := uds_dist_protocol:policy(),
-    %% Connections stay with the sidecar, and their bytes pass it.
-    relay := boolean(),
+    %% Which process has the socket of a connection after the handshake: with `relay` the sidecar
+    %% keeps it and the bytes go through its port; with `direct` the VM gets it, where that can be.
+    transport := relay | direct,
     %% Microseconds that a wait for input may be spent awake.
     spin := non_neg_integer(),
     %% Settings that a stronger source has overridden, each as a line for the log.
@@ -54,7 +55,7 @@ read() ->
             fun backlog/1,
             fun socket_mode/1,
             fun policy/1,
-            fun relay/1,
+            fun transport/1,
             fun spin/1
         ],
         #{overridden => []}
@@ -80,7 +81,7 @@ is_incomplete() ->
 
 %% A misspelt key would be a setting that silently does nothing.
 known_keys(Config) ->
-    Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids, relay],
+    Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids, transport],
     Known = [included_applications | Settings],
     case [Key || {Key, _} <- application:get_all_env(uds_dist), not lists:member(Key, Known)] of
         [] ->
@@ -317,10 +318,12 @@ is_ids([Id | Ids], Left) when Left > 0, is_integer(Id), Id >= 0, Id =< ?MAX_ID -
 is_ids(_, _) ->
     false.
 
-relay(Config) ->
-    case application:get_env(uds_dist, relay, false) of
-        Relay when is_boolean(Relay) -> {ok, Config#{relay => Relay}};
-        Other -> invalid("relay ~0tp must be true or false", [Other])
+transport(Config) ->
+    case application:get_env(uds_dist, transport, relay) of
+        Transport when Transport =:= relay; Transport =:= direct ->
+            {ok, Config#{transport => Transport}};
+        Other ->
+            invalid("transport ~0tp must be relay or direct", [Other])
     end.
 
 %% Where there is one processor, to stay awake would keep the others from it.

@@ -50,7 +50,6 @@
 
 %% A node that has run out of file descriptors cannot load modules, and must not fail for want of one.
 -define(NEEDED, [
-    socket,
     uds_dist_connection,
     uds_dist_frames,
     uds_dist_handover,
@@ -121,8 +120,9 @@
     %% `starting` until HELLO; `resting` between a failure and the next start.
     sidecar = down :: down | starting | up | resting,
     port :: undefined | port(),
-    %% Where its sockets come through, if it hands them over.
-    channel :: undefined | uds_dist_handover:channel(),
+    %% Where its sockets come through, if it can hand them over. The VM connects to it when the first
+    %% connection is to be `direct`, so that a node that never asks for one has no such descriptor.
+    channel :: undefined | {offered, uds_dist_protocol:address()} | uds_dist_handover:channel(),
     timer :: undefined | reference(),
     started = 0 :: integer(),
     failures = 0 :: non_neg_integer(),
@@ -318,16 +318,18 @@ cast({accept, Handle, Acceptor}, State) ->
     end,
     {noreply, State#state{listeners = maps:map(Claim, State#state.listeners)}};
 cast({established, Id, Controller, Node, DHandle}, State) ->
-    #state{conns = Conns, channel = Channel, config = #{relay := Relay}} = State,
+    #state{conns = Conns} = State,
     case Conns of
         #{Id := #conn{stage = {handshake, Bytes, undefined}} = Conn} ->
             log_accepted(Node, Conn),
-            State1 = State#state{unreachable = maps:remove(Node, State#state.unreachable)},
-            case Channel =:= undefined orelse Relay of
-                true ->
+            State1 = open_channel(
+                State#state{unreachable = maps:remove(Node, State#state.unreachable)}
+            ),
+            case transport(State1) of
+                relay ->
                     State2 = transmit(uds_dist_protocol:established(Id, Node), State1),
                     {noreply, kept(Id, Conn, Node, DHandle, Bytes, State2)};
-                false ->
+                direct ->
                     Conn1 = Conn#conn{stage = {handing_over, Node, DHandle, Bytes}},
                     State2 = State1#state{conns = Conns#{Id := Conn1}},
                     {noreply, transmit(uds_dist_protocol:hand_over(Id, Node), State2)}
@@ -518,7 +520,7 @@ sidecar_up(#{window := Window, channel := Address}, State) ->
     cancel(Timer),
     State1 = State#state{
         sidecar = up,
-        channel = open_channel(Address),
+        channel = offered(Address),
         timer = undefined,
         window = Window,
         queue = []
@@ -530,16 +532,26 @@ sidecar_up(#{window := Window, channel := Address}, State) ->
     ],
     lists:foldr(fun transmit/2, State1, Queue ++ Again ++ [uds_dist_protocol:admit(Policy)]).
 
-open_channel(<<>>) ->
-    undefined;
-open_channel(Address) ->
+offered(<<>>) -> undefined;
+offered(Address) -> {offered, Address}.
+
+open_channel(State = #state{channel = {offered, Address}, config = #{transport := direct}}) ->
     case uds_dist_handover:open(Address) of
         {ok, Channel} ->
-            Channel;
+            State#state{channel = Channel};
         {error, Explanation} ->
             ?LOG_NOTICE("uds_dist: connections stay with the sidecar: ~ts", [Explanation]),
-            undefined
-    end.
+            State#state{channel = undefined}
+    end;
+open_channel(State) ->
+    State.
+
+%% What the settings say, and what can be.
+transport(#state{channel = undefined}) -> relay;
+transport(#state{config = #{transport := Transport}}) -> Transport.
+
+close_channel({offered, _}) -> ok;
+close_channel(Channel) -> uds_dist_handover:close(Channel).
 
 timeout(hello, State) ->
     sidecar_ended(
@@ -553,7 +565,7 @@ timeout(start, State = #state{sidecar = resting}) ->
 %% an answer get one; listeners that were open are opened again by the next sidecar.
 sidecar_ended(Explanation, State = #state{sidecar = Before, port = Port, conns = Conns}) ->
     uds_dist_program:close(Port),
-    uds_dist_handover:close(State#state.channel),
+    close_channel(State#state.channel),
     cancel(State#state.timer),
     log_sidecar_end(Before, Explanation, map_size(Conns), map_size(State#state.handed_over)),
     maps:foreach(fun(Id, Conn) -> end_connection(Id, Conn, State) end, Conns),

@@ -2,7 +2,8 @@
 %% attacker of SECURITY.md, or somebody whom it must not keep out.
 -module(security_SUITE).
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
 %% Who gets in.
 -export([
@@ -56,7 +57,18 @@
 -define(PROMPT, 3000).
 
 all() ->
-    test_node:cases(?MODULE) -- [timed_connect, init_per_suite, end_per_suite].
+    [{group, relay}, {group, direct}].
+
+groups() ->
+    [
+        {relay, [], test_node:cases(?MODULE) -- [timed_connect, init_per_suite, end_per_suite]},
+        {direct, [], [
+            users_that_are_listed_get_in,
+            groups_that_are_listed_get_in,
+            root_gets_in_by_default,
+            a_flood_costs_little
+        ]}
+    ].
 
 suite() ->
     test_node:suite().
@@ -92,6 +104,12 @@ is_root() ->
 may_run_erlang() ->
     Command = as(?ALICE, ?ALICE) ++ ["test", "-x", test_node:erl(), "&& echo yes"],
     string:trim(os:cmd(lists:append(lists:join(" ", Command)))) =:= "yes".
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 %% Where everybody may create files, and nobody may remove another one's: a shared /tmp.
 init_per_testcase(_Case, Config) ->
