@@ -64,6 +64,7 @@ groups() ->
         {window, [parallel], [
             sender_stops_at_exactly_a_window,
             sender_waits_for_half_a_window,
+            sender_awaits_what_will_be_acknowledged,
             sender_rejects_acknowledgement_of_what_it_never_sent,
             receiver_acknowledges_at_a_quarter_and_not_before,
             full_window_is_never_stuck,
