@@ -4,7 +4,8 @@
 %% It reads; it starts nothing and remembers nothing.
 -module(uds_dist_config).
 
--export([read/0, is_incomplete/0, address/2, format_address/1, sidecar_path/0]).
+-export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
+-export([sidecar_path/0]).
 -export([check_socket_dir/3, limit/1]).
 
 -export_type([config/0, explanation/0]).
@@ -20,10 +21,9 @@
     socket_mode := 0..8#777,
     %% Who may be a peer.
     policy := uds_dist_protocol:policy(),
-    %% Which process has the socket of a connection after the handshake: with `relay` the sidecar
-    %% keeps it and the bytes go through its port; with `direct` the VM gets it, where that can be.
+    %% How the bytes of connections get to the peer and back.
     transport := relay | direct,
-    %% Microseconds that a wait for input may be spent awake.
+    %% Busy-poll budget in microseconds: how long a wait for input may be spent polling.
     spin := non_neg_integer(),
     %% Settings that a stronger source has overridden, each as a line for the log.
     overridden := [explanation()]
@@ -69,10 +69,21 @@ maybe_read([Read | More], Config) ->
         {error, _} = Error -> Error
     end.
 
-%% Whether the application environment is still to be completed: distribution starts with kernel, and
-%% the config providers of an Elixir release (config/runtime.exs) run after it. They are through when
-%% the boot is, and when the application starts.
--spec is_incomplete() -> boolean().
+%% Reads the settings, unless it is too early: nothing says where to listen yet, and something still may.
+-spec read_if_complete() -> {ok, config()} | put_off | {error, explanation()}.
+read_if_complete() ->
+    case read() of
+        {ok, #{is_set := false} = Config} ->
+            case is_incomplete() of
+                true -> put_off;
+                false -> {ok, Config}
+            end;
+        Read ->
+            Read
+    end.
+
+%% Distribution starts with kernel, and the config providers of an Elixir release (config/runtime.exs) run
+%% after it. They are through when the boot is, and when the application starts.
 is_incomplete() ->
     application:get_env(elixir, config_provider_init) =/= undefined andalso
         application:get_env(elixir, config_provider_booted) =:= undefined andalso
@@ -326,9 +337,9 @@ transport(Config) ->
             invalid("transport ~0tp must be relay or direct", [Other])
     end.
 
-%% Where there is one processor, to stay awake would keep the others from it.
+%% The sidecar gets this number too. Where there is one processor, polling would keep the others from it.
 spin(Config) ->
-    case {os:getenv("UDS_DIST_SPIN", ""), erlang:system_info(logical_processors_available)} of
+    case {os:getenv("UDS_DIST_SPIN", ""), processors()} of
         {"", 1} ->
             {ok, Config#{spin => 0}};
         {"", _} ->
@@ -343,6 +354,28 @@ spin(Config) ->
                         [Text, ?MAX_SPIN]
                     )
             end
+    end.
+
+%% Processors that this VM may use, by its affinity and by the quota of its cgroup. Where the system does
+%% not tell, there may be one.
+processors() ->
+    Known = [
+        Number
+     || Item <- [logical_processors_available, cpu_quota],
+        Number <- [erlang:system_info(Item)],
+        is_integer(Number)
+    ],
+    case Known of
+        [] -> 1;
+        _ -> lists:min(Known)
+    end.
+
+%% Where and how this node listens under a name.
+-spec place(Name :: atom(), config()) -> {ok, uds_dist_listener:place()} | {error, explanation()}.
+place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
+    case address(Name, Config) of
+        {ok, Address} -> {ok, {Address, Backlog, Mode}};
+        {error, _} = Error -> Error
     end.
 
 %% Where the node of this name listens: everything after @ is ignored.
@@ -384,11 +417,18 @@ limit(_) -> 103.
 format_address(<<0, Name/binary>>) -> ["@", Name];
 format_address(Path) -> Path.
 
+%% What to add to an explanation where it matters that the default is meant.
+-spec default_hint(undefined | config()) -> explanation().
+default_hint(#{is_set := false}) ->
+    "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir";
+default_hint(_) ->
+    "".
+
 %% The sidecar's binary.
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
     case os:getenv("UDS_DIST_SIDECAR", "") of
-        "" -> filename:join(priv_dir(), "uds_dist");
+        "" -> filename:join(priv_dir(), "uds_dist_sidecar");
         Path -> Path
     end.
 
