@@ -5,7 +5,7 @@
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
--export([sidecar_path/0]).
+-export([sidecar_path/0, remember_working_directory/0]).
 -export([check_socket_dir/3, limit/1]).
 
 -export_type([config/0, explanation/0]).
@@ -41,6 +41,8 @@
 -define(MAX_IDS, 250).
 %% (uid_t)-1 is nobody.
 -define(MAX_ID, 16#FFFFFFFE).
+%% Key of the directory in which the node was started.
+-define(CWD, {?MODULE, working_directory}).
 
 %% Reads and checks every setting.
 -spec read() -> {ok, config()} | {error, explanation()}.
@@ -154,7 +156,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
 
 is_same(A, B) ->
     try
-        unicode:characters_to_binary(A) =:= unicode:characters_to_binary(B)
+        to_bytes(A) =:= to_bytes(B)
     catch
         error:badarg -> false
     end.
@@ -165,7 +167,7 @@ command_line() ->
     case init:get_argument(uds_dist_dir) of
         {ok, Values} ->
             case lists:last(Values) of
-                [Dir] -> {ok, Dir};
+                [Dir] -> {ok, bytes(Dir)};
                 _ -> invalid("-uds_dist_dir takes one directory", [])
             end;
         error ->
@@ -212,12 +214,25 @@ parse_term(Text) ->
 environment() ->
     case os:getenv("UDS_DIST_DIR", "") of
         "" -> undefined;
-        Dir -> {ok, Dir}
+        Dir -> {ok, bytes(Dir)}
     end.
+
+%% The bytes of a path that the operating system has given to the VM, whatever the locale made of them.
+bytes(Path) when is_binary(Path) ->
+    Path;
+bytes(Path) ->
+    case unicode:characters_to_binary(Path, unicode, file:native_name_encoding()) of
+        Bytes when is_binary(Bytes) -> Bytes;
+        _ -> unicode:characters_to_binary(Path)
+    end.
+
+%% The bytes of a value that somebody has configured.
+to_bytes(Value) when is_binary(Value) -> Value;
+to_bytes(Value) -> unicode:characters_to_binary(Value).
 
 %% Namespaces and what is no path at all are not.
 is_relative(Value) ->
-    try unicode:characters_to_binary(Value) of
+    try to_bytes(Value) of
         <<"@", _/binary>> -> false;
         <<_, _/binary>> = Dir -> filename:pathtype(Dir) =:= relative;
         _ -> false
@@ -237,7 +252,7 @@ is_embedded() ->
     {ok, binary()} | {error, explanation()}.
 -type os_type() :: {atom(), atom()}.
 check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
-    try unicode:characters_to_binary(Value) of
+    try to_bytes(Value) of
         <<"@">> ->
             invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace", [Source]);
         <<"@", _/binary>> = Namespace when OsType =:= {unix, linux} ->
@@ -251,7 +266,10 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
         <<>> ->
             invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
         Dir when is_binary(Dir) ->
-            no_nul(absolute(Dir), Value, Source);
+            case absolute(Dir) of
+                {ok, Absolute} -> no_nul(Absolute, Value, Source);
+                error -> no_working_directory(Value, Source)
+            end;
         _ ->
             not_a_directory(Value, Source)
     catch
@@ -260,13 +278,44 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
 check_socket_dir(Value, Source, _OsType) ->
     not_a_directory(Value, Source).
 
-absolute(<<".">>) -> cwd();
-absolute(Dir) -> unicode:characters_to_binary(filename:absname(Dir, cwd())).
+%% The absolute form of a path in bytes, by the directory in which the node was started.
+absolute(Path) ->
+    case {filename:pathtype(Path), working_directory()} of
+        {relative, undefined} -> error;
+        {relative, Cwd} when Path =:= <<".">> -> {ok, Cwd};
+        {relative, Cwd} -> {ok, filename:absname(Path, Cwd)};
+        _ -> {ok, filename:absname(Path, <<"/">>)}
+    end.
+
+no_working_directory(Value, Source) ->
+    invalid(
+        "socket_dir ~ts (~ts) is a relative path, and the working directory does not exist any more; "
+        "set it to an absolute one",
+        [Value, Source]
+    ).
+
+%% Resolves relative paths by the working directory of this moment from now on. A program may change it
+%% later, and neither the node's socket nor its sidecar may be looked for in another place then.
+-spec remember_working_directory() -> ok.
+remember_working_directory() ->
+    case persistent_term:get(?CWD, undefined) of
+        undefined -> persistent_term:put(?CWD, {cwd, read_working_directory()});
+        {cwd, _} -> ok
+    end.
+
+%% Undefined if it was removed.
+working_directory() ->
+    case persistent_term:get(?CWD, undefined) of
+        undefined -> read_working_directory();
+        {cwd, Cwd} -> Cwd
+    end.
 
 %% file:get_cwd/0 would ask a file server that is not there yet.
-cwd() ->
-    {ok, Dir} = prim_file:get_cwd(),
-    unicode:characters_to_binary(Dir).
+read_working_directory() ->
+    case prim_file:get_cwd() of
+        {ok, Dir} -> bytes(Dir);
+        {error, _} -> undefined
+    end.
 
 no_nul(Dir, Value, Source) ->
     case binary:match(Dir, <<0>>) of
@@ -424,12 +473,17 @@ default_hint(#{is_set := false}) ->
 default_hint(_) ->
     "".
 
-%% The sidecar's binary.
+%% The sidecar's binary. Relative paths are those of `-pa` or of UDS_DIST_SIDECAR.
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
-    case os:getenv("UDS_DIST_SIDECAR", "") of
-        "" -> filename:join(priv_dir(), "uds_dist_sidecar");
-        Path -> Path
+    Path =
+        case os:getenv("UDS_DIST_SIDECAR", "") of
+            "" -> filename:join(priv_dir(), "uds_dist_sidecar");
+            Given -> Given
+        end,
+    case absolute(bytes(Path)) of
+        {ok, Absolute} -> Absolute;
+        error -> Path
     end.
 
 priv_dir() ->

@@ -131,6 +131,7 @@ established(Owner, Conn, Controller, Node) ->
 -spec init([]) -> {ok, #state{}}.
 init([]) ->
     process_flag(trap_exit, true),
+    ok = uds_dist_config:remember_working_directory(),
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
