@@ -185,6 +185,7 @@ handle_continue({supervise, Supervisor}, State) ->
 handle_call({supervise, Supervisor}, _From, State) ->
     {reply, ok, link_supervisor(Supervisor, State)};
 handle_call({send, Packet}, _From, State = #state{phase = handshake}) ->
+    ok = uds_dist_reflection:remember(Packet),
     Size = iolist_size(Packet),
     case write(2 + Size, [<<Size:16>>, Packet], State) of
         State1 = #state{phase = handshake} -> {reply, ok, State1};

@@ -117,6 +117,8 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
 
 give(<<>>, State) ->
     State;
+give(_, State = #state{phase = {handshake, _, _}, ended = Ended}) when Ended =/= undefined ->
+    State;
 give(Bytes, State = #state{phase = {handshake, Before, Waiter}}) ->
     handshake(<<Before/binary, Bytes/binary>>, Waiter, State);
 give(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
@@ -136,15 +138,27 @@ handshake(Bytes, undefined, State) ->
 handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
     case uds_dist_frames:handshake_frame(Bytes) of
         {ok, Packet, Rest} ->
-            gen_server:reply(Waiter, {ok, binary_to_list(Packet)}),
-            State#state{phase = {handshake, binary:copy(Rest), undefined}};
+            case uds_dist_reflection:is_ours(Packet) of
+                false ->
+                    gen_server:reply(Waiter, {ok, binary_to_list(Packet)}),
+                    State#state{phase = {handshake, binary:copy(Rest), undefined}};
+                true ->
+                    ok = uds_dist_log:reflected(),
+                    refuse(Waiter, State)
+            end;
         more when Ended =:= undefined ->
             State#state{phase = {handshake, Bytes, Waiter}};
-        _ ->
-            %% The peer has ended, or this is no handshake, whose end is not waited for.
-            gen_server:reply(Waiter, {error, closed}),
-            State#state{phase = {handshake, <<>>, undefined}}
+        more ->
+            refuse(Waiter, State);
+        {error, {too_long, Length}} ->
+            ok = uds_dist_log:too_long(Length),
+            refuse(Waiter, State)
     end.
+
+%% No more packets of this handshake are of interest. dist_util ends it.
+refuse(Waiter, State) ->
+    gen_server:reply(Waiter, {error, closed}),
+    State#state{phase = {handshake, <<>>, undefined}, ended = connection_closed}.
 
 %% Gives the VM frames of the other node.
 put_data(DHandle, Frames) ->

@@ -15,6 +15,8 @@
     lost_handover/2,
     connected/2,
     ended/2,
+    reflected/0,
+    too_long/1,
     unreachable/2,
     mistake/3
 ]).
@@ -117,6 +119,19 @@ ended({silent_node, Node}, Why) ->
     %% A peer that refuses us says nothing at all.
     Hint = " before it said anything; it may not allow this node's user (allowed_uids)",
     unreachable(Node, [Why, Hint]).
+
+%% A handshake of this node came back to it.
+-spec reflected() -> ok.
+reflected() ->
+    ?LOG_WARNING(
+        "uds_dist: refused a connection on which a handshake of this node came back to it: a process that "
+        "is allowed to connect (allowed_uids, allowed_gids) has passed it on"
+    ).
+
+%% A packet of a handshake announced more bytes than any has.
+-spec too_long(pos_integer()) -> ok.
+too_long(Length) ->
+    ?LOG_INFO("uds_dist: refused a connection with a handshake packet of ~b bytes", [Length]).
 
 -spec unreachable(node(), line()) -> ok.
 unreachable(Node, Explanation) ->

@@ -42,6 +42,7 @@
     uds_dist_log,
     uds_dist_program,
     uds_dist_protocol,
+    uds_dist_reflection,
     uds_dist_relay,
     uds_dist_sidecar,
     uds_dist_window
@@ -132,6 +133,7 @@ established(Owner, Conn, Controller, Node) ->
 init([]) ->
     process_flag(trap_exit, true),
     ok = uds_dist_config:remember_working_directory(),
+    ok = uds_dist_reflection:new(),
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
