@@ -1,7 +1,7 @@
 %% Settings, where they come from, and the addresses that follow from them.
 %%
 %% This module must work in the earliest boot: distribution starts before file servers and loggers.
-%% It reads; it starts nothing and remembers nothing.
+%% It reads and starts nothing. All that it remembers is the directory in which the node was started.
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
