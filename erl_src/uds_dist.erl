@@ -29,7 +29,7 @@
 -module(uds_dist).
 
 %% For users.
--export([names/0, names/1]).
+-export([names/0, names/1, info/0, peers/0]).
 %% Callbacks of net_kernel and erl_distribution.
 -export([listen/1, listen/2, accept/1, accept_connection/5, setup/5, close/1, select/1]).
 -export([address/0, address/1, childspecs/0, is_node_name/1, setopts/2, getopts/2]).
@@ -64,6 +64,17 @@ names(SocketDir) ->
         {ok, Dir} -> uds_dist_names:list(Dir);
         {error, _} = Error -> Error
     end.
+
+%% What there is of the carrier in this node: where it listens, its settings, its sidecar, and totals that
+%% only rise.
+-spec info() -> uds_dist_info:info() | {error, not_distributed}.
+info() ->
+    uds_dist_info:info().
+
+%% Every connection of this node, with what is known of its peer and of its traffic.
+-spec peers() -> [uds_dist_info:peer()] | {error, not_distributed}.
+peers() ->
+    uds_dist_info:peers().
 
 %% What has to run before net_kernel does. It starts whatever else is wrong: a start that fails
 %% here would end the boot in a crash dump instead of a line that says why.

@@ -5,6 +5,7 @@
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
+-export([settings/1]).
 -export([sidecar_path/0, remember_working_directory/0]).
 -export([check_socket_dir/3, limit/1]).
 
@@ -15,6 +16,7 @@
     socket_dir := binary(),
     %% Some source has a socket_dir: it is not the default.
     is_set := boolean(),
+    socket_dir_source := string(),
     %% Connections that may wait to be accepted, as in listen(2).
     backlog := 1..65535,
     %% Mode of the socket file, as in chmod(2).
@@ -143,6 +145,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
         {ok, Dir} ->
             {ok, Config#{
                 socket_dir => Dir,
+                socket_dir_source => Source,
                 overridden := [
                     io_lib:format("socket_dir is ~ts (~ts); ~0tp of ~ts is not used", [
                         Dir, Source, Other, OtherSource
@@ -465,6 +468,21 @@ limit(_) -> 103.
 -spec format_address(uds_dist_protocol:address()) -> unicode:chardata().
 format_address(<<0, Name/binary>>) -> ["@", Name];
 format_address(Path) -> Path.
+
+%% The settings, for people.
+-spec settings(config()) -> uds_dist_info:settings().
+settings(#{policy := {Base, Uids, Gids}, socket_dir_source := Source} = Config) ->
+    Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin], Config),
+    Settings#{
+        socket_dir_source => list_to_binary(Source),
+        allowed_uids =>
+            case Base of
+                anybody -> any;
+                own_user_and_root -> own_user_and_root;
+                nobody -> Uids
+            end,
+        allowed_gids => Gids
+    }.
 
 %% What to add to an explanation where it matters that the default is meant.
 -spec default_hint(undefined | config()) -> explanation().

@@ -7,15 +7,21 @@
 -module(uds_dist_connections).
 
 -export([new/0, dial/2, dialled/2]).
--export([accepted/5, connected/6]).
+-export([accepted/3, connected/5]).
 -export([data/3, acknowledged/3, closed/3]).
 -export([established/4, await_handover/2, relayed/2, handed_over/4, handover_failed/3]).
--export([acceptor/2, controller_ended/3, sidecar_ended/1]).
--export([count/1]).
+-export([acceptor/2, controller_ended/2, sidecar_ended/1]).
+-export([count/1, list/1, totals/1]).
 
--export_type([connections/0, ended/0]).
+-export_type([connections/0, ended/0, entry/0]).
 
 -record(conn, {
+    %% When it was opened, in seconds of system time.
+    since = erlang:system_time(second) :: integer(),
+    counters = uds_dist_counters:new() :: uds_dist_counters:counters(),
+    transport = relay :: relay | direct,
+    %% Once the handshake is through.
+    dhandle :: undefined | erlang:dist_handle(),
     controller :: pid(),
     input_handler :: pid(),
     peer :: uds_dist_protocol:peer(),
@@ -39,17 +45,32 @@
         uds_dist_protocol:conn() => {dialling, uds_dist_dialer:key()} | {reference(), #conn{}}
     },
     by_monitor = #{} :: #{
-        reference() => {number, uds_dist_protocol:conn()} | {handed_over, node()} | lost
+        reference() => {number, uds_dist_protocol:conn()} | {handed_over, #conn{}} | {lost, #conn{}}
     },
     %% The last number of ours.
     last = -1 :: integer(),
     acceptor :: undefined | pid(),
     %% Whether the acceptor waits for a connection, and the peers that wait for it.
     is_ready = false :: boolean(),
-    unclaimed = [] :: [uds_dist_protocol:conn()]
+    unclaimed = [] :: [uds_dist_protocol:conn()],
+    %% Of connections that have ended.
+    totals = uds_dist_counters:totals([]) :: uds_dist_counters:totals(),
+    opened = #{in => 0, out => 0} :: #{in | out => non_neg_integer()}
 }).
 
 -opaque connections() :: #connections{}.
+
+%% What is known of a connection.
+-type entry() :: #{
+    node := undefined | node(),
+    direction := in | out,
+    transport := relay | direct,
+    state := handshake | up | ending,
+    since := integer(),
+    peer := uds_dist_protocol:peer(),
+    counters := uds_dist_counters:counters(),
+    dhandle := undefined | erlang:dist_handle()
+}.
 
 %% What has ended, if it is worth a line in the log.
 -type ended() ::
@@ -70,8 +91,53 @@ new() ->
 count(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
     {
         length([Monitor || {Monitor, #conn{}} <- maps:values(ByNumber), is_reference(Monitor)]),
-        length([Node || {handed_over, Node} <- maps:values(ByMonitor)])
+        length([C || {handed_over, C} <- maps:values(ByMonitor)])
     }.
+
+%% Every connection, however its bytes travel.
+-spec list(connections()) -> [entry()].
+list(Connections) ->
+    [entry(C) || C <- conns(Connections)].
+
+conns(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
+    [C || {_, #conn{} = C} <- maps:values(ByNumber)] ++
+        [C || {_, #conn{} = C} <- maps:values(ByMonitor)].
+
+entry(C = #conn{called = Called, node = Node, stage = Stage}) ->
+    #{
+        node =>
+            case Node of
+                undefined -> Called;
+                _ -> Node
+            end,
+        direction => direction(C),
+        transport => C#conn.transport,
+        state =>
+            case {Stage, Node} of
+                {ended, _} -> ending;
+                {_, undefined} -> handshake;
+                _ -> up
+            end,
+        since => C#conn.since,
+        peer => C#conn.peer,
+        counters => C#conn.counters,
+        dhandle => C#conn.dhandle
+    }.
+
+direction(#conn{called = undefined}) -> in;
+direction(#conn{}) -> out.
+
+%% What only rises: connections that were opened in each direction, and bytes each way.
+-spec totals(connections()) ->
+    #{
+        connections_accepted := non_neg_integer(),
+        connections_made := non_neg_integer(),
+        bytes_sent := non_neg_integer(),
+        bytes_received := non_neg_integer()
+    }.
+totals(Connections = #connections{totals = Totals, opened = #{in := In, out := Out}}) ->
+    Sum = uds_dist_counters:totals([Totals | [C#conn.counters || C <- conns(Connections)]]),
+    Sum#{connections_accepted => In, connections_made => Out}.
 
 %% ---------------------------------------------------------------------------------------------
 %% The beginning of a connection
@@ -102,42 +168,43 @@ dialled(Conn, Connections = #connections{by_number = ByNumber}) ->
     end.
 
 %% A peer came in: it is given to the acceptor in its turn.
--spec accepted(uds_dist_protocol:conn(), uds_dist_protocol:peer(), port(), Window, connections()) ->
-    connections()
+-spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), connections()) -> connections().
+accepted(Link, Peer, Connections = #connections{unclaimed = Unclaimed}) ->
+    {_, Connections1} = add(Link, Peer, {undefined, undefined}, Connections),
+    claim(Connections1#connections{unclaimed = Unclaimed ++ [uds_dist_relay:number(Link)]}).
+
+%% We have connected to Node, which listens at Address, for the process Supervisor.
+-spec connected(uds_dist_relay:link(), uds_dist_protocol:peer(), Called, Address, connections()) ->
+    {uds_dist_controller:connection(), connections()}
 when
-    Window :: pos_integer().
-accepted(Conn, Peer, Port, Window, Connections = #connections{unclaimed = Unclaimed}) ->
-    {_, Connections1} = add(Conn, #{peer => Peer}, {Port, Window, undefined}, Connections),
-    claim(Connections1#connections{unclaimed = Unclaimed ++ [Conn]}).
+    Called :: {node(), Supervisor :: pid()}, Address :: uds_dist_protocol:address().
+connected(Link, Peer, Called, Address, Connections) ->
+    {C, Connections1} = add(Link, Peer, Called, Connections),
+    {connection(C, Address), Connections1}.
 
-%% We have connected to Node for the process Supervisor.
--spec connected(
-    uds_dist_protocol:conn(),
-    uds_dist_protocol:peer(),
-    node(),
-    {port(), Window :: pos_integer(), Supervisor :: pid()},
-    uds_dist_protocol:address(),
-    connections()
-) -> {uds_dist_controller:connection(), connections()}.
-connected(Conn, Peer, Node, Start, Address, Connections) ->
-    {{Controller, InputHandler}, Connections1} =
-        add(Conn, #{peer => Peer, called => Node}, Start, Connections),
-    {uds_dist_controller:connection(Controller, InputHandler, Address), Connections1}.
+connection(#conn{controller = Controller, input_handler = InputHandler}, Address) ->
+    uds_dist_controller:connection(Controller, InputHandler, Address).
 
-add(Conn, About, {Port, Window, Supervisor}, Connections) ->
-    #connections{by_number = ByNumber, by_monitor = ByMonitor} = Connections,
-    InputHandler = uds_dist_input:start(Conn, Port, Window),
-    Controller = uds_dist_controller:start(Conn, Port, Window, InputHandler, Supervisor),
+add(Link, Peer, {Called, Supervisor}, Connections) ->
+    #connections{by_number = ByNumber, by_monitor = ByMonitor, opened = Opened} = Connections,
+    Counters = uds_dist_counters:new(),
+    InputHandler = uds_dist_input:start(Link, Counters),
+    Controller = uds_dist_controller:start(Link, #{
+        input_handler => InputHandler, supervisor => Supervisor, counters => Counters
+    }),
     Monitor = monitor(process, Controller),
+    Conn = uds_dist_relay:number(Link),
     C = #conn{
         controller = Controller,
         input_handler = InputHandler,
-        peer = maps:get(peer, About),
-        called = maps:get(called, About, undefined)
+        peer = Peer,
+        called = Called,
+        counters = Counters
     },
-    {{Controller, InputHandler}, Connections#connections{
+    {C, Connections#connections{
         by_number = ByNumber#{Conn => {Monitor, C}},
-        by_monitor = ByMonitor#{Monitor => {number, Conn}}
+        by_monitor = ByMonitor#{Monitor => {number, Conn}},
+        opened = maps:update_with(direction(C), fun(Count) -> Count + 1 end, Opened)
     }}.
 
 %% The acceptor is ready for a connection. Another one than before stands in for one that has ended.
@@ -148,9 +215,7 @@ acceptor(Acceptor, Connections) ->
 claim(Connections = #connections{is_ready = true, unclaimed = [Conn | Unclaimed]}) ->
     #connections{acceptor = Acceptor, by_number = ByNumber} = Connections,
     #{Conn := {_, C}} = ByNumber,
-    #conn{controller = Controller, input_handler = InputHandler} = C,
-    Connection = uds_dist_controller:connection(Controller, InputHandler, undefined),
-    ok = uds_dist_acceptor:accepted(Acceptor, Connection),
+    ok = uds_dist_acceptor:accepted(Acceptor, connection(C, undefined)),
     Connections#connections{is_ready = false, unclaimed = Unclaimed};
 claim(Connections) ->
     Connections.
@@ -211,12 +276,14 @@ what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
 %% The end of the handshake, and the choice of the transport
 
 %% The handshake is through. Tells who called whom, if the sidecar still has the connection.
--spec established(uds_dist_protocol:conn(), Controller :: pid(), node(), connections()) ->
-    {{called, node()} | {called_by, uds_dist_protocol:peer()} | ended, connections()}.
-established(Conn, Controller, Node, Connections = #connections{by_number = ByNumber}) ->
+-spec established(
+    {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle(), connections()
+) -> {{called, node()} | {called_by, uds_dist_protocol:peer()} | ended, connections()}.
+established({Conn, Controller}, Node, DHandle, Connections = #connections{by_number = ByNumber}) ->
     case ByNumber of
         #{Conn := {Monitor, #conn{controller = Controller, stage = handshake} = C}} ->
-            {caller(C), update(Conn, Monitor, C#conn{node = Node}, Connections)};
+            C1 = C#conn{node = Node, dhandle = DHandle},
+            {caller(C), update(Conn, Monitor, C1, Connections)};
         #{} ->
             %% The peer or the sidecar has ended meanwhile. What had come in is still given to the VM.
             ok = uds_dist_controller:relayed(Controller),
@@ -255,11 +322,12 @@ handed_over(Conn, Socket, Spin, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor} = Connections,
     case maps:take(Conn, ByNumber) of
         {{Monitor, #conn{stage = handing_over} = C}, ByNumber1} ->
-            #conn{controller = Controller, input_handler = InputHandler, node = Node} = C,
+            #conn{controller = Controller, input_handler = InputHandler} = C,
             ok = uds_dist_controller:handed_over(Controller, Socket),
             ok = uds_dist_input:handed_over(InputHandler, Socket, Spin),
+            C1 = C#conn{transport = direct},
             Connections#connections{
-                by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := {handed_over, Node}}
+                by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := {handed_over, C1}}
             };
         _ ->
             %% Its controller has ended meanwhile.
@@ -286,32 +354,35 @@ update(Conn, Monitor, C, Connections = #connections{by_number = ByNumber}) ->
 %% The end of a connection
 
 %% A controller has ended. Tells whether the sidecar has to close the connection, and what to log.
--spec controller_ended(Monitor :: reference(), Reason :: term(), connections()) ->
+-spec controller_ended(Monitor :: reference(), connections()) ->
     {Close, ended(), connections()} | error
 when
     Close :: uds_dist_protocol:conn() | none.
-controller_ended(Monitor, Reason, Connections = #connections{by_monitor = ByMonitor}) ->
+controller_ended(Monitor, Connections = #connections{by_monitor = ByMonitor}) ->
     case maps:take(Monitor, ByMonitor) of
         {{number, Conn}, ByMonitor1} ->
             #connections{by_number = ByNumber, unclaimed = Unclaimed} = Connections,
             {{_, C}, ByNumber1} = maps:take(Conn, ByNumber),
-            {Conn, what_to_log(Reason, C), Connections#connections{
+            {Conn, what_to_log(C), forget(C, Connections#connections{
                 by_number = ByNumber1,
                 by_monitor = ByMonitor1,
                 unclaimed = lists:delete(Conn, Unclaimed)
-            }};
-        {{handed_over, Node}, ByMonitor1} ->
-            {none, {node, Node}, Connections#connections{by_monitor = ByMonitor1}};
-        {lost, ByMonitor1} ->
-            {none, none, Connections#connections{by_monitor = ByMonitor1}};
+            })};
+        {{handed_over, C}, ByMonitor1} ->
+            {none, what_to_log(C), forget(C, Connections#connections{by_monitor = ByMonitor1})};
+        {{lost, C}, ByMonitor1} ->
+            {none, none, forget(C, Connections#connections{by_monitor = ByMonitor1})};
         error ->
             error
     end.
 
+forget(#conn{counters = Counters}, Connections = #connections{totals = Totals}) ->
+    Connections#connections{totals = uds_dist_counters:totals([Totals, Counters])}.
+
 %% What has ended at the sidecar has been logged with its reason.
-what_to_log(_, #conn{stage = ended}) -> none;
-what_to_log(_, #conn{node = Node}) when Node =/= undefined -> {node, Node};
-what_to_log(_, #conn{peer = Peer}) -> {handshake, Peer}.
+what_to_log(#conn{stage = ended}) -> none;
+what_to_log(#conn{node = Node}) when Node =/= undefined -> {node, Node};
+what_to_log(#conn{peer = Peer}) -> {handshake, Peer}.
 
 %% The sidecar is gone with every socket that it had. Input handlers end their connections when they have
 %% given the VM what came before.
@@ -333,6 +404,6 @@ sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMo
     ),
     Connections#connections{
         by_number = #{},
-        by_monitor = lists:foldl(fun({_, M, _}, Map) -> Map#{M := lost} end, ByMonitor, Lost),
+        by_monitor = lists:foldl(fun({_, M, C}, Map) -> Map#{M := {lost, C#conn{stage = ended}}} end, ByMonitor, Lost),
         unclaimed = []
     }.

@@ -10,7 +10,7 @@
 -module(uds_dist_controller).
 -behaviour(gen_server).
 
--export([start/5, supervise/2, stop/2]).
+-export([start/2, supervise/2, stop/2]).
 %% Called by the supervisor, as the funs of its #hs_data{}.
 -export([send/2, recv/3, established/3, tick/1]).
 %% What the owner of the port, uds_dist_port, tells it after the handshake.
@@ -44,6 +44,7 @@
         | broken,
     transport = uds_dist_relay :: module(),
     output :: uds_dist_transport:output(),
+    counters :: uds_dist_counters:counters(),
     %% From f_handshake_complete on.
     dhandle :: undefined | erlang:dist_handle(),
     %% What was taken from the VM and waits for the output to open. It goes first.
@@ -77,16 +78,18 @@
 %% For the owner and the acceptor
 
 %% Starts the controller of a connection that the sidecar has opened. The owner is the caller.
--spec start(
-    uds_dist_protocol:conn(), port(), Window :: pos_integer(), InputHandler :: pid(), Supervisor
-) -> pid() when
-    Supervisor :: pid() | undefined.
-start(Conn, Port, Window, InputHandler, Supervisor) ->
+-spec start(uds_dist_relay:link(), #{
+    input_handler := pid(),
+    supervisor := pid() | undefined,
+    counters := uds_dist_counters:counters()
+}) -> pid().
+start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters := Counters}) ->
     State = #state{
-        conn = Conn,
+        conn = uds_dist_relay:number(Link),
         owner = self(),
         input_handler = InputHandler,
-        output = uds_dist_relay:output(Port, Conn, Window),
+        output = uds_dist_relay:output(Link),
+        counters = Counters,
         busy_limit = erlang:system_info(dist_buf_busy_limit)
     },
     %% Little lives on the heap but references to binaries, which old ones must not keep alive.
@@ -198,7 +201,7 @@ handle_call({established, Node, DHandle}, _From, State) ->
     %% Only the input handler may put data, and only the controller may say who that is.
     ok = erlang:dist_ctrl_input_handler(DHandle, InputHandler),
     ok = uds_dist_input:established(InputHandler, self(), DHandle),
-    ok = uds_dist_port:established(Owner, Conn, self(), Node),
+    ok = uds_dist_port:established(Owner, {Conn, self()}, Node, DHandle),
     _ = erlang:dist_ctrl_set_opt(DHandle, get_size, true),
     Phase =
         case State#state.phase of
@@ -347,10 +350,13 @@ transmit(Size, Data, State) ->
     normal = process_flag(priority, max),
     State1.
 
-write(Size, Data, State = #state{transport = Transport, output = Output}) ->
+write(Size, Data, State = #state{transport = Transport, output = Output, counters = Counters}) ->
     case Transport:write(Size, Data, Output) of
-        {ok, Output1} -> State#state{output = Output1};
-        {error, Reason} -> broken(Reason, State)
+        {ok, Output1} ->
+            ok = uds_dist_counters:sent(Size, Counters),
+            State#state{output = Output1};
+        {error, Reason} ->
+            broken(Reason, State)
     end.
 
 %% The input handler ends the connection when it has read what the peer sent before.

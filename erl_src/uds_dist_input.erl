@@ -9,7 +9,7 @@
 -module(uds_dist_input).
 -behaviour(gen_server).
 
--export([start/3]).
+-export([start/2]).
 -export([recv/2]).
 %% For the controller.
 -export([established/3, output_failed/2]).
@@ -20,6 +20,7 @@
 -record(state, {
     transport = uds_dist_relay :: module(),
     input :: uds_dist_transport:input(),
+    counters :: uds_dist_counters:counters(),
     phase ::
         %% Bytes of packets that dist_util has not asked for, and the call that waits for more.
         {handshake, binary(), undefined | gen_server:from()}
@@ -33,11 +34,12 @@
 -type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
 %% Starts the handler for a connection of the sidecar's. The caller is the owner of the port.
--spec start(uds_dist_protocol:conn(), port(), Window :: pos_integer()) -> pid().
-start(Conn, Port, Window) ->
+-spec start(uds_dist_relay:link(), uds_dist_counters:counters()) -> pid().
+start(Link, Counters) ->
     State = #state{
-        input = uds_dist_relay:input(Port, Conn, Window),
-        phase = {handshake, <<>>, undefined}
+        input = uds_dist_relay:input(Link),
+        phase = {handshake, <<>>, undefined},
+        counters = Counters
     },
     %% max: a message goes on at once, however many processes of a busy node want to run.
     %% off_heap: input that waits here must not be copied by each collection.
@@ -88,7 +90,7 @@ handle_call(recv, _From, State) ->
 -spec handle_cast(term(), #state{}) -> next().
 handle_cast({established, Controller, DHandle}, State = #state{phase = {handshake, Bytes, _}}) ->
     State1 = State#state{phase = {up, Controller, DHandle, uds_dist_frames:new()}},
-    {noreply, end_if_over(give(Bytes, State1))};
+    {noreply, end_if_over(pass_on(Bytes, State1))};
 handle_cast({handed_over, Socket, Spin}, State) ->
     Input = uds_dist_direct:input(Socket, Spin),
     {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
@@ -117,11 +119,15 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
 
 give(<<>>, State) ->
     State;
-give(_, State = #state{phase = {handshake, _, _}, ended = Ended}) when Ended =/= undefined ->
+give(Bytes, State = #state{counters = Counters}) ->
+    ok = uds_dist_counters:received(byte_size(Bytes), Counters),
+    pass_on(Bytes, State).
+
+pass_on(_, State = #state{phase = {handshake, _, _}, ended = Ended}) when Ended =/= undefined ->
     State;
-give(Bytes, State = #state{phase = {handshake, Before, Waiter}}) ->
+pass_on(Bytes, State = #state{phase = {handshake, Before, Waiter}}) ->
     handshake(<<Before/binary, Bytes/binary>>, Waiter, State);
-give(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
+pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
     #state{transport = Transport, input = Input} = State,
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
     ok = put_data(DHandle, Frames),

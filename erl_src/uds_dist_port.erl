@@ -13,6 +13,8 @@
 -export([listen/1, close_listener/1, connect/2]).
 %% For uds_dist_app.
 -export([configure/0]).
+%% For uds_dist_info.
+-export([info/0, connections/0]).
 %% For uds_dist_acceptor.
 -export([accept/1]).
 %% For uds_dist_controller.
@@ -35,6 +37,7 @@
     uds_dist_config,
     uds_dist_connections,
     uds_dist_controller,
+    uds_dist_counters,
     uds_dist_dialer,
     uds_dist_frames,
     uds_dist_input,
@@ -94,6 +97,15 @@ close_listener(Name) ->
         exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
     end.
 
+%% What there is, without the connections one by one.
+-spec info() -> uds_dist_info:info().
+info() ->
+    gen_server:call(?SERVER, info).
+
+-spec connections() -> [uds_dist_connections:entry()].
+connections() ->
+    gen_server:call(?SERVER, connections).
+
 %% The acceptor is ready for the next peer that comes in.
 -spec accept(Acceptor :: pid()) -> ok.
 accept(Acceptor) ->
@@ -123,9 +135,11 @@ connect(Node, GiveUp) ->
 
 %% The handshake of a connection is through. The owner then chooses the transport and tells the
 %% connection's processes.
--spec established(Owner :: pid(), uds_dist_protocol:conn(), Controller :: pid(), node()) -> ok.
-established(Owner, Conn, Controller, Node) ->
-    gen_server:cast(Owner, {established, Conn, Controller, Node}).
+-spec established(
+    Owner :: pid(), {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()
+) -> ok.
+established(Owner, Connection, Node, DHandle) ->
+    gen_server:cast(Owner, {established, Connection, Node, DHandle}).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -201,12 +215,36 @@ call({close_listener, _Name}, From, State) ->
 call(configure, From, State) ->
     {noreply, configure({configure, From}, State)};
 call({connect, Node, GiveUp}, From, State) ->
-    {noreply, connect(Node, From, GiveUp, State)}.
+    {noreply, connect(Node, From, GiveUp, State)};
+call(info, _From, State) ->
+    {reply, describe(State), State};
+call(connections, _From, State = #state{connections = Connections}) ->
+    {reply, uds_dist_connections:list(Connections), State}.
+
+describe(#state{listener = Listener, config = Config} = State) ->
+    #state{sidecar = Sidecar, connections = Connections} = State,
+    #{
+        name => uds_dist_listener:name(Listener),
+        listening_at => address(uds_dist_listener:actual(Listener)),
+        should_listen_at => address(uds_dist_listener:wanted(Listener)),
+        settings =>
+            case Config of
+                undefined -> undefined;
+                _ -> uds_dist_config:settings(Config)
+            end,
+        sidecar => uds_dist_sidecar:info(Sidecar),
+        connections => length(uds_dist_connections:list(Connections)),
+        totals => uds_dist_connections:totals(Connections)
+    }.
+
+address({Address, _, _}) -> iolist_to_binary(uds_dist_config:format_address(Address));
+address(_) -> undefined.
 
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
-cast({established, Conn, Controller, Node}, State = #state{connections = Connections}) ->
-    {Called, Connections1} = uds_dist_connections:established(Conn, Controller, Node, Connections),
+cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
+    {Called, Connections1} =
+        uds_dist_connections:established(Connection, Node, DHandle, State#state.connections),
     State1 = State#state{
         connections = Connections1, dialer = uds_dist_dialer:reached(Node, State#state.dialer)
     },
@@ -246,7 +284,7 @@ info(Message, State = #state{sidecar = Sidecar}) ->
     end.
 
 other({'DOWN', Monitor, process, _, Reason}, State = #state{connections = Connections}) ->
-    case uds_dist_connections:controller_ended(Monitor, Reason, Connections) of
+    case uds_dist_connections:controller_ended(Monitor, Connections) of
         {Close, What, Connections1} ->
             ok = uds_dist_log:ended(What, {exit, Reason}),
             close_connection(Close, State#state{connections = Connections1});
@@ -297,9 +335,7 @@ report({closed, Conn, Reason, Explanation}, State = #state{connections = Connect
     ok = uds_dist_log:ended(What, Explanation),
     State#state{connections = Connections1};
 report({accepted, Conn, _Listener, Peer}, State = #state{connections = Connections}) ->
-    #state{sidecar = Sidecar, window = Window} = State,
-    Port = uds_dist_sidecar:port(Sidecar),
-    Connections1 = uds_dist_connections:accepted(Conn, Peer, Port, Window, Connections),
+    Connections1 = uds_dist_connections:accepted(link(Conn, State), Peer, Connections),
     State#state{connections = Connections1};
 report({connected, Conn, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
@@ -332,9 +368,9 @@ end_reason(_, Explanation) -> {connection_failed, Explanation}.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
     {{Node, From, Address}, Dialer1} = uds_dist_dialer:connected(Key, Dialer),
     {Supervisor, _Tag} = From,
-    Start = {uds_dist_sidecar:port(State#state.sidecar), State#state.window, Supervisor},
+    Called = {Node, Supervisor},
     {Connection, Connections1} =
-        uds_dist_connections:connected(Conn, Peer, Node, Start, Address, Connections),
+        uds_dist_connections:connected(link(Conn, State), Peer, Called, Address, Connections),
     gen_server:reply(From, {ok, Connection}),
     State#state{connections = Connections1, dialer = Dialer1};
 dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
@@ -346,6 +382,9 @@ dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
     );
 dialled(error, Report, State) ->
     broke_protocol(Report, State).
+
+link(Conn, #state{sidecar = Sidecar, window = Window}) ->
+    uds_dist_relay:link(uds_dist_sidecar:port(Sidecar), Conn, Window).
 
 broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:broke_protocol(Report, Sidecar),

@@ -6,12 +6,15 @@
 -module(uds_dist_relay).
 -behaviour(uds_dist_transport).
 
--export([output/3, input/3]).
+-export([link/3, number/1, output/1, input/1]).
 %% For the owner of the port.
 -export([data/2, closed/2, acknowledged/2]).
 -export([available/1, is_open/1, is_awaited/1, write/3, writable/2, read/2, passed_on/2]).
 
--export_type([output/0, input/0]).
+-export_type([link/0, output/0, input/0]).
+
+%% A connection at the sidecar: the port, its number there, and its window in bytes.
+-opaque link() :: {port(), uds_dist_protocol:conn(), Window :: pos_integer()}.
 
 -record(output, {
     port :: port(),
@@ -27,12 +30,20 @@
 -opaque output() :: #output{}.
 -opaque input() :: #input{}.
 
--spec output(port(), uds_dist_protocol:conn(), Window :: pos_integer()) -> output().
-output(Port, Conn, Window) ->
+-spec link(port(), uds_dist_protocol:conn(), Window :: pos_integer()) -> link().
+link(Port, Conn, Window) ->
+    {Port, Conn, Window}.
+
+-spec number(link()) -> uds_dist_protocol:conn().
+number({_, Conn, _}) ->
+    Conn.
+
+-spec output(link()) -> output().
+output({Port, Conn, Window}) ->
     #output{port = Port, conn = Conn, window = uds_dist_window:sender(Window)}.
 
--spec input(port(), uds_dist_protocol:conn(), Window :: pos_integer()) -> input().
-input(Port, Conn, Window) ->
+-spec input(link()) -> input().
+input({Port, Conn, Window}) ->
     #input{port = Port, conn = Conn, window = uds_dist_window:receiver(Window)}.
 
 %% ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 -module(uds_dist_sidecar).
 
 -export([new/0, need/2, send/2, handle/2, broke_protocol/2, close/1]).
--export([is_up/1, port/1, os_pid/1]).
+-export([is_up/1, port/1, info/1]).
 
 -export_type([sidecar/0, event/0]).
 
@@ -24,6 +24,8 @@
     is_needed = false :: boolean(),
     spin = 0 :: non_neg_integer(),
     up_since = 0 :: integer(),
+    %% Sidecars that were up and have ended.
+    ended = 0 :: non_neg_integer(),
     backoff = uds_dist_backoff:new(25) :: uds_dist_backoff:backoff(),
     %% Packets that wait for room in the pipe, last one first, and the process that sends the first.
     unsent = [] :: [iodata()],
@@ -66,10 +68,23 @@ is_up(#sidecar{status = Status}) -> Status =:= up.
 -spec port(sidecar()) -> port().
 port(#sidecar{status = up, port = Port}) -> Port.
 
--spec os_pid(sidecar()) -> undefined | non_neg_integer().
-os_pid(#sidecar{port = undefined}) ->
+-spec info(sidecar()) -> uds_dist_info:sidecar().
+info(#sidecar{status = Status, port = Port, up_since = UpSince, ended = Ended}) ->
+    #{
+        status => Status,
+        program => unicode:characters_to_binary(uds_dist_config:sidecar_path()),
+        os_pid => os_pid(Port),
+        up_for =>
+            case Status of
+                up -> (now_ms() - UpSince) div 1000;
+                _ -> undefined
+            end,
+        ended => Ended
+    }.
+
+os_pid(undefined) ->
     undefined;
-os_pid(#sidecar{port = Port}) ->
+os_pid(Port) ->
     case erlang:port_info(Port, os_pid) of
         {os_pid, Pid} -> Pid;
         undefined -> undefined
@@ -187,7 +202,11 @@ ended(Explanation, Sidecar) ->
     {
         {down, #{was_up => WasUp, explanation => Explanation, is_news => WasUp orelse IsNews}},
         Sidecar1#sidecar{
-            status = resting, timer = timer(Delay, rested), is_needed = false, backoff = Backoff2
+            status = resting,
+            timer = timer(Delay, rested),
+            is_needed = false,
+            ended = Sidecar#sidecar.ended + length([was_up || WasUp]),
+            backoff = Backoff2
         }
     }.
 
