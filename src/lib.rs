@@ -1,6 +1,5 @@
-//! The program of uds_dist. It is two things: the sidecar, one process per Erlang VM that owns the
-//! VM's Unix domain sockets, and a command line that talks to nodes over them ([`client`], with a map
-//! of its own).
+//! The sidecar: one process per Erlang VM that owns the VM's Unix domain sockets. The command line, a
+//! program of its own in `command_line/`, uses the rooms at the bottom of this table as well.
 //!
 //! A byte on its way from the VM to a peer passes these rooms from top to bottom, and from the
 //! peer to the VM the other way:
@@ -32,7 +31,6 @@
 pub mod address;
 pub mod admission;
 pub mod alertness;
-pub mod client;
 pub mod command_reader;
 pub mod connection;
 pub mod event_loop;

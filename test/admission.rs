@@ -70,10 +70,10 @@ impl Host {
         let directory = TempDir::new();
         // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
         // that is open for writing cannot be started.
-        let copy = directory.path("uds_dist");
+        let copy = directory.path("uds_dist_sidecar");
         let copied = Program::new("cp").arg(BINARY).arg(copy).status();
         assert!(copied.expect("cp starts").success());
-        set_mode(&directory.path("uds_dist"), 0o755);
+        set_mode(&directory.path("uds_dist_sidecar"), 0o755);
         set_mode(&directory.path(""), 0o755);
         Some(Host { directory })
     }
@@ -93,7 +93,7 @@ impl Host {
 
     /// A sidecar of a user, as a VM starts it.
     fn sidecar(&self, user: User) -> Sidecar {
-        let mut program = Program::new(self.path("uds_dist"));
+        let mut program = Program::new(self.path("uds_dist_sidecar"));
         Sidecar::start_program(program.uid(user.uid).gid(user.gid))
     }
 
@@ -220,7 +220,7 @@ fn supplementary_groups_do_not_count() {
         format!("--regid={}", STRANGER.gid),
         format!("--groups={}", OWNER.gid),
     ]);
-    program.arg(host.path("uds_dist"));
+    program.arg(host.path("uds_dist_sidecar"));
     let mut peer = Sidecar::start_program(&mut program);
     admit(&mut peer, Base::Anybody, &[], &[]);
     assert_kept_out(&mut peer, &path);
@@ -436,7 +436,7 @@ mod abstract_names {
         sidecar.listen_with(0, &path, EVERYBODY);
         let mut program = Program::new("unshare");
         program.args(["--user", "--map-root-user", "--"]);
-        program.arg(host.path("uds_dist"));
+        program.arg(host.path("uds_dist_sidecar"));
         program.uid(STRANGER.uid).gid(STRANGER.gid);
         let works = Program::new("unshare")
             .args(["--user", "--map-root-user", "true"])
@@ -635,7 +635,7 @@ fn a_missing_directory_becomes_the_users_own() {
     let tmp = host.directory("tmp", ROOT, 0o1777);
     let mut program = Program::new("/bin/sh");
     program.args(["-c", "umask 0 && exec \"$0\" \"$@\""]);
-    program.arg(host.path("uds_dist"));
+    program.arg(host.path("uds_dist_sidecar"));
     let mut sidecar = Sidecar::start_program(program.uid(OWNER.uid).gid(OWNER.gid));
     sidecar.listen(tmp.join("run/a.sock"));
     let found = fs::metadata(tmp.join("run")).expect("a directory");

@@ -166,7 +166,7 @@ give_back_descriptors() ->
 %% A sidecar that is made believe that somebody else is its VM lets this one not in.
 channel_that_cannot_be_had_is_done_without(Config) ->
     Binary = filename:join(test_node:dir(Config), "other_vm"),
-    Script = ["#!/bin/sh\nexec ", uds_dist_config:sidecar_path(), " sidecar 1\n"],
+    Script = ["#!/bin/sh\nexec ", uds_dist_config:sidecar_path(), " 1\n"],
     ok = file:write_file(Binary, Script),
     ok = file:change_mode(Binary, 8#755),
     A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),

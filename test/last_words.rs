@@ -22,7 +22,6 @@ fn what_the_vm_wrote_before_it_ended_is_read_to_its_end() {
     let path = directory.path("peer.sock");
     let listener = UnixListener::bind(&path).expect("a listener");
     let mut sidecar = Program::new(BINARY)
-        .arg("sidecar")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

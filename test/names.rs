@@ -418,7 +418,7 @@ fn an_unwritable_directory_is_a_denied_permission() {
             ],
         );
     }
-    assert_eq!(directory.names(), ["theirs", "uds_dist"]);
+    assert_eq!(directory.names(), ["theirs", "uds_dist_sidecar"]);
     let theirs = fs::read_dir(directory.path("theirs")).expect("a directory");
     assert_eq!(theirs.count(), 0);
 }

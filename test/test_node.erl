@@ -572,7 +572,7 @@ now_ms() ->
 %% The system's view
 
 %% The sidecars of a VM, which starts its ports through a child of its own. A sidecar is known by
-%% its argument, whatever binary stands in for it.
+%% the name of its program; a script that stands in for it is the second word, behind its shell.
 sidecars(OsPid) ->
     Processes = processes_of_the_system(),
     [
@@ -582,8 +582,11 @@ sidecars(OsPid) ->
         {Pid, Grandparent, _Command} <- Processes,
         Grandparent =:= ChildSetup,
         {ok, CommandLine} <- [read_proc(["/proc/", integer_to_list(Pid), "/cmdline"])],
-        string:find(CommandLine, "\0sidecar\0") =/= nomatch
+        lists:any(fun is_sidecar/1, lists:sublist(string:lexemes(CommandLine, [0]), 2))
     ].
+
+is_sidecar(Word) ->
+    lists:suffix("sidecar", filename:basename(Word)).
 
 processes_of_the_system() ->
     {ok, Entries} = file:list_dir("/proc"),

@@ -1,4 +1,4 @@
-//! The command line: what one asks of a node without booting another one.
+//! The command line, program `uds_dist`: what one asks of a node without booting another one.
 //!
 //! It is a hidden node with a name that lasts as long as its connection: it listens nowhere, and
 //! `nodes()` does not have it. The way of a command goes through these rooms from top to bottom:
@@ -15,15 +15,14 @@
 //! | [`etf`]       | terms on the wire                                                           |
 //! | [`json`]      | terms as JSON                                                               |
 //! | [`names`]     | the nodes of a directory                                                    |
-//! | [`docs`]      | man pages and completions                                                   |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf` and `json` do no I/O.
+//! `arguments`, `location`, `handshake`, `etf` and `json` do no I/O. `write_docs.rs` is a program of its
+//! own, for `make install`: it makes man pages and completions of `arguments`.
 
 pub mod arguments;
 pub mod call;
 pub mod cookie;
-pub mod docs;
 pub mod etf;
 pub mod failure;
 pub mod handshake;
@@ -32,7 +31,6 @@ pub mod link;
 pub mod location;
 pub mod names;
 
-use crate::probe::{Probe, probe};
 use arguments::{Access, Printed, Program, Request};
 use call::{Form, Job, Outcome};
 use cookie::Source;
@@ -45,6 +43,7 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
+use uds_dist::probe::{Probe, probe};
 
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -99,10 +98,6 @@ fn carry_out(request: Request) -> Result<ExitCode, Failure> {
             print(&names::table(&names::list(&directory)?))
         }
         Request::Names(directory, Printed::Json) => print(&names::json(&names::list(&directory)?)),
-        Request::Docs(directory) => {
-            docs::write(&directory)?;
-            Ok(ExitCode::SUCCESS)
-        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! The nodes of a directory, found without speaking to any of them.
 
-use super::failure::{Failure, Kind};
-use super::json;
-use super::location::Directory;
-use crate::address::Address;
-use crate::ownership::lock_path;
-use crate::probe::{Probe, probe};
+use crate::failure::{Failure, Kind};
+use crate::json;
+use crate::location::Directory;
 use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use uds_dist::address::Address;
+use uds_dist::ownership::lock_path;
+use uds_dist::probe::{Probe, probe};
 
 /// A name, and what is known of its owner.
 #[derive(Debug, PartialEq, Eq)]

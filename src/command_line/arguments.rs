@@ -1,16 +1,16 @@
 //! The command line: its words, and what they mean. It looks into the environment, at nothing else.
 
-use super::call::Job;
-use super::cookie::{self, Source};
-use super::failure::EXIT_CODES;
-use super::json;
-use super::location::{Directory, Location};
-use crate::admission::{Base, Policy};
+use crate::call::Job;
+use crate::cookie::{self, Source};
+use crate::failure::EXIT_CODES;
+use crate::json;
+use crate::location::{Directory, Location};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use uds_dist::admission::{Base, Policy};
 
 const DIRECTORY_VARIABLE: &str = "UDS_DIST_DIR";
 
@@ -35,8 +35,6 @@ pub enum Request {
     Run(Access, Program, Printed),
     /// Which nodes there are.
     Names(Directory, Printed),
-    /// Writes man pages and completions below a directory.
-    Docs(PathBuf),
 }
 
 /// Which node, and how to talk to it.
@@ -117,11 +115,7 @@ pub fn parse(
             printed(matches),
         ),
         "names" => Request::Names(directory(matches, &variable), printed(matches)),
-        "docs" => Request::Docs(value(matches, "DIRECTORY").expect("it is required")),
-        _ => return Err(command().error(
-            clap::error::ErrorKind::InvalidSubcommand,
-            "the sidecar takes no further arguments: the VM starts it, with pipes for its stdin and stdout",
-        )),
+        other => unreachable!("{other} is defined below, and read nowhere"),
     })
 }
 
@@ -131,7 +125,7 @@ pub fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(
             "Talks to Erlang and Elixir nodes over Unix domain sockets, without being one.\n\n\
-             It is also the sidecar of those nodes, which they start themselves:\n\n    \
+             The nodes run with the distribution carrier uds_dist, as these do:\n\n    \
              erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp",
         )
         .after_help(format!("{}\n\n{EXIT_CODES}", environment()))
@@ -213,26 +207,6 @@ pub fn command() -> Command {
                 TIMEOUT,
             )
             .arg(json_arg()),
-        )
-        .subcommand(
-            Command::new("docs")
-                .about("Write man pages and shell completions, as below /usr/share")
-                .arg(
-                    Arg::new("DIRECTORY")
-                        .required(true)
-                        .value_parser(value_parser!(PathBuf)),
-                ),
-        )
-        .subcommand(
-            Command::new("sidecar")
-                .about("What a VM starts: not for use by hand")
-                .after_help(
-                    "It speaks the port protocol on stdin and stdout, and ends with the VM.\n\
-                     UDS_DIST_LOG in the environment says what to log on stderr: error, warn, info \
-                     (default), debug; UDS_DIST_SPIN how long it may stay awake while it waits, in \
-                     microseconds (0 to 1000).\nSIGUSR1 makes it log a table of its connections.",
-                )
-                .arg(Arg::new("MORE").num_args(0..).hide(true)),
         )
 }
 

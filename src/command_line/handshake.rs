@@ -13,8 +13,8 @@
 //! A name that the node gives is one that it takes back and gives to the next one: names of our own
 //! would each stay in its table of atoms for ever, and a health check every few seconds would fill that.
 
-use super::cookie::Cookie;
-use super::etf::Identity;
+use crate::cookie::Cookie;
+use crate::etf::Identity;
 use md5::{Digest, Md5};
 use std::fmt;
 use std::str;

@@ -1,9 +1,9 @@
 //! The parts of the command line that do no I/O: terms, JSON, the handshake's messages, arguments,
 //! and where the cookie comes from.
 
-mod port;
+mod fixtures;
 
-use port::TempDir;
+use fixtures::TempDir;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,14 +13,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uds_dist::address::Address;
 use uds_dist::admission::{Base, Policy};
-use uds_dist::client::arguments::{self, Access, Language, Printed, Program, Request};
-use uds_dist::client::call::Job;
-use uds_dist::client::cookie::{Cookie, Source};
-use uds_dist::client::etf::{Identity, Item, Malformed, Reader, Writer};
-use uds_dist::client::failure::{Failure, Kind};
-use uds_dist::client::handshake::{self, Challenge, Status};
-use uds_dist::client::json;
-use uds_dist::client::location::{Directory, Location};
+use uds_dist_command_line::arguments::{self, Access, Language, Printed, Program, Request};
+use uds_dist_command_line::call::Job;
+use uds_dist_command_line::cookie::{Cookie, Source};
+use uds_dist_command_line::etf::{Identity, Item, Malformed, Reader, Writer};
+use uds_dist_command_line::failure::{Failure, Kind};
+use uds_dist_command_line::handshake::{self, Challenge, Status};
+use uds_dist_command_line::json;
+use uds_dist_command_line::location::{Directory, Location};
 
 // --- terms ---------------------------------------------------------------------------------------
 
@@ -575,7 +575,8 @@ fn only_what_is_known_is_taken() {
         &["ping", "a", "b"],
         &["ping", "a", "--json"],
         &["ping", "a", "--cookie", "c", "--cookie-file", "f"],
-        &["sidecar", "again"],
+        &["sidecar"],
+        &["docs", "d"],
         &[],
         &[""],
     ] {

@@ -2,7 +2,7 @@
 //!
 //! The bytes of a term are translated in one pass: there is no tree of it in memory.
 
-use super::etf::{Item, Malformed, Reader};
+use crate::etf::{Item, Malformed, Reader};
 use std::fmt::{self, Write};
 use std::str;
 

@@ -1,10 +1,10 @@
 //! Where sockets are: the same places in which the carrier puts them (`uds_dist_config:address/2`).
 
-use super::failure::{Failure, Kind};
-use crate::address::Address;
+use crate::failure::{Failure, Kind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use uds_dist::address::Address;
 
 /// A `socket_dir`.
 #[derive(Debug, Clone, PartialEq, Eq)]

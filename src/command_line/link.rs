@@ -1,18 +1,18 @@
 //! A connection to a node: the socket, the handshake over it, and messages afterwards. Everything on
 //! it has one deadline, and ticks keep it open until then.
 
-use super::cookie::Cookie;
-use super::etf::Identity;
-use super::failure::{Failure, Kind};
-use super::handshake::{self, Challenge, MAX_MESSAGE, Status};
-use crate::address::Address;
-use crate::admission::Policy;
-use crate::os;
+use crate::cookie::Cookie;
+use crate::etf::Identity;
+use crate::failure::{Failure, Kind};
+use crate::handshake::{self, Challenge, MAX_MESSAGE, Status};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
+use uds_dist::address::Address;
+use uds_dist::admission::Policy;
+use uds_dist::os;
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
 /// may be a few seconds. So much less than that.
@@ -318,7 +318,7 @@ impl Handshake<'_> {
         }
         match stage {
             Stage::Name => {
-                let user = nix::unistd::geteuid();
+                let user = rustix::process::geteuid();
                 let problem = format!(
                     "hung up without an answer: it does not admit uid {user} (its log says so), or \
                      it is going down"
@@ -355,11 +355,10 @@ enum Stage {
 
 /// It only tells people of the node's side where we were.
 fn host_name() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "localhost".into())
+    match rustix::system::uname().nodename().to_str() {
+        Ok(name) if !name.is_empty() => name.into(),
+        _ => "localhost".into(),
+    }
 }
 
 /// Nobody should know our challenge before, and have its digest from elsewhere.

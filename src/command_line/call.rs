@@ -4,9 +4,9 @@
 //! spawn request for `erl_eval:exprs/2`, and so neither needs a module of ours in the node nor a
 //! server that answers calls.
 
-use super::etf::{Item, Malformed, Reader, Writer};
-use super::failure::{Failure, Kind};
-use super::link::Link;
+use crate::etf::{Item, Malformed, Reader, Writer};
+use crate::failure::{Failure, Kind};
+use crate::link::Link;
 
 /// Interpreted in the node.
 const AGENT: &str = include_str!("agent.exprs");

@@ -1,6 +1,6 @@
 //! Where the cookie comes from, and who else may know it.
 
-use super::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
