@@ -5,8 +5,8 @@ mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
 mod write_docs;
 
-use fixtures::{TempDir, bytes, limited, read, read_to_end};
-use nix::sys::signal::Signal;
+use fixtures::{TempDir, bytes, kill, limited, read, read_to_end};
+use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -218,7 +218,7 @@ fn names_are_listed_with_what_is_known_of_them() {
     let _other = UnixListener::bind(directory.path("other.sock")).expect("a socket");
     drop(UnixListener::bind(directory.path("dead.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
-    let us = (std::process::id(), nix::unistd::geteuid());
+    let us = (std::process::id(), rustix::process::geteuid());
     let output = run(&directory, &["names", "--json"]);
     let expected = format!(
         r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"other","pid":{},"uid":{},"state":"up"}},{{"name":"up","pid":4711,"uid":{},"state":"up"}}]"#,
@@ -254,7 +254,7 @@ fn abstract_names_are_listed() {
         .expect("a row")
         .split_whitespace()
         .collect();
-    let uid = nix::unistd::geteuid().to_string();
+    let uid = rustix::process::geteuid().to_string();
     assert_eq!(row, ["n", &std::process::id().to_string(), &uid, "up"]);
 }
 
@@ -672,11 +672,10 @@ fn a_signal_ends_a_command() {
     let (stream, _) = listener.accept().expect("a connection");
     let mut stream = limited(stream);
     receive(&mut stream);
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    kill(child.id(), Signal::TERM).expect("it runs");
     assert_eq!(read_to_end(&mut stream), b"");
     let status = child.wait().expect("it ends");
-    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
 }
 
 // --- what it says of itself ----------------------------------------------------------------------

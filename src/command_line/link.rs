@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 use uds_dist::address::Address;
-use uds_dist::admission::Policy;
 use uds_dist::os;
+use uds_dist::peer::Policy;
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
 /// may be a few seconds. So much less than that.
@@ -154,8 +154,9 @@ impl Link {
 
 fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
     let Peer { node, address, .. } = peer;
-    let socket_address = address.to_socket_address().map_err(|failure| {
-        let explanation = format!("{}; give another --dir", failure.explanation);
+    let socket_address = os::socket_address(address).map_err(|error| {
+        let explanation =
+            format!("{address} cannot be a socket address: {error}; give another --dir");
         Failure::new(Kind::Usage, explanation)
     })?;
     loop {
@@ -196,7 +197,7 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
 fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
-    if !peer.policy.admits(&credentials) {
+    if !peer.policy.admits(&credentials, os::own_uid()) {
         return Err(Failure::new(
             Kind::Refused,
             format!(
@@ -318,7 +319,7 @@ impl Handshake<'_> {
         }
         match stage {
             Stage::Name => {
-                let user = rustix::process::geteuid();
+                let user = os::own_uid();
                 let problem = format!(
                     "hung up without an answer: it does not admit uid {user} (its log says so), or \
                      it is going down"

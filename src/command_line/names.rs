@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use uds_dist::address::Address;
-use uds_dist::ownership::lock_path;
-use uds_dist::probe::{Probe, probe};
+use uds_dist::door::ownership::lock_path;
+use uds_dist::door::probe::{Probe, probe};
 
 /// A name, and what is known of its owner.
 #[derive(Debug, PartialEq, Eq)]

@@ -42,13 +42,19 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match EventLoop::new(vm_pid, spin).and_then(EventLoop::run) {
+    match run(vm_pid, spin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(vm_pid: Option<u32>, spin: Duration) -> io::Result<()> {
+    let mut event_loop = EventLoop::new(io::stdin(), io::stdout(), vm_pid, spin)?;
+    event_loop.catch_signals()?;
+    event_loop.run()
 }
 
 /// The process that may have sockets handed over, if the VM names it; `None` for other arguments.

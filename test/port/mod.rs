@@ -10,10 +10,9 @@
 mod fixtures;
 
 pub use fixtures::*;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -24,10 +23,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use uds_dist::failure::Reason;
 use uds_dist::os;
-use uds_dist::protocol::{
-    Command, ConnId, Credentials, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD,
-    Reason, Report, WINDOW, data_head,
+use uds_dist::peer::Credentials;
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{
+    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD, Report, WINDOW,
 };
 
 /// More bytes than a window and the largest buffer that a socket gets.
@@ -144,7 +145,7 @@ impl Sidecar {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("a live process");
+        kill(self.pid(), signal).expect("a live process");
     }
 
     // What the VM says
@@ -165,7 +166,7 @@ impl Sidecar {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !wait(&*stdin, PollFlags::POLLOUT, deadline) {
+                    if !wait(&*stdin, PollFlags::OUT, deadline) {
                         self.fail("the sidecar to read its stdin");
                     }
                 }
@@ -537,7 +538,7 @@ impl Sidecar {
     /// Reads stdout once.
     fn pump(&mut self, deadline: Instant) -> Pumped {
         let stdout = self.stdout.as_mut().expect("stdout is open");
-        if !wait(&*stdout, PollFlags::POLLIN, deadline) {
+        if !wait(&*stdout, PollFlags::IN, deadline) {
             return Pumped::Nothing;
         }
         let mut buffer = vec![0; 256 << 10];
@@ -680,10 +681,10 @@ fn first_packet(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).expect("a short time");
-        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
+        let timeout = Timespec::try_from(left).expect("a short time");
+        match poll(&mut [PollFd::new(&fd, events)], Some(&timeout)) {
             Ok(0) if Instant::now() >= deadline => return false,
-            Ok(0) | Err(Errno::EINTR) => (),
+            Ok(0) | Err(Errno::INTR) => (),
             Ok(_) => return true,
             Err(errno) => panic!("poll: {errno}"),
         }
@@ -701,7 +702,7 @@ pub fn after_shell(setup: &str) -> Program {
 /// users. The binary stands in `directory`: that user may not be able to reach it elsewhere.
 pub fn as_nobody(directory: &TempDir) -> Option<Program> {
     const NOBODY: u32 = 65534;
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can start a sidecar as another user");
         return None;
     }

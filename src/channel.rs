@@ -5,14 +5,14 @@
 //! Where there are no abstract names (outside Linux), no socket is handed over.
 
 use crate::os;
+use crate::token::Source;
 use mio::net::{UnixListener, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 
-/// The VM connects once; whoever else tries is turned away at once.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// The VM connects once, and any other process is turned away at once.
 const BACKLOG: i32 = 16;
 
 /// How far the channel has come.
@@ -25,32 +25,32 @@ enum State {
         address: Vec<u8>,
         vm_pid: u32,
     },
-    /// The VM has.
+    /// The VM has come in.
     Open(UnixStream),
 }
 
 /// The sidecar's end of the channel.
-pub struct Handover {
+pub struct Channel {
     state: State,
     passed: u64,
 }
 
-impl Handover {
+impl Channel {
     /// No socket can be passed.
-    pub fn off() -> Handover {
-        Handover {
+    pub fn off() -> Channel {
+        Channel {
             state: State::Off,
             passed: 0,
         }
     }
 
-    /// Offers the channel to the VM with this process number. `token` becomes ready when somebody is
-    /// there to [`accept`](Self::accept).
-    pub fn offer(vm_pid: u32, registry: &Registry, token: Token) -> Handover {
-        let mut handover = Handover::off();
-        match listen(registry, token) {
+    /// Offers the channel to the VM with this process number. [`Source::Channel`] becomes ready when
+    /// somebody is there to [`accept`](Self::accept).
+    pub fn offer(vm_pid: u32, registry: &Registry) -> Channel {
+        let mut channel = Channel::off();
+        match listen(registry) {
             Ok((listener, address)) => {
-                handover.state = State::Offered {
+                channel.state = State::Offered {
                     listener,
                     address,
                     vm_pid,
@@ -58,7 +58,7 @@ impl Handover {
             }
             Err(error) => log::debug!("sockets are not handed over: {error}"),
         }
-        handover
+        channel
     }
 
     /// Where the VM has to connect; empty if it cannot.
@@ -105,18 +105,12 @@ impl Handover {
 
 fn is_vm(stream: &UnixStream, vm_pid: u32) -> bool {
     os::peer_credentials(stream)
-        .is_ok_and(|peer| peer.process() == Some(vm_pid) && os::is_own_user(peer.uid))
+        .is_ok_and(|peer| peer.process() == Some(vm_pid) && peer.uid == os::own_uid())
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn listen(registry: &Registry, token: Token) -> io::Result<(UnixListener, Vec<u8>)> {
-    let (socket, address) = os::nameless_listener(BACKLOG)?;
+fn listen(registry: &Registry) -> io::Result<(UnixListener, Vec<u8>)> {
+    let (socket, address) = os::abstract_listener(BACKLOG)?;
     let mut listener = UnixListener::from_std(StdUnixListener::from(socket));
-    registry.register(&mut listener, token, Interest::READABLE)?;
+    registry.register(&mut listener, Source::Channel.into(), Interest::READABLE)?;
     Ok((listener, address))
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn listen(_: &Registry, _: Token) -> io::Result<(UnixListener, Vec<u8>)> {
-    Err(io::ErrorKind::Unsupported.into())
 }

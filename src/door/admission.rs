@@ -1,10 +1,11 @@
-//! Who may be at the other end of a connection. The caller asks the kernel who it is.
+//! Applies the policy that says who may be a peer, and says how often a refusal is worth a log line. No
+//! I/O: the caller asks the kernel who the peer is.
 //!
 //! The check comes before the first byte of a handshake, on both sides: a stranger who connects
 //! learns nothing, and neither does one who listens where a node was expected.
 
 use crate::os;
-use crate::protocol::Credentials;
+use crate::peer::{Base, Credentials, Policy};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -15,54 +16,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// a user namespace may have 65536, and should not fill the disk with them.
 const MAX_REMEMBERED: usize = 100;
 
-/// The users and groups that are let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Whom to let in besides those named.
-    pub base: Base,
-    /// Effective users.
-    pub uids: Vec<u32>,
-    /// Effective groups.
-    pub gids: Vec<u32>,
-}
-
-/// What a [`Policy`] adds to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Base {
-    /// Only those who are named.
-    Nobody = 0,
-    /// Our own effective user, and root, who could do anything anyway.
-    OwnUserAndRoot = 1,
-    /// Whoever the file system lets connect.
-    Anybody = 2,
-}
-
-impl Policy {
-    /// A policy that names nobody.
-    pub fn just(base: Base) -> Policy {
-        Policy {
-            base,
-            uids: Vec::new(),
-            gids: Vec::new(),
-        }
-    }
-
-    /// Whether it lets this peer in.
-    pub fn admits(&self, peer: &Credentials) -> bool {
-        let by_base = match self.base {
-            Base::Nobody => false,
-            Base::OwnUserAndRoot => os::is_trusted_owner(peer.uid),
-            Base::Anybody => true,
-        };
-        by_base || self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid)
-    }
-}
-
 /// Applies a policy, and keeps count of whom it has refused.
 #[derive(Debug)]
 pub struct Admission {
     policy: Policy,
+    own_uid: u32,
     refused: HashMap<u32, Refused>,
 }
 
@@ -84,6 +42,7 @@ impl Default for Admission {
     fn default() -> Self {
         Admission {
             policy: Policy::just(Base::OwnUserAndRoot),
+            own_uid: os::own_uid(),
             refused: HashMap::new(),
         }
     }
@@ -97,7 +56,7 @@ impl Admission {
 
     /// Lets the peer in or not.
     pub fn check(&mut self, peer: &Credentials, now: Instant) -> Result<(), Refusal> {
-        if self.policy.admits(peer) {
+        if self.policy.admits(peer, self.own_uid) {
             return Ok(());
         }
         let Some(refused) = self.refused.get_mut(&peer.uid) else {
@@ -156,7 +115,7 @@ mod tests {
     #[test]
     fn admits_ourselves_and_root_by_default() {
         let mut admission = Admission::default();
-        let us = nix::unistd::geteuid().as_raw();
+        let us = os::own_uid();
         let now = Instant::now();
         assert!(admission.check(&peer(us, 1), now).is_ok());
         assert!(admission.check(&peer(0, 1), now).is_ok());
