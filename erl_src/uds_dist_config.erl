@@ -388,7 +388,7 @@ format_address(Path) -> Path.
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
     case os:getenv("UDS_DIST_SIDECAR", "") of
-        "" -> filename:join(priv_dir(), "uds_dist");
+        "" -> filename:join(priv_dir(), "uds_dist_sidecar");
         Path -> Path
     end.
 

@@ -8,7 +8,7 @@
 start() ->
     Path = uds_dist_config:sidecar_path(),
     Options = [
-        {args, ["sidecar", os:getpid()]}, {env, environment()}, {packet, 4}, binary, use_stdio, exit_status
+        {args, [os:getpid()]}, {env, environment()}, {packet, 4}, binary, use_stdio, exit_status
     ],
     try
         {ok, open_port({spawn_executable, Path}, Options)}
