@@ -3,8 +3,8 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
+use rustix::net::SocketAddrUnix;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::{ErrorKind, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -12,8 +12,9 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
+use uds_dist::failure::Reason;
 use uds_dist::os;
-use uds_dist::protocol::{ConnId, Reason, Report};
+use uds_dist::port::protocol::{ConnId, Report};
 
 /// A sidecar that listens, the VM's end of its channel, and where peers connect.
 struct Vm {
@@ -81,7 +82,7 @@ impl Vm {
 /// Connects to the channel as the VM does.
 fn enter(address: &[u8]) -> std::io::Result<UnixStream> {
     let name = address.strip_prefix(&[0]).expect("an abstract name");
-    let address = UnixAddr::new_abstract(name).expect("an address");
+    let address = SocketAddrUnix::new_abstract_name(name).expect("an address");
     Ok(limited(UnixStream::from(os::connect(&address)?)))
 }
 
@@ -198,7 +199,7 @@ fn the_sidecar_keeps_nothing_of_it() {
     for (socket, peer) in &mut sockets {
         assert_connected(socket, peer);
     }
-    vm.sidecar.signal(nix::sys::signal::Signal::SIGUSR1);
+    vm.sidecar.signal(rustix::process::Signal::USR1);
     vm.sidecar
         .expect_log("0 shaking hands, 10 handed over so far");
 }

@@ -9,7 +9,8 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
-use uds_dist::protocol::{ConnId, Reason, Report, WINDOW};
+use uds_dist::failure::Reason;
+use uds_dist::port::protocol::{ConnId, Report, WINDOW};
 
 /// MAX_HANDSHAKES of the sidecar.
 const HANDSHAKES: usize = 128;

@@ -202,7 +202,7 @@ report("KEPT", #{"conn" := Conn}) ->
 peer(#{"uid" := Uid, "gid" := Gid, "pid" := Pid}) ->
     #{uid => Uid, gid => Gid, pid => Pid}.
 
-%% In the order of Reason in src/protocol.rs.
+%% In the order of Reason in src/failure.rs.
 reason(Number) ->
     lists:nth(Number, [
         duplicate_name,
@@ -394,7 +394,7 @@ push_all(Pieces) ->
     {lists:flatten(Frames), Buffer}.
 
 %% ---------------------------------------------------------------------------------------------
-%% Windows, at the same boundaries as in src/window.rs
+%% Windows, at the same boundaries as in src/peers/window.rs
 
 sender_stops_at_exactly_a_window(_Config) ->
     Sender = uds_dist_window:sent(99, uds_dist_window:sender(100)),

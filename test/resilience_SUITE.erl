@@ -115,7 +115,7 @@ killed_sidecar_is_replaced(Config) ->
 
 %% Milliseconds that this VM takes to run the sidecar's binary for nothing: how busy the machine is.
 start_time() ->
-    {Time, "uds_dist " ++ _} = timer:tc(os, cmd, [uds_dist_config:sidecar_path() ++ " --version"]),
+    {Time, "uds_dist_sidecar: " ++ _} = timer:tc(os, cmd, [uds_dist_config:sidecar_path() ++ " - 2>&1"]),
     Time div 1000.
 
 %% Milliseconds between the reports that the sidecar is gone and that a new one listens. (What this

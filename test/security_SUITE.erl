@@ -79,8 +79,8 @@ init_per_suite(Config) ->
     Lib = filename:dirname(filename:dirname(code:which(uds_dist))),
     "" = os:cmd(
         lists:flatten(
-            io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s && chmod -R a+rX ~s", [
-                Copy, Lib, Lib, uds_dist_config:sidecar_path(), Copy, Copy
+            io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s ~s && chmod -R a+rX ~s", [
+                Copy, Lib, Lib, uds_dist_config:sidecar_path(), test_project:command_line(), Copy, Copy
             ])
         )
     ),
@@ -142,7 +142,7 @@ node_of(User, Group, Name, Settings, Options, Config) ->
 user_options(User, Group, Settings, Options, Config) ->
     Copy = proplists:get_value(copy, Config),
     Env = [
-        {"UDS_DIST_SIDECAR", filename:join(Copy, "uds_dist")},
+        {"UDS_DIST_SIDECAR", filename:join(Copy, "uds_dist_sidecar")},
         {"HOME", dir(Config)}
         | maps:get(env, Options, [])
     ],
@@ -465,7 +465,7 @@ the_cookie_stays_in_the_vm(Config) ->
     Pid = sidecar(Alice),
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
     VmPid = integer_to_binary(os_pid(Alice)),
-    ?assertMatch([_, <<"sidecar">>, VmPid, <<>>], binary:split(CommandLine, <<0>>, [global])),
+    ?assertMatch([_, VmPid, <<>>], binary:split(CommandLine, <<0>>, [global])),
     ?assertEqual([], environment(Pid)),
     %% Who calls it says nothing, and hears nothing.
     Tmp = proplists:get_value(tmp, Config),

@@ -6,10 +6,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-use mio::{Events, Poll, Token};
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use proptest::prelude::*;
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -19,10 +17,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use uds_dist::handover::Handover;
-use uds_dist::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW, data_head};
-use uds_dist::switchboard::{FIRST_TOKEN, Switchboard};
-use uds_dist::vm_port::VmPort;
+use uds_dist::event_loop::EventLoop;
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW};
 
 /// What happens next. Indices choose among the connections there are.
 #[derive(Debug, Clone)]
@@ -135,12 +132,9 @@ impl Model {
     }
 }
 
-/// A switchboard, its VM and its peers.
+/// A sidecar, its VM and its peers.
 struct World {
-    poll: Poll,
-    events: Events,
-    switchboard: Switchboard,
-    port: VmPort<OwnedFd, OwnedFd>,
+    sidecar: EventLoop<OwnedFd, OwnedFd>,
     /// The VM's ends of the port.
     to_sidecar: File,
     from_sidecar: File,
@@ -163,17 +157,12 @@ impl World {
         let name = format!("uds_dist_model.{}.{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
-        let poll = Poll::new().unwrap();
-        let switchboard = Switchboard::new(poll.registry().try_clone().unwrap(), Handover::off());
         let elsewhere = UnixListener::bind(directory.join("elsewhere")).unwrap();
-        let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let (stdin, to_sidecar) = pipe2(flags).unwrap();
-        let (from_sidecar, stdout) = pipe2(flags).unwrap();
+        let flags = PipeFlags::NONBLOCK | PipeFlags::CLOEXEC;
+        let (stdin, to_sidecar) = pipe_with(flags).unwrap();
+        let (from_sidecar, stdout) = pipe_with(flags).unwrap();
         let mut world = World {
-            poll,
-            events: Events::with_capacity(64),
-            switchboard,
-            port: VmPort::new(stdin, stdout),
+            sidecar: EventLoop::new(stdin, stdout, None, Duration::ZERO).unwrap(),
             to_sidecar: to_sidecar.into(),
             from_sidecar: from_sidecar.into(),
             elsewhere,
@@ -207,34 +196,26 @@ impl World {
     /// What the VM writes; false when the sidecar would end.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let count = self.to_sidecar.write(bytes).unwrap();
-            bytes = &bytes[count..];
-            self.port.stdin_ready(false);
-            while self.port.is_readable() {
-                if self.port.read(&mut self.switchboard).is_err() {
-                    return false;
-                }
+            match self.to_sidecar.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if !self.turn() {
+                return false;
             }
         }
         true
     }
 
-    /// Turns of the loop until there is nothing to do.
-    fn turn(&mut self) {
+    /// Turns of the loop until there is nothing to do; false when the sidecar would end.
+    fn turn(&mut self) -> bool {
         loop {
-            self.poll
-                .poll(&mut self.events, Some(Duration::ZERO))
-                .unwrap();
-            for event in &self.events {
-                assert!(event.token() >= Token(FIRST_TOKEN));
-                self.switchboard.readiness(event);
+            match self.sidecar.turn(Some(Duration::ZERO)) {
+                Err(_) => return false,
+                Ok(vm_lives) => assert!(vm_lives),
             }
-            assert!(self.port.write(&mut self.switchboard).unwrap());
-            self.switchboard.write();
-            self.switchboard.accept();
-            self.switchboard.read();
-            if self.events.is_empty() && !self.switchboard.has_work() {
-                return;
+            if !self.sidecar.had_events() && !self.sidecar.has_work() {
+                return true;
             }
         }
     }
@@ -347,12 +328,11 @@ impl World {
 
     /// The VM reads some of its port and checks what it is told.
     fn vm_reads(&mut self, count: usize) {
-        assert!(self.port.write(&mut self.switchboard).unwrap());
+        assert!(self.turn());
         let read = (&self.from_sidecar).take(count as u64);
         if let Err(error) = { read }.read_to_end(&mut self.partly_read) {
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
         }
-        self.port.stdout_ready();
         while let Some((head, rest)) = self.partly_read.split_first_chunk::<4>() {
             let length = u32::from_be_bytes(*head) as usize;
             if rest.len() < length {
@@ -408,7 +388,7 @@ impl World {
                 );
                 model.ended = true;
             }
-            Report::Connected { .. } | Report::Listening { .. } => (),
+            Report::Hello { .. } | Report::Connected { .. } | Report::Listening { .. } => (),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -420,7 +400,7 @@ impl World {
         }
         loop {
             let before = self.progress();
-            self.turn();
+            assert!(self.turn());
             self.vm_reads(usize::MAX);
             for conn in self.models.keys().copied().collect::<Vec<_>>() {
                 self.take_with(&Step::VmEstablishes(0), conn);
@@ -483,7 +463,7 @@ proptest! {
         let mut world = World::new();
         for step in &steps {
             prop_assert!(world.take(step));
-            world.turn();
+            prop_assert!(world.turn());
         }
         match last {
             // The sidecar may go on, if it was not nonsense after all, or end; but not panic.

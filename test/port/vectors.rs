@@ -1,8 +1,9 @@
 //! Reads the golden vectors; the file says what its lines mean.
 
 use std::collections::BTreeMap;
-use uds_dist::admission::{Base, Policy};
-use uds_dist::protocol::{Command, Credentials, Reason, Report};
+use uds_dist::failure::Reason;
+use uds_dist::peer::{Base, Credentials, Policy};
+use uds_dist::port::protocol::{Command, Report};
 
 const VECTORS: &str = include_str!("../port_protocol.vectors");
 
