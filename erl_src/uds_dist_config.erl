@@ -500,8 +500,15 @@ sidecar_path() ->
             Given -> Given
         end,
     case absolute(bytes(Path)) of
-        {ok, Absolute} -> Absolute;
+        {ok, Absolute} -> filename(Absolute);
         error -> Path
+    end.
+
+%% A path as the VM writes it, if its bytes are text in the VM's encoding of names.
+filename(Bytes) ->
+    case unicode:characters_to_list(Bytes, file:native_name_encoding()) of
+        Chars when is_list(Chars) -> Chars;
+        _ -> Bytes
     end.
 
 priv_dir() ->

@@ -8,7 +8,7 @@
 
 -export([new/0, open/4, put_off/2, move/4, close/2]).
 -export([up/1, down/1, listening/2, listen_failed/5, unlistened/2, lost/3, timeout/1]).
--export([name/1, wanted/1, actual/1]).
+-export([name/1, wanted/1, actual/1, is_requested/1]).
 
 -export_type([listener/0, place/0, tag/0, effect/0]).
 
@@ -75,6 +75,10 @@ name(#listener{name = Name}) -> Name.
 
 -spec wanted(listener()) -> wanted().
 wanted(#listener{wanted = Wanted}) -> Wanted.
+
+%% Whether somebody waits for the end of a request.
+-spec is_requested(listener()) -> boolean().
+is_requested(#listener{request = Request}) -> Request =/= undefined.
 
 %% The place where it listens now.
 -spec actual(listener()) -> none | place().
@@ -144,7 +148,7 @@ down(Listener = #listener{request = Request}) ->
     Listener1 = Listener#listener{is_up = false, sockets = #{}},
     case Request of
         undefined -> settle(Listener1);
-        #request{} -> failed(sidecar_failed, "the sidecar failed, as the log says", Listener1)
+        #request{} -> failed(sidecar_failed, "the sidecar failed", Listener1)
     end.
 
 -spec listening(id(), listener()) -> result().

@@ -315,8 +315,12 @@ sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Confi
     State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
     State2 = listener(fun uds_dist_listener:up/1, want_channel(Config, State1)),
     dialer(fun uds_dist_dialer:up/1, State2);
-sidecar({down, Down}, State = #state{connections = Connections}) ->
-    ok = uds_dist_log:sidecar_ended(Down, uds_dist_connections:count(Connections)),
+sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connections}) ->
+    %% To whoever waits for it, it is news every time.
+    IsAwaited = uds_dist_listener:is_requested(State#state.listener),
+    ok = uds_dist_log:sidecar_ended(
+        Down#{is_news := IsNews orelse IsAwaited}, uds_dist_connections:count(Connections)
+    ),
     State1 = State#state{
         connections = uds_dist_connections:sidecar_ended(Connections),
         channel = uds_dist_channel:close(State#state.channel)
@@ -542,6 +546,9 @@ request_done({Whose, _}, {error, Reason, Explanation}, State) ->
     State.
 
 %% net_kernel has a message of its own for a name in use.
+cannot_listen(_Name, sidecar_failed, _Explanation) ->
+    %% The line about the sidecar says it all.
+    {error, sidecar_failed};
 cannot_listen(Name, Reason, Explanation) ->
     ok = uds_dist_log:cannot_listen(Name, Explanation),
     case Reason of
