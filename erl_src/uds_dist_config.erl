@@ -5,7 +5,7 @@
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
--export([settings/1]).
+-export([settings/1, check_command_name/2, is_embedded/0]).
 -export([sidecar_path/0, remember_working_directory/0]).
 -export([check_socket_dir/3, limit/1]).
 
@@ -243,7 +243,8 @@ is_relative(Value) ->
         error:badarg -> false
     end.
 
-%% As the start scripts of releases start a VM.
+%% Whether this is a release: their start scripts start a VM so.
+-spec is_embedded() -> boolean().
 is_embedded() ->
     case init:get_argument(mode) of
         {ok, Modes} -> lists:member(["embedded"], Modes);
@@ -428,6 +429,22 @@ place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
     case address(Name, Config) of
         {ok, Address} -> {ok, {Address, Backlog, Mode}};
         {error, _} = Error -> Error
+    end.
+
+%% Whether the commands of a release fit too: `remote`, `rpc` and the like run in nodes of their own, whose
+%% names are nine characters longer.
+-spec check_command_name(undefined | atom(), config()) -> ok | {error, explanation()}.
+check_command_name(undefined, _) ->
+    ok;
+check_command_name(Name, Config) ->
+    case address(list_to_atom("rpc-xxxx-" ++ atom_to_list(Name)), Config) of
+        {ok, _} ->
+            ok;
+        {error, Explanation} ->
+            {error, [
+                "the commands of a release that connect under longer names (remote, rpc) will not work: ",
+                Explanation
+            ]}
     end.
 
 %% Where the node of this name listens: everything after @ is ignored.

@@ -188,7 +188,7 @@ connection(#conn{controller = Controller, input_handler = InputHandler}, Address
 add(Link, Peer, {Called, Supervisor}, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor, opened = Opened} = Connections,
     Counters = uds_dist_counters:new(),
-    InputHandler = uds_dist_input:start(Link, Counters),
+    InputHandler = uds_dist_input:start(Link, Called, Counters),
     Controller = uds_dist_controller:start(Link, #{
         input_handler => InputHandler, supervisor => Supervisor, counters => Counters
     }),

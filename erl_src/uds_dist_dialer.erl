@@ -5,7 +5,7 @@
 
 -export([new/0, dial/4, put_off/4, take_put_off/1]).
 -export([up/1, down/1, connected/2, connect_failed/5, timeout/2]).
--export([reached/2]).
+-export([reached/2, failed/4]).
 
 -export_type([dialer/0, key/0, tag/0, effect/0]).
 
@@ -132,9 +132,23 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
             Retries = lists:merge(Dialer#dialer.retries, [{Due, Request}]),
             {timer(Retries, Now), Dialer1#dialer{retries = Retries}};
         false ->
-            {Effects, Dialer2} = unreachable(Node, Explanation, Now, Dialer1),
+            {Effects, Dialer2} =
+                case Reason =:= not_listening andalso is_dynamic(Node) of
+                    true -> {[], Dialer1};
+                    false -> unreachable(Node, Explanation, Now, Dialer1)
+                end,
             {[{failed, Tag, Reason} | Effects], Dialer2}
     end.
+
+%% A node that was given its name by another one, such as a remote shell, never listens. When it is gone,
+%% somebody may still ask for it. Such names are thirteen digits of base 36 or a few less.
+is_dynamic(Node) ->
+    [Name | _] = string:split(atom_to_list(Node), "@"),
+    length(Name) >= 10 andalso
+        length(Name) =< 13 andalso
+        lists:all(
+            fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
+        ).
 
 %% The timer has run out.
 -spec timeout(Now :: integer(), dialer()) -> result().
@@ -145,6 +159,11 @@ timeout(Now, Dialer = #dialer{retries = Retries}) ->
 
 timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
+
+%% A connection to a node was made, and came to nothing.
+-spec failed(node(), uds_dist_config:explanation(), Now :: integer(), dialer()) -> result().
+failed(Node, Explanation, Now, Dialer) ->
+    unreachable(Node, Explanation, Now, Dialer).
 
 %% Whoever asks for a node that is not there tends to ask again and again.
 unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->

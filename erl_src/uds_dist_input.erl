@@ -9,7 +9,7 @@
 -module(uds_dist_input).
 -behaviour(gen_server).
 
--export([start/2]).
+-export([start/3]).
 -export([recv/2]).
 %% For the controller.
 -export([established/3, output_failed/2]).
@@ -18,6 +18,8 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -record(state, {
+    owner :: pid(),
+    called :: undefined | node(),
     transport = uds_dist_relay :: module(),
     input :: uds_dist_transport:input(),
     counters :: uds_dist_counters:counters(),
@@ -34,9 +36,13 @@
 -type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
 %% Starts the handler for a connection of the sidecar's. The caller is the owner of the port.
--spec start(uds_dist_relay:link(), uds_dist_counters:counters()) -> pid().
-start(Link, Counters) ->
+%% Called is the node that we have connected to; undefined if the peer has connected to us.
+-spec start(uds_dist_relay:link(), Called :: undefined | node(), uds_dist_counters:counters()) ->
+    pid().
+start(Link, Called, Counters) ->
     State = #state{
+        owner = self(),
+        called = Called,
         input = uds_dist_relay:input(Link),
         phase = {handshake, <<>>, undefined},
         counters = Counters
@@ -146,6 +152,7 @@ handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
         {ok, Packet, Rest} ->
             case uds_dist_reflection:is_ours(Packet) of
                 false ->
+                    ok = look_at_name(Packet, State),
                     gen_server:reply(Waiter, {ok, binary_to_list(Packet)}),
                     State#state{phase = {handshake, binary:copy(Rest), undefined}};
                 true ->
@@ -160,6 +167,17 @@ handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
             ok = uds_dist_log:too_long(Length),
             refuse(Waiter, State)
     end.
+
+%% The name of the node that answers is in its challenge. dist_util ends the handshake if it is not the one
+%% that was called, and says so to nobody.
+look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/binary>>, State) ->
+    #state{owner = Owner, called = Called} = State,
+    case Called =:= undefined orelse atom_to_binary(Called, utf8) =:= Name of
+        true -> ok;
+        false -> uds_dist_port:another_node(Owner, Called, Name)
+    end;
+look_at_name(_, _) ->
+    ok.
 
 %% No more packets of this handshake are of interest. dist_util ends it.
 refuse(Waiter, State) ->

@@ -135,7 +135,7 @@ too_long(Length) ->
 
 -spec unreachable(node(), line()) -> ok.
 unreachable(Node, Explanation) ->
-    ?LOG_NOTICE("uds_dist: cannot connect to ~ts: ~ts", [Node, Explanation]).
+    notice(io_lib:format("cannot connect to ~ts: ~ts", [Node, Explanation])).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -144,8 +144,27 @@ unreachable(Node, Explanation) ->
 mistake(Class, Reason, Stack) ->
     failure("internal error ~0tp:~0tp in ~0tp", [Class, Reason, Stack]).
 
+%% The stdout of a script belongs to the script: there a notice goes to stderr.
 notice(Line) ->
-    ?LOG_NOTICE("uds_dist: ~ts", [Line]).
+    case is_script() of
+        true ->
+            ?LOG_INFO("uds_dist: ~ts", [Line]),
+            io:put_chars(standard_error, ["uds_dist: ", Line, $\n]);
+        false ->
+            ?LOG_NOTICE("uds_dist: ~ts", [Line])
+    end.
+
+is_script() ->
+    lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
+        not uds_dist_config:is_embedded() andalso
+        whereis(standard_error) =/= undefined andalso
+        logs_to_stdout().
+
+logs_to_stdout() ->
+    case logger:get_handler_config(default) of
+        {ok, #{module := logger_std_h, config := #{type := standard_io}}} -> true;
+        _ -> false
+    end.
 
 %% While kernel starts there is no handler that would print an error before the VM ends, which is what an
 %% error does to a boot; then the line goes to stderr right away.

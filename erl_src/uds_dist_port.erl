@@ -17,8 +17,8 @@
 -export([info/0, connections/0]).
 %% For uds_dist_acceptor.
 -export([accept/1]).
-%% For uds_dist_controller.
--export([established/4]).
+%% For uds_dist_controller and uds_dist_input.
+-export([established/4, another_node/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 
 -define(SERVER, ?MODULE).
@@ -141,6 +141,11 @@ connect(Node, GiveUp) ->
 established(Owner, Connection, Node, DHandle) ->
     gen_server:cast(Owner, {established, Connection, Node, DHandle}).
 
+%% The node that we have called is another one, by its own words.
+-spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
+another_node(Owner, Called, Name) ->
+    gen_server:cast(Owner, {another_node, Called, Name}).
+
 %% ---------------------------------------------------------------------------------------------
 
 -spec init([]) -> {ok, #state{}}.
@@ -240,6 +245,10 @@ describe(#state{listener = Listener, config = Config} = State) ->
 address({Address, _, _}) -> iolist_to_binary(uds_dist_config:format_address(Address));
 address(_) -> undefined.
 
+cast({another_node, Called, Name}, State) ->
+    Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
+    Now = now_ms(),
+    dialer(fun(D) -> uds_dist_dialer:failed(Called, Explanation, Now, D) end, State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
 cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
@@ -517,9 +526,10 @@ move(Whose, {error, Explanation}, Config, State) ->
 request_done({close, From}, ok, State) ->
     gen_server:reply(From, ok),
     State;
-request_done({{listen, From}, _}, ok, State = #state{listener = Listener}) ->
+request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
     {Address, _, _} = uds_dist_listener:wanted(Listener),
     gen_server:reply(From, {ok, Address}),
+    ok = check_names_of_commands(Config, State),
     State;
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     Name = uds_dist_listener:name(State#state.listener),
@@ -527,6 +537,7 @@ request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     State;
 request_done({Whose, Config}, ok, State) ->
     State1 = dial_put_off(use(Config, State)),
+    ok = check_names_of_commands(Config, State1),
     _ = [gen_server:reply(From, ok) || {configure, From} <- [Whose]],
     State1;
 request_done({Whose, _}, {error, Reason, Explanation}, State) ->
@@ -544,6 +555,13 @@ request_done({Whose, _}, {error, Reason, Explanation}, State) ->
         boot -> init:stop(1)
     end,
     State.
+
+%% The commands of a release connect under longer names.
+check_names_of_commands(Config, #state{listener = Listener}) ->
+    case uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config) of
+        ok -> ok;
+        {error, Explanation} -> uds_dist_log:listener(notice, Explanation)
+    end.
 
 %% net_kernel has a message of its own for a name in use.
 cannot_listen(_Name, sidecar_failed, _Explanation) ->
