@@ -1,5 +1,10 @@
 %% Every line that the carrier logs, one function for each kind. Other modules tell what has happened, and
 %% not how it is worded or at which level.
+%%
+%% Each is a report of logger(3) with a callback that makes one line of it, and with metadata for handlers
+%% and filters that want more than text: `subsystem`, which is uds_dist, and peer_node,
+%% uid, gid, os_pid and reason, as far as they are known. There is no domain: the filters of OTP's default
+%% handler drop every event of a domain that is not OTP's own.
 -module(uds_dist_log).
 
 -export([
@@ -20,8 +25,8 @@
     unreachable/2,
     mistake/3
 ]).
-
--include_lib("kernel/include/logger.hrl").
+%% A callback of logger.
+-export([line/1]).
 
 -type line() :: uds_dist_config:explanation().
 
@@ -30,32 +35,33 @@
 
 -spec cannot_listen(Name :: atom(), line()) -> ok.
 cannot_listen(Name, Explanation) ->
-    failure("cannot listen as ~ts: ~ts", [Name, Explanation]).
+    error_line(["cannot listen as ", atom_to_list(Name), ": ", Explanation], #{}).
 
 -spec wrong_settings(line()) -> ok.
 wrong_settings(Explanation) ->
-    failure("~ts", [Explanation]).
+    error_line(Explanation, #{}).
 
 %% Settings that a stronger source has overridden, unless that is known already.
 -spec overridden(uds_dist_config:config(), Before :: undefined | uds_dist_config:config()) -> ok.
 overridden(#{overridden := Lines}, #{overridden := Lines}) ->
     ok;
 overridden(#{overridden := Lines}, _) ->
-    lists:foreach(fun notice/1, Lines).
+    lists:foreach(fun(Line) -> notice(Line, #{}) end, Lines).
 
 %% What has become of the listener.
 -spec listener(notice | error, line()) -> ok.
-listener(notice, Line) -> notice(Line);
-listener(error, Line) -> failure("~ts", [Line]).
+listener(notice, Line) -> notice(Line, #{});
+listener(error, Line) -> error_line(Line, #{}).
 
 %% A call was given up.
 -spec no_answer(line()) -> ok.
 no_answer(What) ->
-    failure("cannot ~ts: the sidecar does not answer", [What]).
+    error_line(["cannot ", What, ": the sidecar does not answer"], #{}).
 
 -spec unconfirmed_close(Reason :: term()) -> ok.
 unconfirmed_close(Reason) ->
-    ?LOG_WARNING("uds_dist: the sidecar did not confirm that it stopped listening: ~0tp", [Reason]).
+    Line = format("the sidecar did not confirm that it stopped listening: ~0tp", [Reason]),
+    log(warning, Line, #{reason => Reason}).
 
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar
@@ -63,7 +69,7 @@ unconfirmed_close(Reason) ->
 %% It is there, at the last of so many tries.
 -spec sidecar_up(Tries :: pos_integer()) -> ok.
 sidecar_up(1) -> ok;
-sidecar_up(Tries) -> notice(io_lib:format("the sidecar is back, after ~b tries", [Tries])).
+sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries]), #{}).
 
 %% It is gone or did not start; so many connections were with it and with this VM.
 -spec sidecar_ended(Down, {Relayed :: non_neg_integer(), HandedOver :: non_neg_integer()}) -> ok when
@@ -71,27 +77,28 @@ sidecar_up(Tries) -> notice(io_lib:format("the sidecar is back, after ~b tries",
 sidecar_ended(#{is_news := false}, _) ->
     ok;
 sidecar_ended(#{was_up := WasUp, explanation := Explanation}, {Relayed, HandedOver}) ->
-    failure("the sidecar ~ts ~ts: ~ts~ts", [
-        uds_dist_config:sidecar_path(),
+    What =
         case WasUp of
             true -> "is gone";
             false -> "did not start"
         end,
-        Explanation,
-        [
-            io_lib:format("; connections that ~ts: ~b", [What, Count])
-         || {What, Count} <- [{"are down with it", Relayed}, {"go on", HandedOver}], Count > 0
-        ]
-    ]).
+    Connections = [
+        format("; connections that ~ts: ~b", [Which, Count])
+     || {Which, Count} <- [{"are down with it", Relayed}, {"go on", HandedOver}], Count > 0
+    ],
+    Path = uds_dist_config:sidecar_path(),
+    Line = format("the sidecar ~ts ~ts: ~ts~ts", [Path, What, Explanation, Connections]),
+    error_line(Line, #{reason => Explanation}).
 
 %% The transport direct cannot be had.
 -spec no_channel(line()) -> ok.
 no_channel(Explanation) ->
-    notice(["transport is relay instead of direct: ", Explanation]).
+    notice(["transport is relay instead of direct: ", Explanation], #{}).
 
 -spec lost_handover(node(), line()) -> ok.
 lost_handover(Node, Explanation) ->
-    failure("the connection with ~ts is lost: ~ts", [Node, Explanation]).
+    Line = format("the connection with ~ts is lost: ~ts", [Node, Explanation]),
+    error_line(Line, #{peer_node => Node}).
 
 %% ---------------------------------------------------------------------------------------------
 %% Connections
@@ -99,8 +106,9 @@ lost_handover(Node, Explanation) ->
 %% Once a connection, where it comes in: a release's remote and rpc commands, which call, often have
 %% a logger that shows everything on stdout.
 -spec connected(node(), {called, node()} | {called_by, uds_dist_protocol:peer()}) -> ok.
-connected(Node, {called_by, #{uid := Uid, gid := Gid, pid := Pid}}) ->
-    ?LOG_INFO("uds_dist: connected with ~ts, uid ~b, gid ~b, pid ~b", [Node, Uid, Gid, Pid]);
+connected(Node, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}) ->
+    Line = format("connected with ~ts, uid ~b, gid ~b, pid ~b", [Node, Uid, Gid, Pid]),
+    log(info, Line, (metadata(Peer))#{peer_node => Node});
 connected(_, _) ->
     ok.
 
@@ -110,48 +118,58 @@ ended(none, _) ->
 ended(What, {exit, connection_closed}) ->
     ended(What, "the peer closed the connection");
 ended(What, {exit, Reason}) ->
-    ended(What, io_lib:format("~0tp", [Reason]));
+    ended(What, format("~0tp", [Reason]));
 ended({node, Node}, Why) ->
-    ?LOG_INFO("uds_dist: the connection with ~ts ended: ~ts", [Node, Why]);
-ended({handshake, #{uid := Uid, pid := Pid}}, Why) ->
-    ?LOG_INFO("uds_dist: the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]);
+    Line = format("the connection with ~ts ended: ~ts", [Node, Why]),
+    log(info, Line, #{peer_node => Node, reason => Why});
+ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
+    Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]),
+    log(info, Line, (metadata(Peer))#{reason => Why});
 ended({silent_node, Node}, Why) ->
-    %% A peer that refuses us says nothing at all.
-    Hint = " before it said anything; it may not allow this node's user (allowed_uids)",
-    unreachable(Node, [Why, Hint]).
+    unreachable(Node, [Why, " before it said anything"]).
 
 %% A handshake of this node came back to it.
 -spec reflected() -> ok.
 reflected() ->
-    ?LOG_WARNING(
-        "uds_dist: refused a connection on which a handshake of this node came back to it: a process that "
-        "is allowed to connect (allowed_uids, allowed_gids) has passed it on"
+    log(
+        warning,
+        "refused a connection on which a handshake of this node came back to it: a process that is "
+        "allowed to connect (allowed_uids, allowed_gids) has passed it on",
+        #{}
     ).
 
 %% A packet of a handshake announced more bytes than any has.
 -spec too_long(pos_integer()) -> ok.
 too_long(Length) ->
-    ?LOG_INFO("uds_dist: refused a connection with a handshake packet of ~b bytes", [Length]).
+    log(info, format("refused a connection with a handshake packet of ~b bytes", [Length]), #{}).
 
 -spec unreachable(node(), line()) -> ok.
 unreachable(Node, Explanation) ->
-    notice(io_lib:format("cannot connect to ~ts: ~ts", [Node, Explanation])).
+    Line = format("cannot connect to ~ts: ~ts", [Node, Explanation]),
+    notice(Line, #{peer_node => Node, reason => Explanation}).
 
 %% ---------------------------------------------------------------------------------------------
 
 %% The carrier itself has made a mistake.
 -spec mistake(Class :: atom(), Reason :: term(), Stack :: list()) -> ok.
 mistake(Class, Reason, Stack) ->
-    failure("internal error ~0tp:~0tp in ~0tp", [Class, Reason, Stack]).
+    Line = format("internal error ~0tp:~0tp in ~0tp", [Class, Reason, Stack]),
+    error_line(Line, #{reason => Reason}).
+
+metadata(#{uid := Uid, gid := Gid, pid := Pid}) ->
+    #{uid => Uid, gid => Gid, os_pid => Pid}.
+
+format(Format, Arguments) ->
+    io_lib:format(Format, Arguments).
 
 %% The stdout of a script belongs to the script: there a notice goes to stderr.
-notice(Line) ->
+notice(Line, Metadata) ->
     case is_script() of
         true ->
-            ?LOG_INFO("uds_dist: ~ts", [Line]),
+            ok = log(info, Line, Metadata),
             io:put_chars(standard_error, ["uds_dist: ", Line, $\n]);
         false ->
-            ?LOG_NOTICE("uds_dist: ~ts", [Line])
+            log(notice, Line, Metadata)
     end.
 
 is_script() ->
@@ -168,11 +186,26 @@ logs_to_stdout() ->
 
 %% While kernel starts there is no handler that would print an error before the VM ends, which is what an
 %% error does to a boot; then the line goes to stderr right away.
-failure(Format, Arguments) ->
+error_line(Line, Metadata) ->
     case whereis(kernel_safe_sup) of
-        undefined -> display(io_lib:format("uds_dist: " ++ Format ++ "~n", Arguments));
-        _ -> ?LOG_ERROR("uds_dist: " ++ Format, Arguments)
+        undefined -> display(["uds_dist: ", Line, $\n]);
+        _ -> log(error, Line, Metadata)
     end.
+
+log(Level, Line, Metadata) ->
+    case logger:allow(Level, ?MODULE) of
+        true ->
+            Text = unicode:characters_to_binary(["uds_dist: ", Line]),
+            Defaults = #{subsystem => uds_dist, report_cb => fun ?MODULE:line/1},
+            logger:log(Level, Metadata#{text => Text}, maps:merge(Defaults, Metadata));
+        false ->
+            ok
+    end.
+
+%% The one line of a report.
+-spec line(#{text := binary(), atom() => term()}) -> {io:format(), [term()]}.
+line(#{text := Text}) ->
+    {"~ts", [Text]}.
 
 display(Line) ->
     Bytes = binary_to_list(unicode:characters_to_binary(Line)),

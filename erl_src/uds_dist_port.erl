@@ -348,7 +348,7 @@ report({closed, Conn, Reason, Explanation}, State = #state{connections = Connect
     ok = uds_dist_log:ended(What, Explanation),
     State#state{connections = Connections1};
 report({accepted, Conn, _Listener, Peer}, State = #state{connections = Connections}) ->
-    Connections1 = uds_dist_connections:accepted(link(Conn, State), Peer, Connections),
+    Connections1 = uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections),
     State#state{connections = Connections1};
 report({connected, Conn, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
@@ -383,7 +383,7 @@ dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dia
     {Supervisor, _Tag} = From,
     Called = {Node, Supervisor},
     {Connection, Connections1} =
-        uds_dist_connections:connected(link(Conn, State), Peer, Called, Address, Connections),
+        uds_dist_connections:connected(relay_link(Conn, State), Peer, Called, Address, Connections),
     gen_server:reply(From, {ok, Connection}),
     State#state{connections = Connections1, dialer = Dialer1};
 dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
@@ -396,7 +396,7 @@ dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
 dialled(error, Report, State) ->
     broke_protocol(Report, State).
 
-link(Conn, #state{sidecar = Sidecar, window = Window}) ->
+relay_link(Conn, #state{sidecar = Sidecar, window = Window}) ->
     uds_dist_relay:link(uds_dist_sidecar:port(Sidecar), Conn, Window).
 
 broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
