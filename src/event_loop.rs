@@ -4,10 +4,9 @@
 //! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
 //! one particular peer, or for the VM.
 
-use crate::channel::Channel;
 use crate::os;
 use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
-use crate::port::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
+use crate::port::protocol::{Report, VERSION, WINDOW};
 use crate::switchboard::Switchboard;
 use crate::token::Source;
 use crate::wait::BusyPoll;
@@ -39,9 +38,8 @@ pub struct EventLoop<I, O> {
 }
 
 impl<I: AsFd, O: AsFd> EventLoop<I, O> {
-    /// Takes over the pipes and says HELLO. `vm_pid` is the process that may have sockets handed over,
-    /// `spin` how long a wait may spin before it blocks.
-    pub fn new(stdin: I, stdout: O, vm_pid: Option<u32>, spin: Duration) -> io::Result<Self> {
+    /// Takes over the pipes and says HELLO. `spin` is how long a wait may spin before it blocks.
+    pub fn new(stdin: I, stdout: O, spin: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry();
         for (pipe, source, interest) in [
@@ -52,18 +50,12 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             os::enlarge_pipe(pipe);
             registry.register(&mut SourceFd(&pipe.as_raw_fd()), source.into(), interest)?;
         }
-        let channel = vm_pid.map_or_else(Channel::off, |vm_pid| Channel::offer(vm_pid, registry));
-        let hello = Report::Hello {
-            version: VERSION,
-            features: FEATURES,
-            window: WINDOW,
-            handshake_window: HANDSHAKE_WINDOW,
-            channel: channel.address(),
-            release: env!("CARGO_PKG_VERSION").into(),
-        };
-        let switchboard = Switchboard::new(registry, channel)?;
+        let switchboard = Switchboard::new(registry)?;
         let mut reports = ReportPipe::new(stdout);
-        reports.queue().push(&hello);
+        reports.queue().push(&Report::Hello {
+            version: VERSION,
+            window: WINDOW,
+        });
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -111,7 +103,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             false => self.wait(earlier(limit, deadline))?,
         }
         if deadline.is_some() {
-            self.switchboard.tick(Instant::now());
+            self.switchboard.tick(Instant::now(), self.reports.queue());
         }
         let vm_lives = self.read_commands()?;
         let reports = self.reports.queue();

@@ -20,7 +20,9 @@
 //! |------------------|-------------------------------------------------------------------------------|
 //! | [`peer`]         | who a peer is, and who may be one                                             |
 //! | [`address`]      | unix(7) addresses                                                             |
+//! | [`directory`]    | who can put something into a directory                                        |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
+//! | [`log_limit`]    | how often what strangers do is worth a log line                               |
 //! | [`token`]        | what readiness events come from                                               |
 //! | [`os`]           | the system calls that std lacks, with one file per operating system           |
 //!
@@ -34,9 +36,11 @@
 
 pub mod address;
 pub mod channel;
+pub mod directory;
 pub mod door;
 pub mod event_loop;
 pub mod failure;
+pub mod log_limit;
 pub mod os;
 pub mod peer;
 pub mod peers;

@@ -6,7 +6,7 @@
 
 use crate::address::Address;
 use crate::channel::Channel;
-use crate::door::{Arrival, Door};
+use crate::door::{Arrival, Door, Newcomer};
 use crate::failure::Failure;
 use crate::peer::Credentials;
 use crate::peers::connection::{Connection, Direction};
@@ -15,8 +15,8 @@ use crate::port::protocol::{Command, ConnId, ListenerId, Report};
 use crate::port::queue::ReportQueue;
 use crate::port::reader::Input;
 use crate::token::Source;
+use mio::Registry;
 use mio::event::Event;
-use mio::{Registry, net::UnixStream};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -44,13 +44,12 @@ pub struct Switchboard {
 }
 
 impl Switchboard {
-    /// Without a listener and a connection. Sockets will be registered with `registry`, and handed over
-    /// by `channel`.
-    pub fn new(registry: &Registry, channel: Channel) -> io::Result<Self> {
+    /// Without a listener and a connection. Sockets will be registered with `registry`.
+    pub fn new(registry: &Registry) -> io::Result<Self> {
         Ok(Switchboard {
             door: Door::new(registry.try_clone()?),
             table: Table::new(registry.try_clone()?),
-            channel,
+            channel: Channel::new(registry.try_clone()?),
         })
     }
 
@@ -98,11 +97,18 @@ impl Switchboard {
                 self.door.leave(conn);
                 self.table.establish(conn, node);
             }
+            Command::OpenChannel { vm_pid, directory } => {
+                if !self.channel.is_closed() {
+                    return Err(Violation("OPEN_CHANNEL while there is a channel".into()));
+                }
+                let offered = self.channel.offer(vm_pid, &directory, Instant::now());
+                reports.push(&channel_offered(offered));
+            }
             Command::HandOver { conn, node } => self.hand_over(conn, node, reports),
             Command::Close { conn } => {
                 self.door.leave(conn);
                 if self.table.close(conn) {
-                    self.removed(conn);
+                    self.removed();
                 }
             }
             Command::Admit(policy) => self.door.set_policy(policy),
@@ -130,19 +136,19 @@ impl Switchboard {
 
     /// Gives the VM the socket: what was read of it is reported already, and the rest is the VM's.
     fn hand_over(&mut self, conn: ConnId, node: String, reports: &mut ReportQueue) {
+        self.door.leave(conn);
         let channel = &mut self.channel;
         match self.table.give_away(conn, |socket| channel.pass(socket)) {
             None => (), // it ended while this was on its way
             Some(Ok(())) => {
                 log::debug!("connection {conn} with {node} is handed over");
-                self.removed(conn);
+                self.removed();
                 reports.push(&Report::HandedOver { conn });
             }
             Some(Err(error)) => {
                 log::warn!("the connection with {node} is not handed over to the VM: {error}");
-                self.door.leave(conn);
                 self.table.establish(conn, node);
-                reports.push(&Report::Kept { conn });
+                reports.push(&Report::Relayed { conn });
             }
         }
     }
@@ -169,7 +175,7 @@ impl Switchboard {
     /// Takes note of the readiness of a listener, a connection or the channel.
     pub fn ready(&mut self, source: Source, event: &Event) {
         match source {
-            Source::Channel => self.channel.accept(),
+            Source::Channel => self.channel.ready(),
             Source::Listener(listener) => self.door.ready(listener),
             Source::Connection(conn) => self.table.ready(conn, event),
             Source::Stdin | Source::Stdout | Source::Signals => (),
@@ -183,9 +189,12 @@ impl Switchboard {
         }
     }
 
-    /// Lets peers in, as many as may shake hands, and only while the VM keeps up with what it is told
-    /// about those who come and go.
+    /// Lets the VM into the channel, and peers in: as many as may shake hands, and only while the VM keeps
+    /// up with what it is told about those who come and go.
     pub fn accept(&mut self, reports: &mut ReportQueue) {
+        if self.channel.may_accept() {
+            self.channel.accept(Instant::now());
+        }
         for _ in 0..MAX_ACCEPTED_PER_TURN {
             if !reports.has_room() {
                 return;
@@ -193,29 +202,23 @@ impl Switchboard {
             let now = Instant::now();
             match self.door.accept(now) {
                 Arrival::Nobody => return,
-                Arrival::TurnedAway => (),
-                Arrival::Peer {
-                    listener,
-                    stream,
-                    peer,
-                } => self.accepted(listener, stream, peer, now, reports),
+                Arrival::Examined => (),
+                Arrival::NeedsRoom(conn) => {
+                    self.table.end(conn);
+                    let failure = Failure::system("it had to make room for other handshakes");
+                    self.ended(conn, failure, reports);
+                }
+                Arrival::Peer(newcomer) => self.accepted(newcomer, now, reports),
             }
         }
     }
 
-    fn accepted(
-        &mut self,
-        listener: ListenerId,
-        stream: UnixStream,
-        peer: Credentials,
-        now: Instant,
-        reports: &mut ReportQueue,
-    ) {
-        if let Some(conn) = self.door.makes_room() {
-            self.table.remove(conn);
-            let failure = Failure::system("it had to make room for other handshakes");
-            self.had_turn(Turn::Over(conn, Some(failure)), reports);
-        }
+    fn accepted(&mut self, newcomer: Newcomer, now: Instant, reports: &mut ReportQueue) {
+        let Newcomer {
+            listener,
+            stream,
+            peer,
+        } = newcomer;
         let connection = Connection::new(stream, peer, Direction::In);
         match self.table.insert_inbound(connection) {
             Ok(conn) => {
@@ -244,26 +247,28 @@ impl Switchboard {
         match turn {
             Turn::Continues => (),
             Turn::Begun(conn) => self.door.begin(conn),
-            Turn::Over(conn, failure) => {
-                self.removed(conn);
-                if let Some(Failure {
-                    reason,
-                    explanation,
-                }) = failure
-                {
-                    reports.push(&Report::Closed {
-                        conn,
-                        reason,
-                        explanation,
-                    });
-                }
-            }
+            Turn::Ended(conn, failure) => self.ended(conn, failure, reports),
+            Turn::Over => self.removed(),
         }
     }
 
-    /// A connection is no longer in the table.
-    fn removed(&mut self, conn: ConnId) {
-        self.door.leave(conn);
+    /// A connection has ended, and the VM has not closed it.
+    fn ended(&mut self, conn: ConnId, failure: Failure, reports: &mut ReportQueue) {
+        self.door.ended(conn);
+        self.removed();
+        let Failure {
+            reason,
+            explanation,
+        } = failure;
+        reports.push(&Report::Closed {
+            conn,
+            reason,
+            explanation,
+        });
+    }
+
+    /// A socket is closed.
+    fn removed(&mut self) {
         self.door.descriptor_freed(Instant::now());
     }
 
@@ -271,21 +276,30 @@ impl Switchboard {
     /// keeps up.
     pub fn has_work(&self, has_room: bool) -> bool {
         self.table.has_writes_due()
+            || self.channel.may_accept()
             || has_room && (self.table.reads_due() > 0 || self.door.may_accept(Instant::now()))
     }
 
     /// When [`tick`](Self::tick) is due.
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
-        let deadlines = [self.table.deadline(), self.door.deadline(has_room)];
+        let deadlines = [
+            self.table.deadline(),
+            self.door.deadline(has_room),
+            self.channel.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, now: Instant) {
-        while let Some(conn) = self.table.expire(now) {
-            self.removed(conn);
+    pub fn tick(&mut self, now: Instant, reports: &mut ReportQueue) {
+        while self.table.expire(now) {
+            self.removed();
         }
         self.door.tick(now);
+        if self.channel.expire(now) {
+            let explanation = "the VM did not connect to the sidecar in time".into();
+            reports.push(&Report::ChannelFailed { explanation });
+        }
     }
 
     // --- the end ---------------------------------------------------------------------------------
@@ -293,6 +307,7 @@ impl Switchboard {
     /// Gives the names up, and writes what waits once more.
     pub fn begin_shutdown(&mut self, reports: &mut ReportQueue) {
         self.door.close();
+        self.channel.close();
         self.table.stop_reading();
         self.write(reports);
     }
@@ -330,6 +345,15 @@ fn listened(listener: ListenerId, result: Result<(), Failure>) -> Report {
             listener,
             reason,
             explanation,
+        },
+    }
+}
+
+fn channel_offered(result: io::Result<Vec<u8>>) -> Report {
+    match result {
+        Ok(address) => Report::Channel { address },
+        Err(error) => Report::ChannelFailed {
+            explanation: format!("the sidecar cannot open a channel: {error}"),
         },
     }
 }

@@ -830,9 +830,7 @@ fn silent_peers_make_room() {
     }
     let start = Instant::now();
     let mut peer = connect_peer(&path);
-    let Report::Closed { explanation, .. } = sidecar.expect_report("CLOSED") else {
-        sidecar.fail("CLOSED");
-    };
+    let (_, explanation) = sidecar.expect_closed();
     assert!(explanation.contains("make room"), "{explanation}");
     let (conn, _) = sidecar.accepted();
     let waited = start.elapsed();
@@ -858,10 +856,7 @@ fn silent_peers_make_room_first() {
         assert_eq!(sidecar.receive(*conn, 5), b"hello");
     }
     let _late = connect_peer(&path);
-    let Report::Closed { conn, .. } = sidecar.expect_report("CLOSED") else {
-        sidecar.fail("CLOSED");
-    };
-    assert_eq!(conn, conns[silent]);
+    assert_eq!(sidecar.expect_closed().0, conns[silent]);
 }
 
 /// Who is refused ends nobody's handshake, however many come and however full it is.
@@ -965,7 +960,7 @@ fn assert_not_locked_out(
                         return knocking.join().expect("times");
                     }
                 }
-                Report::Closed { .. } => (),
+                Report::Closed { conn, .. } => sidecar.close(conn),
                 other => sidecar.fail(&format!("ACCEPTED or CLOSED, not {other:?}")),
             }
         }

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::thread;
 use uds_dist::failure::Reason;
 use uds_dist::peer::Credentials;
-use uds_dist::port::protocol::{ConnId, Report, WINDOW};
+use uds_dist::port::protocol::{ConnId, WINDOW};
 
 /// A sidecar that listens at the first path of the directory.
 fn listening() -> (Sidecar, TempDir) {
@@ -594,10 +594,7 @@ fn the_end_of_one_connection_leaves_the_others_alone() {
         match index % 3 {
             0 => {
                 drop(peer);
-                match sidecar.expect_report("CLOSED") {
-                    Report::Closed { conn: ended, .. } => assert_eq!(ended, conn),
-                    other => sidecar.fail(&format!("CLOSED, not {other:?}")),
-                }
+                assert_eq!(sidecar.expect_closed().0, conn);
             }
             1 => {
                 sidecar.close(conn);

@@ -396,11 +396,13 @@ proptest! {
 
 #[derive(Debug, Clone)]
 enum CrowdStep {
-    /// A connection comes in, if it may; one makes room if there is none.
+    /// A connection comes in if there is a place, or one ends to make room for it.
     Arrive,
     /// One says its first bytes.
     Begin(Index),
-    /// The handshake of one is over; perhaps for the second time.
+    /// One ends by itself.
+    End(Index),
+    /// The VM is done with one; perhaps for the second time.
     Leave(Index),
     /// Time goes by.
     Wait(u64),
@@ -410,6 +412,7 @@ fn crowd_step() -> impl Strategy<Value = CrowdStep> {
     prop_oneof![
         20 => Just(CrowdStep::Arrive),
         4 => any::<Index>().prop_map(CrowdStep::Begin),
+        1 => any::<Index>().prop_map(CrowdStep::End),
         2 => any::<Index>().prop_map(CrowdStep::Leave),
         1 => (0..60_u64).prop_map(CrowdStep::Wait),
     ]
@@ -425,49 +428,56 @@ proptest! {
         let mut crowd = Crowd::new();
         let mut now = Instant::now();
         let mut last_conn = 0;
-        // Each connection that is shaking hands, and from when on it makes room.
-        let mut model: Vec<(u32, Instant)> = Vec::new();
+        // Each connection that has a place, and from when on it makes room; none if it has ended.
+        let mut model: Vec<(u32, Option<Instant>)> = Vec::new();
         for step in steps {
             match step {
-                CrowdStep::Arrive => {
-                    if !crowd.has_room(now) {
-                        prop_assert_eq!(model.len(), MAX_HANDSHAKES);
-                        prop_assert!(model.iter().all(|(_, time)| *time > now));
-                        continue;
-                    }
-                    if let Some(conn) = crowd.makes_room() {
-                        let at = model.iter().position(|(other, _)| *other == conn);
-                        let (_, time) = model.remove(at.expect("somebody who is here"));
-                        prop_assert!(time <= now, "{} has had no time", conn);
-                        prop_assert!(model.iter().all(|(_, other)| *other >= time));
-                        crowd.leave(conn);
-                    }
+                CrowdStep::Arrive if crowd.has_room() => {
                     last_conn += 2;
                     crowd.enter(last_conn, now);
-                    model.push((last_conn, now + SILENCE_GRACE));
+                    model.push((last_conn, Some(now + SILENCE_GRACE)));
                 }
-                CrowdStep::Begin(_) | CrowdStep::Leave(_) if last_conn == 0 => (),
+                CrowdStep::Arrive => {
+                    if let Some((time, conn)) = crowd.makes_room() {
+                        if time <= now {
+                            crowd.ended(conn);
+                            let place = model.iter_mut().find(|(other, _)| *other == conn);
+                            place.expect("somebody who is here").1 = None;
+                        }
+                    }
+                }
+                _ if model.is_empty() => (),
                 CrowdStep::Begin(index) => {
                     // A connection begins once; the table sees to that.
-                    if !model.is_empty() {
-                        let at = index.index(model.len());
-                        let (conn, time) = &mut model[at];
-                        *time += HANDSHAKE_GRACE - SILENCE_GRACE;
-                        crowd.begin(*conn);
-                    }
+                    let at = index.index(model.len());
+                    let (conn, time) = &mut model[at];
+                    *time = time.map(|time| time + (HANDSHAKE_GRACE - SILENCE_GRACE));
+                    crowd.begin(*conn);
+                }
+                CrowdStep::End(index) => {
+                    let at = index.index(model.len());
+                    model[at].1 = None;
+                    crowd.ended(model[at].0);
                 }
                 CrowdStep::Leave(index) => {
                     let conn = (index.index(last_conn as usize / 2) as u32 + 1) * 2;
                     crowd.leave(conn);
                     model.retain(|(other, _)| *other != conn);
+                    // It is done with for good.
+                    crowd.ended(conn);
+                    crowd.begin(conn);
                 }
                 CrowdStep::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
             }
             prop_assert_eq!(crowd.len(), model.len());
             prop_assert!(crowd.len() <= MAX_HANDSHAKES);
-            let first = model.iter().map(|(_, time)| *time).min();
-            let is_full = model.len() == MAX_HANDSHAKES;
-            prop_assert_eq!(crowd.next_room(), first.filter(|_| is_full));
+            prop_assert_eq!(crowd.has_room(), model.len() < MAX_HANDSHAKES);
+            // Nobody has to go while there is a place, or while one is about to be free.
+            let first = match crowd.has_room() || model.iter().any(|(_, time)| time.is_none()) {
+                true => None,
+                false => model.iter().filter_map(|(conn, time)| Some(((*time)?, *conn))).min(),
+            };
+            prop_assert_eq!(crowd.makes_room(), first);
         }
     }
 }
@@ -498,6 +508,8 @@ fn command() -> impl Strategy<Value = Command> {
         (conn(), any::<String>()).prop_map(|(conn, node)| Command::HandOver { conn, node }),
         conn().prop_map(|conn| Command::Close { conn }),
         policy().prop_map(Command::Admit),
+        (any::<u32>(), vec(any::<u8>(), 0..200))
+            .prop_map(|(vm_pid, directory)| Command::OpenChannel { vm_pid, directory }),
         (conn(), any::<u32>()).prop_map(|(conn, count)| Command::Ack { conn, count }),
     ]
 }
@@ -514,26 +526,18 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn report() -> impl Strategy<Value = Report> {
     prop_oneof![
-        (
-            any::<u16>(),
-            any::<u32>(),
-            any::<u32>(),
-            any::<u32>(),
-            vec(any::<u8>(), 0..=255),
-            any::<String>()
-        )
-            .prop_map(
-                |(version, features, window, handshake_window, channel, release)| Report::Hello {
-                    version,
-                    features,
-                    window,
-                    handshake_window,
-                    channel,
-                    release,
-                }
-            ),
+        (any::<u16>(), any::<u32>())
+            .prop_map(|(version, window)| Report::Hello { version, window }),
         conn().prop_map(|conn| Report::HandedOver { conn }),
-        conn().prop_map(|conn| Report::Kept { conn }),
+        conn().prop_map(|conn| Report::Relayed { conn }),
+        vec(any::<u8>(), 1..200).prop_map(|address| Report::Channel { address }),
+        any::<String>().prop_map(|explanation| Report::ChannelFailed { explanation }),
+        (any::<u32>(), any::<String>()).prop_map(|(listener, explanation)| {
+            Report::ListenerLost {
+                listener,
+                explanation,
+            }
+        }),
         any::<u32>().prop_map(|listener| Report::Listening { listener }),
         (any::<u32>(), a_reason(), any::<String>()).prop_map(|(listener, reason, explanation)| {
             Report::ListenFailed {

@@ -4,30 +4,17 @@
 //! The check comes before the first byte of a handshake, on both sides: a stranger who connects
 //! learns nothing, and neither does one who listens where a node was expected.
 
+use crate::log_limit::LogLimit;
 use crate::os;
 use crate::peer::{Base, Credentials, Policy};
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
-/// A refused user is logged once in this time, with a count of the refusals since.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Refused users that are remembered, and so logged, in one interval. A host has few; somebody with
-/// a user namespace may have 65536, and should not fill the disk with them.
-const MAX_REMEMBERED: usize = 100;
+use std::time::Instant;
 
 /// Applies a policy, and keeps count of whom it has refused.
 #[derive(Debug)]
 pub struct Admission {
     policy: Policy,
     own_uid: u32,
-    refused: HashMap<u32, Refused>,
-}
-
-#[derive(Debug)]
-struct Refused {
-    logged: Instant,
-    since: u32,
+    refused: LogLimit,
 }
 
 /// A peer was refused. If it is time to log that: how many of its user were refused since the last
@@ -43,7 +30,7 @@ impl Default for Admission {
         Admission {
             policy: Policy::just(Base::OwnUserAndRoot),
             own_uid: os::own_uid(),
-            refused: HashMap::new(),
+            refused: LogLimit::default(),
         }
     }
 }
@@ -59,28 +46,8 @@ impl Admission {
         if self.policy.admits(peer, self.own_uid) {
             return Ok(());
         }
-        let Some(refused) = self.refused.get_mut(&peer.uid) else {
-            if self.refused.len() >= MAX_REMEMBERED {
-                self.refused
-                    .retain(|_, refused| now.duration_since(refused.logged) < LOG_INTERVAL);
-            }
-            if self.refused.len() >= MAX_REMEMBERED {
-                return Err(Refusal { count: None });
-            }
-            let refused = Refused {
-                logged: now,
-                since: 0,
-            };
-            self.refused.insert(peer.uid, refused);
-            return Err(Refusal { count: Some(1) });
-        };
-        refused.since += 1;
-        if now.duration_since(refused.logged) < LOG_INTERVAL {
-            return Err(Refusal { count: None });
-        }
-        refused.logged = now;
-        let count = std::mem::take(&mut refused.since);
-        Err(Refusal { count: Some(count) })
+        let count = self.refused.count(peer.uid, now);
+        Err(Refusal { count })
     }
 }
 
@@ -134,43 +101,5 @@ mod tests {
         let unknown = Credentials::UNKNOWN;
         let now = Instant::now();
         assert!(Admission::default().check(&unknown, now).is_err());
-    }
-
-    #[test]
-    fn counts_what_it_does_not_log() {
-        let mut admission = admission(&[], &[]);
-        let start = Instant::now();
-        let late = start + LOG_INTERVAL;
-        let mut count = |uid, at| {
-            admission
-                .check(&peer(uid, 1), at)
-                .expect_err("refused")
-                .count
-        };
-        assert_eq!(count(7, start), Some(1));
-        assert_eq!(count(7, start), None);
-        assert_eq!(count(7, start), None);
-        assert_eq!(count(8, start), Some(1));
-        assert_eq!(count(7, late), Some(3));
-        assert_eq!(count(7, late), None);
-    }
-
-    #[test]
-    fn logs_a_bounded_number_of_users_in_one_interval() {
-        let mut admission = admission(&[], &[]);
-        let start = Instant::now();
-        let mut logged = |uids: std::ops::Range<u32>, at| {
-            let counts = uids.map(|uid| {
-                admission
-                    .check(&peer(uid, 1), at)
-                    .expect_err("refused")
-                    .count
-            });
-            counts.flatten().count()
-        };
-        assert_eq!(logged(0..65536, start), MAX_REMEMBERED);
-        assert_eq!(logged(0..65536, start), 0);
-        let late = start + LOG_INTERVAL;
-        assert_eq!(logged(65536..131072, late), MAX_REMEMBERED);
     }
 }

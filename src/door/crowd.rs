@@ -3,14 +3,15 @@
 //! caller says what time it is.
 //!
 //! A crowd that does nothing must not lock nodes out. While there is room, everybody may take as long as
-//! the VM lets them; when there is none, a connection that has had its time makes room for the next.
+//! the VM lets them; when there is none, a connection that has had its time makes room for the next. And
+//! one that comes and goes must not bury the VM: a place is free when the VM is done with who had it.
 
 use crate::port::protocol::ConnId;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// Handshakes that may go on at the same time. Bounds what strangers can occupy: this many
-/// descriptors and handshake windows. A handshake takes about a millisecond.
+/// descriptors and handshake windows, and processes of the VM. A handshake takes about a millisecond.
 pub const MAX_HANDSHAKES: usize = 128;
 
 /// How long a peer may say nothing when others wait for its place. A node says its name as soon as it
@@ -21,12 +22,21 @@ pub const SILENCE_GRACE: Duration = Duration::from_millis(50);
 /// milliseconds.
 pub const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
 
-/// Handshakes in progress, by the time from which on they make room.
+/// Who has a place.
 #[derive(Debug, Default)]
 pub struct Crowd {
+    /// By the time from which on they make room; those who have ended are not here.
     by_time: BTreeSet<(Instant, ConnId)>,
-    /// The same the other way round.
-    times: HashMap<ConnId, Instant>,
+    /// The same the other way round, and those who have ended.
+    places: HashMap<ConnId, Place>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Of one who shakes hands, and makes room from this time on.
+    Taken(Instant),
+    /// The connection has ended, and the VM is not done with it.
+    Ended,
 }
 
 impl Crowd {
@@ -35,63 +45,64 @@ impl Crowd {
         Crowd::default()
     }
 
-    /// How many there are.
+    /// How many places are taken.
     pub fn len(&self) -> usize {
-        self.times.len()
+        self.places.len()
     }
 
     /// True if there is nobody.
     pub fn is_empty(&self) -> bool {
-        self.times.is_empty()
+        self.places.is_empty()
     }
 
     /// A connection has come in.
     pub fn enter(&mut self, conn: ConnId, now: Instant) {
-        self.insert(conn, now + SILENCE_GRACE);
+        self.put(conn, Place::Taken(now + SILENCE_GRACE));
     }
 
     /// The first bytes of its handshake have come: from now on it counts as one that does something.
     pub fn begin(&mut self, conn: ConnId) {
-        if let Some(time) = self.remove(conn) {
-            self.insert(conn, time + (HANDSHAKE_GRACE - SILENCE_GRACE));
+        if let Some(Place::Taken(time)) = self.places.get(&conn) {
+            let time = *time + (HANDSHAKE_GRACE - SILENCE_GRACE);
+            self.put(conn, Place::Taken(time));
         }
     }
 
-    /// Its handshake is over, one way or the other; nothing happens if it was not here.
+    /// It has ended. Its place is free when the VM is done with it too.
+    pub fn ended(&mut self, conn: ConnId) {
+        if self.places.contains_key(&conn) {
+            self.put(conn, Place::Ended);
+        }
+    }
+
+    /// Its handshake is over and the VM is done with it, one way or the other; nothing happens if it was
+    /// not here.
     pub fn leave(&mut self, conn: ConnId) {
-        self.remove(conn);
-    }
-
-    /// True if one more may come in: there is a place, or somebody who makes room.
-    pub fn has_room(&self, now: Instant) -> bool {
-        let first = self.by_time.first();
-        self.len() < MAX_HANDSHAKES || first.is_some_and(|(time, _)| *time <= now)
-    }
-
-    /// Who has to go if one more comes in.
-    pub fn makes_room(&self) -> Option<ConnId> {
-        if self.len() < MAX_HANDSHAKES {
-            return None;
+        if let Some(Place::Taken(time)) = self.places.remove(&conn) {
+            self.by_time.remove(&(time, conn));
         }
-        self.by_time.first().map(|(_, conn)| *conn)
     }
 
-    /// When there will be room, if there is none.
-    pub fn next_room(&self) -> Option<Instant> {
-        if self.len() < MAX_HANDSHAKES {
-            return None;
+    /// True if one more may come in.
+    pub fn has_room(&self) -> bool {
+        self.len() < MAX_HANDSHAKES
+    }
+
+    /// Who has to go, now or at that time, if one more wants to come in. Nobody does while there is room, or
+    /// while the place of one that has ended is about to be free.
+    pub fn makes_room(&self) -> Option<(Instant, ConnId)> {
+        let is_one_leaving = self.by_time.len() < self.places.len();
+        match self.has_room() || is_one_leaving {
+            true => None,
+            false => self.by_time.first().copied(),
         }
-        self.by_time.first().map(|(time, _)| *time)
     }
 
-    fn insert(&mut self, conn: ConnId, time: Instant) {
-        self.times.insert(conn, time);
-        self.by_time.insert((time, conn));
-    }
-
-    fn remove(&mut self, conn: ConnId) -> Option<Instant> {
-        let time = self.times.remove(&conn)?;
-        self.by_time.remove(&(time, conn));
-        Some(time)
+    fn put(&mut self, conn: ConnId, place: Place) {
+        self.leave(conn);
+        self.places.insert(conn, place);
+        if let Place::Taken(time) = place {
+            self.by_time.insert((time, conn));
+        }
     }
 }

@@ -32,6 +32,8 @@ pub struct Door {
     admission: Admission,
     listeners: BTreeMap<ListenerId, Listener>,
     crowd: Crowd,
+    /// May come in as soon as there is a place.
+    next: Option<Newcomer>,
     pause: Pause,
 }
 
@@ -40,17 +42,23 @@ pub struct Door {
 pub enum Arrival {
     /// Nobody who may come in now.
     Nobody,
-    /// Somebody who was turned away, or was gone already.
-    TurnedAway,
+    /// Somebody, who was turned away, was gone already, or may be next.
+    Examined,
+    /// Somebody who waits, and for whom this connection has to end.
+    NeedsRoom(ConnId),
     /// A peer that may shake hands.
-    Peer {
-        /// Where it came in.
-        listener: ListenerId,
-        /// Its socket.
-        stream: UnixStream,
-        /// Who it is.
-        peer: Credentials,
-    },
+    Peer(Newcomer),
+}
+
+/// A peer that has connected, and may be one.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// Where it came in.
+    pub listener: ListenerId,
+    /// Its socket.
+    pub stream: UnixStream,
+    /// Who it is.
+    pub peer: Credentials,
 }
 
 impl Door {
@@ -61,6 +69,7 @@ impl Door {
             admission: Admission::default(),
             listeners: BTreeMap::new(),
             crowd: Crowd::new(),
+            next: None,
             pause: Pause::default(),
         }
     }
@@ -106,6 +115,7 @@ impl Door {
     /// Gives all names up.
     pub fn close(&mut self) {
         self.listeners.clear();
+        self.next = None;
     }
 
     /// Readiness news of a listener.
@@ -117,31 +127,51 @@ impl Door {
 
     // --- those who come in -----------------------------------------------------------------------
 
-    /// True if somebody may be waiting, and may come in.
+    /// True if somebody may be waiting, and something can be done about it.
     pub fn may_accept(&self, now: Instant) -> bool {
-        !self.pause.is_on() && self.crowd.has_room(now) && self.is_somebody_waiting()
-    }
-
-    fn is_somebody_waiting(&self) -> bool {
-        self.listeners.values().any(Listener::is_acceptable)
-    }
-
-    /// Accepts one peer, if one may come in.
-    pub fn accept(&mut self, now: Instant) -> Arrival {
-        if !self.may_accept(now) {
-            return Arrival::Nobody;
+        match self.next {
+            Some(_) => self.crowd.has_room() || self.late(now).is_some(),
+            None => !self.pause.is_on() && self.listeners.values().any(Listener::is_acceptable),
         }
+    }
+
+    /// Who makes room now, if anybody needs it.
+    fn late(&self, now: Instant) -> Option<ConnId> {
+        let (time, conn) = self.crowd.makes_room()?;
+        (time <= now).then_some(conn)
+    }
+
+    /// Accepts one peer, if one may come in. One waits for its place here: who it is decides whether
+    /// anybody has to make room.
+    pub fn accept(&mut self, now: Instant) -> Arrival {
+        match self.next.take() {
+            None => match self.pause.is_on() {
+                true => Arrival::Nobody,
+                false => self.accept_next(now),
+            },
+            Some(newcomer) if self.crowd.has_room() => Arrival::Peer(newcomer),
+            waiting => {
+                self.next = waiting;
+                self.late(now).map_or(Arrival::Nobody, Arrival::NeedsRoom)
+            }
+        }
+    }
+
+    fn accept_next(&mut self, now: Instant) -> Arrival {
         let mut listeners = self.listeners.iter_mut();
         let Some((&id, listener)) = listeners.find(|(_, listener)| listener.is_acceptable()) else {
             return Arrival::Nobody;
         };
         match listener.accept() {
-            Ok(stream) => self.examine(id, stream, now),
+            Ok(stream) => {
+                self.next = self.examine(id, stream, now);
+                Arrival::Examined
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if self.pause.recover() {
                     log::warn!("accepting connections again, nobody waits any more");
                 }
-                Arrival::TurnedAway
+                Arrival::Examined
             }
             Err(error) => {
                 self.begin_pause(&error, now);
@@ -150,25 +180,30 @@ impl Door {
         }
     }
 
-    fn examine(&mut self, listener: ListenerId, stream: UnixStream, now: Instant) -> Arrival {
+    fn examine(
+        &mut self,
+        listener: ListenerId,
+        stream: UnixStream,
+        now: Instant,
+    ) -> Option<Newcomer> {
         let peer = match os::peer_credentials(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => {
                 log::warn!("dropped a peer that nobody knows: {error}");
-                return Arrival::TurnedAway;
+                return None;
             }
         };
         match self.admission.check(&peer, now) {
-            Ok(()) => Arrival::Peer {
+            Ok(()) => Some(Newcomer {
                 listener,
                 stream,
                 peer,
-            },
+            }),
             Err(Refusal { count }) => {
                 if let Some(count) = count {
                     log::warn!("refused a peer, {}", describe_refused(&peer, count));
                 }
-                Arrival::TurnedAway
+                None
             }
         }
     }
@@ -183,11 +218,6 @@ impl Door {
         }
     }
 
-    /// Who has to go before one more enters the crowd.
-    pub fn makes_room(&self) -> Option<ConnId> {
-        self.crowd.makes_room()
-    }
-
     /// A connection that was accepted is shaking hands.
     pub fn enter(&mut self, conn: ConnId, now: Instant) {
         self.crowd.enter(conn, now);
@@ -198,7 +228,12 @@ impl Door {
         self.crowd.begin(conn);
     }
 
-    /// The handshake is over, one way or the other.
+    /// The connection has ended, and the VM is to be done with it.
+    pub fn ended(&mut self, conn: ConnId) {
+        self.crowd.ended(conn);
+    }
+
+    /// The handshake is over and the VM is done with it, one way or the other.
     pub fn leave(&mut self, conn: ConnId) {
         self.crowd.leave(conn);
     }
@@ -247,8 +282,8 @@ impl Door {
     /// When [`tick`](Self::tick) or [`accept`](Self::accept) has something to do that no event
     /// announces. `has_room` says whether the VM keeps up with those who come and go.
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
-        let next_room = self.crowd.next_room();
-        let awaited = next_room.filter(|_| has_room && self.is_somebody_waiting());
+        let next_room = self.crowd.makes_room().map(|(time, _)| time);
+        let awaited = next_room.filter(|_| has_room && self.next.is_some());
         awaited.into_iter().chain(self.pause.ends()).min()
     }
 

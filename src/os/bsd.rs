@@ -14,6 +14,10 @@ pub const MAX_PATH: usize = 103;
 /// Whether bytes can go from a socket to a pipe without being read.
 pub const CAN_SPLICE: bool = false;
 
+/// Whether sockets can be handed over to the VM: it is known by its process, which these systems do not
+/// tell.
+pub const CAN_PASS_SOCKETS: bool = false;
+
 /// Moves nothing: this system has no such call, and every caller has another way.
 pub fn splice(_from: impl AsFd, _to: impl AsFd, _limit: usize) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
@@ -42,7 +46,7 @@ pub fn abstract_address(_name: &[u8]) -> io::Result<SocketAddrUnix> {
 }
 
 /// This system has no abstract names.
-pub fn abstract_listener(_backlog: i32) -> io::Result<(OwnedFd, Vec<u8>)> {
+pub fn abstract_listener(_backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

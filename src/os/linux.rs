@@ -1,6 +1,6 @@
 //! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SCM_RIGHTS.
 
-use super::warn_unless;
+use super::{begin_listening, warn_unless};
 use crate::peer::Credentials;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::io::{ioctl_fionread, retry_on_intr};
@@ -22,6 +22,9 @@ pub const MAX_PATH: usize = 107;
 
 /// Whether bytes can go from a socket to a pipe without being read.
 pub const CAN_SPLICE: bool = true;
+
+/// Whether sockets can be handed over to the VM.
+pub const CAN_PASS_SOCKETS: bool = true;
 
 /// Bytes a pipe to or from the VM should hold: the most that an unprivileged process may ask for
 /// (/proc/sys/fs/pipe-max-size). With the usual 64 KiB each batch costs many wake-ups.
@@ -75,10 +78,10 @@ pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddrUnix> {
 
 /// A listener under an abstract name that the kernel chooses, and that name with its leading NUL:
 /// autobind of unix(7).
-pub fn abstract_listener(backlog: i32) -> io::Result<(OwnedFd, Vec<u8>)> {
+pub fn abstract_listener(backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
     let socket = unix_socket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
-    rustix::net::listen(&socket, backlog)?;
+    begin_listening(&socket, backlog)?;
     let address = SocketAddrUnix::try_from(rustix::net::getsockname(&socket)?)?;
     let name = address
         .abstract_name()

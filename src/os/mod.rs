@@ -6,8 +6,8 @@
 mod system;
 
 pub use system::{
-    CAN_SPLICE, abstract_listener, enlarge_pipe, peer_credentials, send_descriptor, splice,
-    spliceable,
+    CAN_PASS_SOCKETS, CAN_SPLICE, abstract_listener, enlarge_pipe, peer_credentials,
+    send_descriptor, splice, spliceable,
 };
 
 use crate::address::Address;
@@ -73,8 +73,13 @@ pub fn listen(address: &SocketAddrUnix, backlog: u32, mode: u16) -> io::Result<O
     let bound = rustix::net::bind(&socket, address);
     umask(before);
     bound?;
-    rustix::net::listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    begin_listening(&socket, backlog)?;
     Ok(socket)
+}
+
+fn begin_listening(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    Ok(rustix::net::listen(socket, backlog)?)
 }
 
 /// Lets a socket hold up to `size` bytes that its peer has not read; the system may allow it less.

@@ -13,7 +13,7 @@ use crate::token::Source;
 use mio::event::Event;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_secs(5);
 pub struct Table {
     registry: Registry,
     entries: HashMap<ConnId, Entry>,
+    /// Numbers of connections that have ended and that the VM has still to close.
+    ended: HashSet<ConnId>,
     last_inbound: ConnId,
     /// Connections that want to be read, in the order of their turns; each once.
     to_read: VecDeque<ConnId>,
@@ -55,8 +57,10 @@ pub enum Turn {
     Continues,
     /// The first bytes of the peer have come.
     Begun(ConnId),
-    /// It is over and no longer in the table: by a failure, or as the VM wanted it closed.
-    Over(ConnId, Option<Failure>),
+    /// It has ended, and the VM is to be told.
+    Ended(ConnId, Failure),
+    /// It is over, as the VM wanted it closed.
+    Over,
 }
 
 impl Table {
@@ -65,6 +69,7 @@ impl Table {
         Table {
             registry,
             entries: HashMap::new(),
+            ended: HashSet::new(),
             last_inbound: 0,
             to_read: VecDeque::new(),
             to_write: VecDeque::new(),
@@ -75,9 +80,9 @@ impl Table {
 
     // --- who comes and who goes ------------------------------------------------------------------
 
-    /// Whether the number is in use.
+    /// Whether the number is in use: the VM or we are not done with it.
     pub fn contains(&self, conn: ConnId) -> bool {
-        self.entries.contains_key(&conn)
+        self.entries.contains_key(&conn) || self.ended.contains(&conn)
     }
 
     /// Takes a connection under a number that is not in use.
@@ -110,9 +115,16 @@ impl Table {
         Ok(self.last_inbound)
     }
 
+    /// A connection has ended, and the VM will close it.
+    pub fn end(&mut self, conn: ConnId) {
+        if self.remove(conn) {
+            self.ended.insert(conn);
+        }
+    }
+
     /// Forgets a connection; false if there is none. Its socket is closed, unless the report queue waits
     /// for it.
-    pub fn remove(&mut self, conn: ConnId) -> bool {
+    fn remove(&mut self, conn: ConnId) -> bool {
         let Some(entry) = self.entries.remove(&conn) else {
             return false;
         };
@@ -191,9 +203,10 @@ impl Table {
         Ok(())
     }
 
-    /// The VM wants a connection closed: as soon as what it sent before is delivered. True if that is
-    /// now.
+    /// The VM is done with a connection, which is closed as soon as what the VM sent before is delivered.
+    /// True if that is now.
     pub fn close(&mut self, conn: ConnId) -> bool {
+        self.ended.remove(&conn);
         let Some(entry) = self.entries.get_mut(&conn) else {
             return false;
         };
@@ -206,6 +219,11 @@ impl Table {
         self.lingering.push_back((Instant::now() + LINGER, conn));
         self.await_write(conn);
         false
+    }
+
+    fn is_closing(&self, conn: ConnId) -> bool {
+        let entry = self.entries.get(&conn);
+        entry.is_some_and(|entry| entry.connection.is_closing())
     }
 
     /// A connection that the VM has not closed; to it, one that lingers has ended.
@@ -294,8 +312,8 @@ impl Table {
             ReadOutcome::More => self.await_read(conn),
             ReadOutcome::Drained => (),
             ReadOutcome::Ended(failure) => {
-                self.remove(conn);
-                return Some(Turn::Over(conn, Some(failure)));
+                self.end(conn);
+                return Some(Turn::Ended(conn, failure));
             }
         }
         Some(match begins {
@@ -319,12 +337,16 @@ impl Table {
             }
         } else if entry.connection.unsent() == 0 {
             self.remove(conn);
-            return Some(Turn::Over(conn, None));
+            return Some(Turn::Over);
         }
         if let Err(error) = entry.watch_for_writing(&self.registry, conn) {
-            self.remove(conn);
+            if entry.connection.is_closing() {
+                self.remove(conn);
+                return Some(Turn::Over);
+            }
+            self.end(conn);
             let failure = Failure::system(format!("cannot watch the socket: {error}"));
-            return Some(Turn::Over(conn, Some(failure)));
+            return Some(Turn::Ended(conn, failure));
         }
         // A failed write is found out by reading.
         self.await_read(conn);
@@ -361,16 +383,20 @@ impl Table {
         self.lingering.front().map(|(until, _)| *until)
     }
 
-    /// Ends a connection that has lingered for too long, if there is one.
-    pub fn expire(&mut self, now: Instant) -> Option<ConnId> {
-        loop {
-            let (_, conn) = *self.lingering.front().filter(|(until, _)| *until <= now)?;
+    /// Closes a connection that has lingered for too long; false if there is none.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        while let Some((until, conn)) = self.lingering.front().copied() {
+            if until > now {
+                return false;
+            }
             self.lingering.pop_front();
-            if self.remove(conn) {
+            // What stands under its number now may be another one.
+            if self.is_closing(conn) && self.remove(conn) {
                 log::info!("connection {conn} was closed before its peer had read everything");
-                return Some(conn);
+                return true;
             }
         }
+        false
     }
 
     /// Sockets are not read any more.

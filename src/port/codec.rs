@@ -69,6 +69,10 @@ impl Command {
                 conn: fields.conn()?,
                 node: fields.text("node")?,
             },
+            kind::OPEN_CHANNEL => Command::OpenChannel {
+                vm_pid: fields.u32("vm_pid")?,
+                directory: fields.rest().to_vec(),
+            },
             kind::ACK => Command::Ack {
                 conn: fields.conn()?,
                 count: fields.u32("count")?,
@@ -125,6 +129,11 @@ impl Command {
                 put_u32(out, *conn);
                 out.extend_from_slice(node.as_bytes());
             }
+            Command::OpenChannel { vm_pid, directory } => {
+                out.push(kind::OPEN_CHANNEL);
+                put_u32(out, *vm_pid);
+                out.extend_from_slice(directory);
+            }
             Command::Ack { conn, count } => {
                 out.push(kind::ACK);
                 put_u32(out, *conn);
@@ -138,23 +147,10 @@ impl Report {
     /// Appends the packet, length first.
     pub fn encode(&self, out: &mut Vec<u8>) {
         packet(out, |out| match self {
-            Report::Hello {
-                version,
-                features,
-                window,
-                handshake_window,
-                channel,
-                release,
-            } => {
+            Report::Hello { version, window } => {
                 out.push(kind::HELLO);
                 put_u16(out, *version);
-                put_u32(out, *features);
                 put_u32(out, *window);
-                put_u32(out, *handshake_window);
-                debug_assert!(channel.len() <= u8::MAX as usize);
-                out.push(channel.len() as u8);
-                out.extend_from_slice(channel);
-                out.extend_from_slice(release.as_bytes());
             }
             Report::Listening { listener } => {
                 out.push(kind::LISTENING);
@@ -198,9 +194,25 @@ impl Report {
                 out.push(kind::HANDED_OVER);
                 put_u32(out, *conn);
             }
-            Report::Kept { conn } => {
-                out.push(kind::KEPT);
+            Report::Relayed { conn } => {
+                out.push(kind::RELAYED);
                 put_u32(out, *conn);
+            }
+            Report::Channel { address } => {
+                out.push(kind::CHANNEL);
+                out.extend_from_slice(address);
+            }
+            Report::ChannelFailed { explanation } => {
+                out.push(kind::CHANNEL_FAILED);
+                out.extend_from_slice(explanation.as_bytes());
+            }
+            Report::ListenerLost {
+                listener,
+                explanation,
+            } => {
+                out.push(kind::LISTENER_LOST);
+                put_u32(out, *listener);
+                out.extend_from_slice(explanation.as_bytes());
             }
             Report::Closed {
                 conn,
@@ -220,11 +232,7 @@ impl Report {
         let report = match packet_type {
             kind::HELLO => Report::Hello {
                 version: fields.u16("version")?,
-                features: fields.u32("features")?,
                 window: fields.u32("window")?,
-                handshake_window: fields.u32("handshake_window")?,
-                channel: fields.short_bytes("channel")?,
-                release: fields.text("release")?,
             },
             kind::LISTENING => Report::Listening {
                 listener: fields.u32("listener")?,
@@ -263,8 +271,18 @@ impl Report {
             kind::HANDED_OVER => Report::HandedOver {
                 conn: fields.conn()?,
             },
-            kind::KEPT => Report::Kept {
+            kind::RELAYED => Report::Relayed {
                 conn: fields.conn()?,
+            },
+            kind::CHANNEL => Report::Channel {
+                address: fields.address()?,
+            },
+            kind::CHANNEL_FAILED => Report::ChannelFailed {
+                explanation: fields.text("explanation")?,
+            },
+            kind::LISTENER_LOST => Report::ListenerLost {
+                listener: fields.u32("listener")?,
+                explanation: fields.text("explanation")?,
             },
             other => return Err(DecodeError::UnknownType(other)),
         };
@@ -383,17 +401,6 @@ impl<'a> Fields<'a> {
             gid: self.u32("gid")?,
             pid: self.u32("pid")?,
         })
-    }
-
-    /// Bytes behind an 8-bit length.
-    fn short_bytes(&mut self, field: &'static str) -> Result<Vec<u8>, DecodeError> {
-        let length = self.u8("length")?.into();
-        let (bytes, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(DecodeError::Missing(field))?;
-        self.0 = rest;
-        Ok(bytes.to_vec())
     }
 
     fn address(&mut self) -> Result<Vec<u8>, DecodeError> {

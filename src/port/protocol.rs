@@ -17,12 +17,19 @@
 //!            | CONNECT ----------------------------> |
 //!            | <--------- CONNECTED / CONNECT_FAILED |   or we go out to one
 //!            | <------------- DATA, ACK -----------> |   both ways, while it is open
-//!            | HAND_OVER --------------------------> |   the handshake is through: the VM wants the socket
-//!            | <--------------- HANDED_OVER or KEPT |   and has it, or the sidecar goes on with it
-//!            | ESTABLISHED ------------------------> |   or: the sidecar is to keep it
-//!            | CLOSE --------> or <---------- CLOSED |   exactly one of the two ends what the sidecar has
+//!            | ESTABLISHED ------------------------> |   the handshake is through: the sidecar relays
+//!            | <----------------------------- CLOSED |   the socket has ended
+//!            | CLOSE ------------------------------> |   always, once: the VM is done with it
 //!            | UNLISTEN ---------------------------> |
 //!            | <------------------------- UNLISTENED |
+//!            | <---------------------- LISTENER_LOST |   or: the name was taken away
+//!
+//! where the VM wants the sockets themselves
+//!
+//!            | OPEN_CHANNEL -----------------------> |   once, before the first HAND_OVER
+//!            | <----------- CHANNEL / CHANNEL_FAILED |
+//!            | HAND_OVER --------------------------> |   in place of ESTABLISHED
+//!            | <-------------- HANDED_OVER / RELAYED |   the VM has the socket, or the sidecar relays
 //! ```
 //!
 //! | type | packet         | direction    | fields after the type byte                              |
@@ -34,9 +41,10 @@
 //! |    5 | CLOSE          | VM → sidecar | conn:32                                                 |
 //! |    6 | ADMIT          | VM → sidecar | base:8 uids:16 uid:32 ... gid:32 ...                    |
 //! |    7 | HAND_OVER      | VM → sidecar | conn:32 node:text                                       |
+//! |    8 | OPEN_CHANNEL   | VM → sidecar | vm_pid:32 directory:rest                                |
 //! |   16 | DATA           | both ways    | conn:32 bytes:rest                                      |
 //! |   17 | ACK            | both ways    | conn:32 count:32                                        |
-//! |   32 | HELLO          | sidecar → VM | version:16 features:32 window:32 handshake_window:32 length:8 channel:length release:text |
+//! |   32 | HELLO          | sidecar → VM | version:16 window:32                                    |
 //! |   33 | LISTENING      | sidecar → VM | listener:32                                             |
 //! |   34 | LISTEN_FAILED  | sidecar → VM | listener:32 reason:8 explanation:text                   |
 //! |   35 | UNLISTENED     | sidecar → VM | listener:32                                             |
@@ -45,12 +53,25 @@
 //! |   38 | CONNECT_FAILED | sidecar → VM | conn:32 reason:8 explanation:text                       |
 //! |   39 | CLOSED         | sidecar → VM | conn:32 reason:8 explanation:text                       |
 //! |   40 | HANDED_OVER    | sidecar → VM | conn:32                                                 |
-//! |   41 | KEPT           | sidecar → VM | conn:32                                                 |
+//! |   41 | RELAYED        | sidecar → VM | conn:32                                                 |
+//! |   42 | CHANNEL        | sidecar → VM | address:rest                                            |
+//! |   43 | CHANNEL_FAILED | sidecar → VM | explanation:text                                        |
+//! |   44 | LISTENER_LOST  | sidecar → VM | listener:32 explanation:text                            |
 //!
-//! **Identifiers.** The VM chooses `listener`, from 0 to 15. A `conn` is chosen by who makes the
-//! connection: odd by the VM (CONNECT), even by the sidecar (ACCEPTED), each from 1 to 2^30 - 1, and
-//! is not used again before the numbers wrap around. A packet about a connection that the reader has
-//! already ended is ignored: the two ends cross on the way.
+//! **Listeners.** The VM chooses `listener`, from 0 to 15. LISTENER_LOST says that the socket file is
+//! gone or is another one: the number is free, and the VM may listen again. To an UNLISTEN that crosses
+//! it the sidecar still answers UNLISTENED.
+//!
+//! **Connections.** A `conn` is chosen by who makes the connection: odd by the VM (CONNECT), even by
+//! the sidecar (ACCEPTED), each from 1 to 2^30 - 1. It is in use until both sides are done with it: the
+//! sidecar by CLOSED, HANDED_OVER or CONNECT_FAILED, or when it has delivered what came before CLOSE;
+//! the VM by CLOSE, which it sends exactly once for each connection that was reported to it by ACCEPTED
+//! or CONNECTED, also after CLOSED, but not after HANDED_OVER. A packet about a connection that the
+//! reader is done with is ignored: the two ends cross on the way.
+//!
+//! **Handshakes.** A connection that came in has one of 128 places until the VM says ESTABLISHED,
+//! HAND_OVER or CLOSE. CLOSED does not free it: nobody comes in before the VM has dealt with those who
+//! came before. Who takes long makes room when all places are taken and somebody waits.
 //!
 //! **Admission.** ADMIT says who may be a peer, from then on and in both directions: whom `base`
 //! says (0 nobody, 1 the sidecar's own user and root, 2 anybody), processes of one of the `uid`s
@@ -59,21 +80,25 @@
 //!
 //! **Addresses** are those of unix(7): a path, or NUL and an abstract name.
 //!
-//! **Handover.** `channel` of HELLO is the address of a listener of the sidecar's, for its VM alone; it
-//! is empty where sockets cannot be passed. The VM connects there once, and says nothing. To HAND_OVER
-//! the sidecar answers with HANDED_OVER, which comes after all DATA that it has read, and before that
-//! it sends one byte through the channel, with the socket as SCM_RIGHTS of unix(7): sockets come in
-//! the order of their HANDED_OVERs. The connection is the VM's then, and its number means nothing to
-//! the sidecar. KEPT stands for ESTABLISHED: why, the sidecar has logged. The VM sends no DATA between
-//! HAND_OVER and the answer.
+//! **Channel.** OPEN_CHANNEL asks for a way by which sockets can be passed to the process `vm_pid`; without
+//! it there is none. The sidecar listens for that process, under a name in `directory` if that is a
+//! directory into which nobody else can put anything, and else (or if it is empty) under an abstract
+//! name, and answers with CHANNEL. The VM connects to its address once, within 5 seconds, and says nothing.
+//! CHANNEL_FAILED says that there is no channel, at once or when that time is over: connections are
+//! relayed, and the VM may ask again. It asks again in no other case.
+//!
+//! **Handover.** To HAND_OVER the sidecar answers with HANDED_OVER, which comes after all DATA that it has
+//! read, and before that it sends one byte through the channel, with the socket as SCM_RIGHTS of
+//! unix(7): sockets come in the order of their HANDED_OVERs. The connection is the VM's then, and its
+//! number means nothing to the sidecar. RELAYED says that the socket cannot be passed, and makes HAND_OVER
+//! an ESTABLISHED: why, the sidecar has logged. The VM sends no DATA between HAND_OVER and the answer.
 //!
 //! **Flow control**, the same rule in both directions: *a sender has at most a window of bytes of
 //! a connection sent and not acknowledged. The receiver acknowledges bytes when it has passed them
 //! on, at the latest when a quarter of the window waits for its acknowledgement.* The sidecar
-//! passes on to the socket, the VM to the distribution. `window` and `handshake_window` are the
-//! ones HELLO names. Until ESTABLISHED or KEPT the sidecar keeps to `handshake_window`, and the VM
-//! acknowledges nothing: all that a peer can make the VM hold before it has shown that it knows
-//! the cookie are `handshake_window` bytes.
+//! passes on to the socket, the VM to the distribution. The window is the one that HELLO names. Until
+//! ESTABLISHED or RELAYED the sidecar keeps to one of 16 KiB, and the VM acknowledges nothing: that is all
+//! that a peer can make the VM hold before it has shown that it knows the cookie.
 //!
 //! **Bytes** of DATA are those of the connection's stream, in order, cut anywhere. Nothing of this
 //! protocol appears on the socket. CLOSE still delivers what was sent before it, for a bounded
@@ -83,10 +108,7 @@ use crate::failure::Reason;
 use crate::peer::{Credentials, Policy};
 
 /// Version of this protocol. The VM refuses a sidecar that says another one.
-pub const VERSION: u16 = 2;
-
-/// Features of this sidecar beyond the version's own; none are defined yet.
-pub const FEATURES: u32 = 0;
+pub const VERSION: u16 = 3;
 
 /// Bytes a side may have unacknowledged on one connection: two batches of a bulk transfer, so that
 /// one is written while the next is made. Bounds the sidecar's memory to connections x window.
@@ -125,6 +147,7 @@ pub(super) mod kind {
     pub const CLOSE: u8 = 5;
     pub const ADMIT: u8 = 6;
     pub const HAND_OVER: u8 = 7;
+    pub const OPEN_CHANNEL: u8 = 8;
     pub const ACK: u8 = 17;
     pub const HELLO: u8 = 32;
     pub const LISTENING: u8 = 33;
@@ -135,7 +158,10 @@ pub(super) mod kind {
     pub const CONNECT_FAILED: u8 = 38;
     pub const CLOSED: u8 = 39;
     pub const HANDED_OVER: u8 = 40;
-    pub const KEPT: u8 = 41;
+    pub const RELAYED: u8 = 41;
+    pub const CHANNEL: u8 = 42;
+    pub const CHANNEL_FAILED: u8 = 43;
+    pub const LISTENER_LOST: u8 = 44;
 }
 
 /// Type byte of DATA, for those who stream its bytes instead of collecting them.
@@ -182,7 +208,8 @@ pub enum Command {
         /// Name of the peer node, for people who read the sidecar's table.
         node: String,
     },
-    /// End the connection; what was sent before is still delivered.
+    /// The VM is done with the connection. If it has not ended, it ends when what was sent before is
+    /// delivered.
     Close {
         /// The number that CONNECT or ACCEPTED has given the connection.
         conn: ConnId,
@@ -195,6 +222,13 @@ pub enum Command {
         conn: ConnId,
         /// Name of the peer node, for people who read the log.
         node: String,
+    },
+    /// Make a way for sockets to the VM.
+    OpenChannel {
+        /// Process of the VM.
+        vm_pid: u32,
+        /// Where the channel may have its socket file; it may be empty.
+        directory: Vec<u8>,
     },
     /// The VM has passed on `count` bytes of the connection.
     Ack {
@@ -212,16 +246,8 @@ pub enum Report {
     Hello {
         /// [`VERSION`].
         version: u16,
-        /// [`FEATURES`].
-        features: u32,
         /// [`WINDOW`].
         window: u32,
-        /// [`HANDSHAKE_WINDOW`].
-        handshake_window: u32,
-        /// unix(7) address where the VM gets sockets, 255 bytes at most; empty if it cannot.
-        channel: Vec<u8>,
-        /// Version of the program, for people.
-        release: String,
     },
     /// The name is ours and peers can connect.
     Listening {
@@ -280,11 +306,28 @@ pub enum Report {
         conn: ConnId,
     },
     /// The socket cannot be passed: the connection is established at the sidecar.
-    Kept {
+    Relayed {
         /// The number that CONNECT or ACCEPTED has given the connection.
         conn: ConnId,
     },
-    /// The connection ended, and not by CLOSE.
+    /// The channel is open for the VM.
+    Channel {
+        /// unix(7) path, or NUL and abstract name.
+        address: Vec<u8>,
+    },
+    /// There is no channel.
+    ChannelFailed {
+        /// One line for people.
+        explanation: String,
+    },
+    /// A name that was ours is not ours any more.
+    ListenerLost {
+        /// The number that LISTEN has given the listener.
+        listener: ListenerId,
+        /// One line for people.
+        explanation: String,
+    },
+    /// The socket has ended, before the VM has sent CLOSE.
     Closed {
         /// The number that CONNECT or ACCEPTED has given the connection.
         conn: ConnId,

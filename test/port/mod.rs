@@ -94,17 +94,6 @@ impl Sidecar {
         }
     }
 
-    /// Starts a sidecar that hands sockets over to this process, and the address of its channel.
-    pub fn start_with_channel(vm_pid: u32) -> (Sidecar, Vec<u8>) {
-        let mut program = Program::new(BINARY);
-        let mut sidecar =
-            Sidecar::spawn(program.arg(vm_pid.to_string())).expect("the sidecar starts");
-        match sidecar.expect_report("HELLO") {
-            Report::Hello { channel, .. } => (sidecar, channel),
-            other => sidecar.fail(&format!("HELLO first, not {other:?}")),
-        }
-    }
-
     /// Starts a sidecar and takes nothing of it.
     pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
         let mut process = program
@@ -235,6 +224,21 @@ impl Sidecar {
     pub fn send_hand_over(&mut self, conn: ConnId) {
         let node = format!("peer{conn}@host");
         self.send(&Command::HandOver { conn, node });
+    }
+
+    /// Asks for a channel for the process `vm_pid`, and takes its address.
+    pub fn open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) -> Vec<u8> {
+        self.send_open_channel(vm_pid, directory);
+        match self.expect_report("CHANNEL") {
+            Report::Channel { address } => address,
+            other => self.fail(&format!("CHANNEL, not {other:?}")),
+        }
+    }
+
+    /// Asks for a channel for the process `vm_pid`.
+    pub fn send_open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) {
+        let directory = directory.as_ref().as_bytes().to_vec();
+        self.send(&Command::OpenChannel { vm_pid, directory });
     }
 
     /// Closes a connection.
@@ -369,8 +373,27 @@ impl Sidecar {
         }
     }
 
-    /// Takes CLOSED, and with it all bytes of the connection that came before.
+    /// Takes CLOSED, and with it all bytes of the connection that came before; and answers with CLOSE.
     pub fn closed(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
+        let ended = self.ended(conn);
+        self.send(&Command::Close { conn });
+        ended
+    }
+
+    /// Takes CLOSED of whatever connection it is, and answers with CLOSE.
+    pub fn expect_closed(&mut self) -> (ConnId, String) {
+        match self.expect_report("CLOSED") {
+            Report::Closed {
+                conn, explanation, ..
+            } => {
+                self.close(conn);
+                (conn, explanation)
+            }
+            other => self.fail(&format!("CLOSED, not {other:?}")),
+        }
+    }
+
+    fn ended(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
         match self.expect_report("CLOSED") {
             Report::Closed {
                 conn: same,
@@ -605,8 +628,8 @@ impl Sidecar {
                     connection.closed = true;
                 }
             }
-            Report::Kept { conn } => {
-                if let Some(connection) = self.open_connection(*conn, "KEPT") {
+            Report::Relayed { conn } => {
+                if let Some(connection) = self.open_connection(*conn, "RELAYED") {
                     connection.established = true;
                 }
             }
