@@ -190,7 +190,11 @@ listen_failed(Id, Reason, Explanation, Now, Listener = #listener{sockets = Socke
 
 -spec unlistened(id(), listener()) -> result().
 unlistened(Id, Listener = #listener{sockets = Sockets}) ->
-    settle(Listener#listener{sockets = maps:remove(Id, Sockets)}).
+    case Sockets of
+        #{Id := {_, closing}} -> settle(Listener#listener{sockets = maps:remove(Id, Sockets)});
+        %% It was lost while it was told to go, and the number may be another one's by now.
+        #{} -> {[], Listener}
+    end.
 
 %% The socket is gone, or is not ours any more, while the sidecar lives.
 -spec lost(id(), uds_dist_config:explanation(), listener()) -> result().
