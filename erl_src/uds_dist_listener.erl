@@ -315,15 +315,17 @@ arrived(Listener = #listener{request = Request, sockets = Sockets}) when map_siz
             {[], Listener};
         #request{tag = Tag, before = Before} ->
             add(
-                [{done, Tag, ok}] ++ [moved(Listener) || Before =/= none],
+                [{done, Tag, ok}] ++ moved(Before, Listener),
                 next(Listener#listener{request = undefined})
             )
     end;
 arrived(Listener) ->
     {[], Listener}.
 
-moved(#listener{wanted = Wanted}) ->
-    {log, notice, ["listening at ", address(Wanted), ", as configured"]}.
+moved(none, _) -> [];
+moved(Wanted, #listener{wanted = Wanted}) -> [];
+moved(_, #listener{wanted = Wanted}) ->
+    [{log, notice, ["listening at ", address(Wanted), ", as configured"]}].
 
 %% Nothing is wanted: the listener is closed when nothing is there.
 closed(Listener = #listener{closing = {tag, Tag}, sockets = Sockets}) when map_size(Sockets) =:= 0 ->
