@@ -7,7 +7,7 @@
 -module(uds_dist_listener).
 
 -export([new/0, open/4, put_off/2, move/4, close/2]).
--export([up/1, down/1, listening/2, listen_failed/5, unlistened/2, lost/3, timeout/1]).
+-export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
 -export([name/1, wanted/1, actual/1, is_requested/1]).
 
 -export_type([listener/0, place/0, tag/0, effect/0]).
@@ -28,6 +28,14 @@
     %% Replaces the timer if there is one.
     | {timer, Milliseconds :: non_neg_integer()}
     | {log, notice | error, uds_dist_config:explanation()}.
+
+%% Milliseconds between tries for a name whose owner is going away.
+-define(BUSY_RETRY, 20).
+%% The delay before the second try for a place that was lost, and the longest one, in milliseconds.
+-define(FIRST_BACKOFF, 100).
+-define(MAX_BACKOFF, 2000).
+%% A socket that was there for so many milliseconds was a good one, and is asked for again at once.
+-define(GOOD_LIFE, 10000).
 
 -record(request, {
     tag :: tag(),
@@ -53,17 +61,14 @@
     %% Something failed, and the timer will say when to try again.
     is_resting = false :: boolean(),
     %% Of a place that was had before.
-    backoff :: undefined | uds_dist_backoff:backoff()
+    backoff :: undefined | uds_dist_backoff:backoff(),
+    %% Since when it listens, and how often its socket was lost soon after that.
+    since = 0 :: integer(),
+    losses = uds_dist_backoff:new(?FIRST_BACKOFF) :: uds_dist_backoff:backoff()
 }).
 
 -opaque listener() :: #listener{}.
 -type result() :: {[effect()], listener()}.
-
-%% Milliseconds between tries for a name whose owner is going away.
--define(BUSY_RETRY, 20).
-%% The delay before the second try for a place that was lost, and the longest one, in milliseconds.
--define(FIRST_BACKOFF, 100).
--define(MAX_BACKOFF, 2000).
 
 %% Nothing is wanted.
 -spec new() -> listener().
@@ -91,7 +96,7 @@ actual(#listener{sockets = Sockets}) ->
 %% ---------------------------------------------------------------------------------------------
 %% What is wanted
 
-%% Listen as Name at Place. GiveUp is in the unit of `Now` of listen_failed/5.
+%% Listen as Name at Place. GiveUp is in milliseconds, as every Now.
 -spec open(atom(), place(), {tag(), GiveUp :: integer()}, listener()) -> result().
 open(Name, Place, {Tag, GiveUp}, Listener = #listener{wanted = none, closing = undefined}) ->
     start({Place, Tag, GiveUp}, Listener#listener{name = Name});
@@ -151,14 +156,15 @@ down(Listener = #listener{request = Request}) ->
         #request{} -> failed(sidecar_failed, "the sidecar failed", Listener1)
     end.
 
--spec listening(id(), listener()) -> result().
-listening(Id, Listener = #listener{sockets = Sockets, wanted = Wanted, backoff = Backoff}) ->
+-spec listening(id(), Now :: integer(), listener()) -> result().
+listening(Id, Now, Listener = #listener{sockets = Sockets, wanted = Wanted, backoff = Backoff}) ->
+    Listener1 = Listener#listener{since = Now},
     case Sockets of
         #{Id := {Wanted, opening}} when Backoff =/= undefined ->
             Line = ["listening again at ", address(Wanted), tries(Backoff)],
-            add([{log, notice, Line}], opened(Id, Wanted, Listener#listener{backoff = undefined}));
+            add([{log, notice, Line}], opened(Id, Wanted, Listener1#listener{backoff = undefined}));
         #{Id := {Place, opening}} ->
-            opened(Id, Place, Listener);
+            opened(Id, Place, Listener1);
         #{} ->
             {[], Listener}
     end.
@@ -197,18 +203,29 @@ unlistened(Id, Listener = #listener{sockets = Sockets}) ->
     end.
 
 %% The socket is gone, or is not ours any more, while the sidecar lives.
--spec lost(id(), uds_dist_config:explanation(), listener()) -> result().
-lost(Id, Explanation, Listener = #listener{sockets = Sockets}) ->
-    case maps:take(Id, Sockets) of
-        {{Place, _}, Sockets1} ->
+-spec lost(id(), uds_dist_config:explanation(), Now :: integer(), listener()) -> result().
+lost(Id, Explanation, Now, Listener = #listener{sockets = Sockets}) ->
+    Listener1 = Listener#listener{sockets = maps:remove(Id, Sockets)},
+    case Sockets of
+        #{Id := {Place, open}} ->
             Line = ["no longer listening at ", address(Place), ": ", Explanation],
-            add(
-                [{log, error, Line}],
-                settle(remember_loss(Listener#listener{sockets = Sockets1}))
-            );
-        error ->
+            add([{log, error, Line}], return(Explanation, Now, remember_loss(Listener1)));
+        #{Id := {_, closing}} ->
+            settle(Listener1);
+        #{} ->
             {[], Listener}
     end.
+
+%% At once, unless somebody takes the socket away again and again.
+return(Explanation, Now, Listener = #listener{since = Since, losses = Losses}) ->
+    Losses1 =
+        case Now - Since >= ?GOOD_LIFE of
+            true -> uds_dist_backoff:new(?FIRST_BACKOFF);
+            false -> Losses
+        end,
+    {Delay, _, Losses2} = uds_dist_backoff:failed(Explanation, ?MAX_BACKOFF, Losses1),
+    Listener1 = Listener#listener{losses = Losses2, is_resting = true},
+    add([{timer, Delay}], settle(Listener1)).
 
 %% The timer has run out.
 -spec timeout(listener()) -> result().

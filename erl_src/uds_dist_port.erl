@@ -355,14 +355,16 @@ report({connected, Conn, _} = Report, State) ->
 report({connect_failed, Conn, _, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
 report({listening, Id}, State) ->
-    listener(fun(L) -> uds_dist_listener:listening(Id, L) end, State);
+    Now = now_ms(),
+    listener(fun(L) -> uds_dist_listener:listening(Id, Now, L) end, State);
 report({listen_failed, Id, Reason, Explanation}, State) ->
     Now = now_ms(),
     listener(fun(L) -> uds_dist_listener:listen_failed(Id, Reason, Explanation, Now, L) end, State);
 report({unlistened, Id}, State) ->
     listener(fun(L) -> uds_dist_listener:unlistened(Id, L) end, State);
 report({listener_lost, Id, Explanation}, State) ->
-    listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, L) end, State);
+    Now = now_ms(),
+    listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, Now, L) end, State);
 report({relayed, Conn}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:relayed(Conn, Connections)};
 report({handed_over, Conn}, State = #state{channel = Channel}) ->
