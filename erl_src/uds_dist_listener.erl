@@ -6,7 +6,7 @@
 %% one timer and a backoff. It must not know of ports, processes or the time of day.
 -module(uds_dist_listener).
 
--export([new/0, open/4, put_off/2, move/4, close/2]).
+-export([new/0, open/4, put_off/3, move/4, close/2]).
 -export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
 -export([name/1, wanted/1, actual/1, is_requested/1]).
 
@@ -57,7 +57,8 @@
     %% The request that is being carried out, and those after it.
     request :: undefined | #request{},
     next = [] :: [{place(), tag(), GiveUp :: integer()}],
-    closing :: undefined | {tag, tag()},
+    %% Requests that are done when nothing is there any more, last one first.
+    closing = [] :: [tag()],
     %% Something failed, and the timer will say when to try again.
     is_resting = false :: boolean(),
     %% Of a place that was had before.
@@ -98,15 +99,20 @@ actual(#listener{sockets = Sockets}) ->
 
 %% Listen as Name at Place. GiveUp is in milliseconds, as every Now.
 -spec open(atom(), place(), {tag(), GiveUp :: integer()}, listener()) -> result().
-open(Name, Place, {Tag, GiveUp}, Listener = #listener{wanted = none, closing = undefined}) ->
+open(Name, Place, {Tag, GiveUp}, Listener = #listener{wanted = none, closing = []}) ->
     start({Place, Tag, GiveUp}, Listener#listener{name = Name});
 open(_, _, {Tag, _}, Listener) ->
-    {[{done, Tag, {error, already_listening, "this node listens already"}}], Listener}.
+    {[already_listening(Tag)], Listener}.
 
 %% Listen as Name, at a place that move/4 will tell.
--spec put_off(atom(), listener()) -> listener().
-put_off(Name, Listener = #listener{wanted = none}) ->
-    Listener#listener{name = Name, wanted = undecided}.
+-spec put_off(atom(), tag(), listener()) -> result().
+put_off(Name, Tag, Listener = #listener{wanted = none, closing = []}) ->
+    {[{done, Tag, ok}], Listener#listener{name = Name, wanted = undecided}};
+put_off(_, Tag, Listener) ->
+    {[already_listening(Tag)], Listener}.
+
+already_listening(Tag) ->
+    {done, Tag, {error, already_listening, "this node listens already"}}.
 
 %% Listen at another place from now on. The new socket stands before the old one goes, unless both are
 %% to be at the same address. If it cannot be had, nothing changes.
@@ -120,7 +126,7 @@ move(Place, Tag, GiveUp, Listener = #listener{next = Next}) ->
 
 %% Stop listening. The request is done when the socket is gone.
 -spec close(tag(), listener()) -> result().
-close(Tag, Listener = #listener{request = Request, next = Next}) ->
+close(Tag, Listener = #listener{request = Request, next = Next, closing = Closing}) ->
     Given = [{T, closed} || #request{tag = T} <- [Request]] ++ [{T, closed} || {_, T, _} <- Next],
     Effects = [{done, T, {error, Reason, "this node stopped listening"}} || {T, Reason} <- Given],
     add(
@@ -129,7 +135,7 @@ close(Tag, Listener = #listener{request = Request, next = Next}) ->
             wanted = none,
             request = undefined,
             next = [],
-            closing = {tag, Tag},
+            closing = [Tag | Closing],
             is_resting = false,
             backoff = undefined
         })
@@ -345,14 +351,22 @@ moved(_, #listener{wanted = Wanted}) ->
     [{log, notice, ["listening at ", address(Wanted), ", as configured"]}].
 
 %% Nothing is wanted: the listener is closed when nothing is there.
-closed(Listener = #listener{closing = {tag, Tag}, sockets = Sockets}) when map_size(Sockets) =:= 0 ->
-    {[{done, Tag, ok}], Listener#listener{closing = undefined, name = undefined}};
+closed(Listener = #listener{closing = Tags = [_ | _], sockets = Sockets}) when
+    map_size(Sockets) =:= 0
+->
+    Effects = [{done, Tag, ok} || Tag <- lists:reverse(Tags)],
+    {Effects, Listener#listener{closing = [], name = undefined}};
 closed(Listener) ->
     {[], Listener}.
 
-%% A request is over; the next one has its turn.
-next(Listener = #listener{next = []}) -> settle(Listener);
-next(Listener = #listener{next = [Request | Next]}) -> start(Request, Listener#listener{next = Next}).
+%% A request is over; the next move has its turn.
+next(Listener = #listener{next = []}) ->
+    settle(Listener);
+next(Listener = #listener{next = [{_, Tag, _} | Next], wanted = none}) ->
+    %% The listener could not be opened, and there is nothing to move.
+    add([{done, Tag, ok}], next(Listener#listener{next = Next}));
+next(Listener = #listener{next = [Request | Next]}) ->
+    start(Request, Listener#listener{next = Next}).
 
 add({Effects, Listener}, Then) when is_function(Then, 1) -> add(Effects, Then(Listener));
 add(Effects, {More, Listener}) -> {Effects ++ More, Listener}.

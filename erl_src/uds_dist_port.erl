@@ -201,8 +201,9 @@ survive(Callback, State) ->
 call({listen, Name}, From, State) ->
     case settings(State) of
         put_off ->
-            Listener = uds_dist_listener:put_off(Name, State#state.listener),
-            {reply, {ok, undefined}, await_boot(State#state{listener = Listener})};
+            Tag = {{listen, From}, undefined},
+            PutOff = fun(L) -> uds_dist_listener:put_off(Name, Tag, L) end,
+            {noreply, await_boot(listener(PutOff, State))};
         {ok, Config} ->
             case uds_dist_config:place(Name, Config) of
                 {ok, Place} ->
@@ -529,7 +530,11 @@ request_done({close, From}, ok, State) ->
     gen_server:reply(From, ok),
     State;
 request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
-    {Address, _, _} = uds_dist_listener:wanted(Listener),
+    Address =
+        case uds_dist_listener:wanted(Listener) of
+            undecided -> undefined;
+            {Wanted, _, _} -> Wanted
+        end,
     gen_server:reply(From, {ok, Address}),
     ok = check_names_of_commands(Config, State),
     State;
