@@ -433,8 +433,9 @@ place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
 
 %% Whether the commands of a release fit too: `remote`, `rpc` and the like run in nodes of their own, whose
 %% names are nine characters longer.
--spec check_command_name(undefined | atom(), config()) -> ok | {error, explanation()}.
-check_command_name(undefined, _) ->
+-spec check_command_name(undefined | atom(), undefined | config()) -> ok | {error, explanation()}.
+check_command_name(Name, Config) when Name =:= undefined; Config =:= undefined ->
+    %% Either is still to come.
     ok;
 check_command_name(Name, Config) ->
     case address(list_to_atom("rpc-xxxx-" ++ atom_to_list(Name)), Config) of
