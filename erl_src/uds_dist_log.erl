@@ -126,7 +126,7 @@ ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
     Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]),
     log(info, Line, (metadata(Peer))#{reason => Why});
 ended({silent_node, Node}, Why) ->
-    unreachable(Node, [Why, " before it said anything"]).
+    unreachable(Node, Why).
 
 %% A handshake of this node came back to it.
 -spec reflected() -> ok.

@@ -448,8 +448,8 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.
     ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
-    %% A pair for signals, the listener, and the channel to the VM.
-    ?assertEqual(4, length([socket || "socket" <- Kinds])),
+    %% A pair for signals, and the listener.
+    ?assertEqual(3, length([socket || "socket" <- Kinds])),
     ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
     {ok, "/"} = file:read_link(proc(Pid, "cwd")),
     ?assertEqual([], test_node:tcp_listeners(Pid)).

@@ -171,10 +171,6 @@ fifty_nodes_dial_one_hub_at_once(Config) ->
     Small = #{args => ["-connect_all", "false", "+S", "1:1", "+A", "1"]},
     Hub = start("hub", #{args => ["-connect_all", "false"]}, Config),
     Nodes = start_all(["n" ++ integer_to_list(I) || I <- lists:seq(1, Count)], Small, Config),
-    %% With `direct` the first connection opens the channel between the sidecar and its VM as well.
-    [true] = connect_at_once([{hd(Nodes), Hub}], 5),
-    true = call(Hub, erlang, disconnect_node, [name(hd(Nodes))]),
-    expect_nodes(hd(Nodes), []),
     Before = descriptors(Hub),
     Results = connect_at_once([{Node, Hub} || Node <- Nodes], 500),
     ?assertEqual(lists:duplicate(Count, true), Results),
