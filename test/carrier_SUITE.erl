@@ -34,6 +34,7 @@
     full_backlog_is_tried_again/1,
     full_backlog_ends_with_the_setup_time/1,
     local_nodes_go_here_beside_another_carrier/1,
+    remote_nodes_go_by_tcp_beside_it/1,
     select_takes_the_nodes_of_this_host/1,
     names_do_not_leave_the_directory/1
 ]).
@@ -449,6 +450,89 @@ local_nodes_go_here_beside_another_carrier(Config) ->
     pong = ping(A, B),
     ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(A, B))),
     ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(B, A))).
+
+%% Two network namespaces stand in for two machines. Nodes of the same one are connected by a socket,
+%% others by TCP, and what happens to a sidecar concerns the former only.
+remote_nodes_go_by_tcp_beside_it(Config) ->
+    case make_machines(Config) of
+        {ok, Here, There} ->
+            try
+                connect_machines(Here, There, Config)
+            after
+                remove_machines([Here, There])
+            end;
+        {error, Reason} ->
+            {skip, "network namespaces cannot be made here: " ++ Reason}
+    end.
+
+connect_machines(Here, There, Config) ->
+    [A, B, C] = [
+        start(Name ++ "@" ++ Address, on_machine(Machine), Config)
+     || {Name, #{address := Address} = Machine} <- [{"a", Here}, {"b", Here}, {"c", There}]
+    ],
+    [true = call(A, net_kernel, connect_node, [name(Node)]) || Node <- [B, C]],
+    [expect_nodes(Node, [name(Other) || Other <- [A, B, C] -- [Node]]) || Node <- [A, B, C]],
+    Family = fun(Node, Other) ->
+        {ok, Info} = call(Node, net_kernel, node_info, [name(Other)]),
+        (proplists:get_value(address, Info))#net_address.family
+    end,
+    ?assertEqual([local, local], [Family(A, B), Family(B, A)]),
+    ?assertEqual([inet, inet], [Family(A, C), Family(C, A)]),
+    ?assertEqual([inet, inet], [Family(B, C), Family(C, B)]),
+    Sizes = [[1 bsl 20, 10, 65536], lists:duplicate(100, 100)],
+    [
+        ok = call(From, test_traffic, exchange, [name(To), Sizes, 1])
+     || {From, To} <- [{A, B}, {A, C}, {C, B}]
+    ],
+    [ok = test_load:prepare(Node) || Node <- [B, C]],
+    test_node:signal("KILL", sidecar(A)),
+    ok = test_load:await_down(B, 0),
+    expect(fun() -> ping(B, A) =:= pong end, connected_again),
+    expect_nodes(C, [name(A), name(B)]),
+    ?assertEqual(0, test_load:downs(C)).
+
+%% Each has its own directory, and its own loopback.
+on_machine(#{namespace := Namespace, dir := Dir}) ->
+    Ports = ["-test_ports", "a", "4001", "b", "4002", "c", "4003"],
+    %% By default global would make a third node leave one of two that have lost each other.
+    Kernel = ["-kernel", "prevent_overlapping_partitions", "false"],
+    maps:merge(?BESIDE_INET_TCP, #{
+        long => true,
+        dir => Dir,
+        args => Ports ++ Kernel,
+        prefix => ["ip", "netns", "exec", Namespace]
+    }).
+
+make_machines(Config) ->
+    Unique = filename:basename(dir(Config)),
+    [Here, There] = Machines = [
+        #{namespace => Unique ++ "." ++ Name, address => Address, dir => test_node:dir(Name, Config)}
+     || {Name, Address} <- [{"here", "192.0.2.1"}, {"there", "192.0.2.2"}]
+    ],
+    Cable = "link add link0 netns ~s type veth peer name link0 netns ~s",
+    Steps =
+        [["netns add ", Namespace] || #{namespace := Namespace} <- Machines] ++
+            [io_lib:format(Cable, [Namespace || #{namespace := Namespace} <- Machines])] ++
+            [
+                ["-n ", Namespace, Step]
+             || #{namespace := Namespace, address := Address} <- Machines,
+                Step <- [[" address add ", Address, "/24 dev link0"], " link set link0 up", " link set lo up"]
+            ],
+    case [Output || Step <- Steps, Output <- [ip(Step)], Output =/= ""] of
+        [] ->
+            {ok, Here, There};
+        [Reason | _] ->
+            remove_machines(Machines),
+            {error, Reason}
+    end.
+
+%% What runs there ends with the test case.
+remove_machines(Machines) ->
+    [ip(["netns delete ", Namespace]) || #{namespace := Namespace} <- Machines],
+    ok.
+
+ip(Arguments) ->
+    os:cmd(lists:flatten(["ip ", Arguments, " 2>&1"])).
 
 %% Alone, select/1 takes every node; beside other carriers, those of this host.
 select_takes_the_nodes_of_this_host(Config) ->
