@@ -506,7 +506,11 @@ on_machine(#{namespace := Namespace, dir := Dir}) ->
 make_machines(Config) ->
     Unique = filename:basename(dir(Config)),
     [Here, There] = Machines = [
-        #{namespace => Unique ++ "." ++ Name, address => Address, dir => test_node:dir(Name, Config)}
+        #{
+            namespace => Unique ++ "." ++ Name,
+            address => Address,
+            dir => test_node:dir(Name, Config)
+        }
      || {Name, Address} <- [{"here", "192.0.2.1"}, {"there", "192.0.2.2"}]
     ],
     Cable = "link add link0 netns ~s type veth peer name link0 netns ~s",
@@ -516,7 +520,11 @@ make_machines(Config) ->
             [
                 ["-n ", Namespace, Step]
              || #{namespace := Namespace, address := Address} <- Machines,
-                Step <- [[" address add ", Address, "/24 dev link0"], " link set link0 up", " link set lo up"]
+                Step <- [
+                    [" address add ", Address, "/24 dev link0"],
+                    " link set link0 up",
+                    " link set lo up"
+                ]
             ],
     case [Output || Step <- Steps, Output <- [ip(Step)], Output =/= ""] of
         [] ->
