@@ -55,8 +55,9 @@ bytes_do_not_pass_the_sidecar(Config) ->
 %% The VM has a socket for each connection, beside its end of the channel, which is open from the start.
 %% It listens nowhere.
 vm_has_the_sockets_of_its_peers(Config) ->
-    [A, B, C] = start_all(["a", "b", "c"], #{args => test_node:on_demand()}, Config),
-    Usual = length(test_node:sockets(os_pid(A))),
+    Options = #{args => test_node:on_demand()},
+    [A, B, C, Undistributed] = start_all(["a", "b", "c", undefined], Options, Config),
+    Usual = length(test_node:sockets(os_pid(Undistributed))),
     connect(A, B),
     ?assertEqual(Usual + 1, length(test_node:sockets(os_pid(A)))),
     SidecarHas = length(test_node:descriptors(sidecar(A))),

@@ -9,9 +9,6 @@
 %% Run in the nodes.
 -export([send_to_all/1]).
 
--define(LIMIT, 30000).
--define(COOKIE, "uds_dist_test").
-
 suite() ->
     test_node:suite().
 
@@ -57,7 +54,7 @@ accepting_pauses(Prlimit, Config) ->
     %% Room for three more.
     Limit = length(test_node:descriptors(Sidecar)) + 3,
     "" = os:cmd(io_lib:format("~s --pid ~b --nofile=~b", [Prlimit, Sidecar, Limit])),
-    Peers = [connect_socket("a", Config) || _ <- lists:seq(1, 5)],
+    Peers = [test_peer:connect("a", Config) || _ <- lists:seq(1, 5)],
     test_node:expect_output(A, "cannot accept connections: .*; raise the limit of open files"),
     Used = test_system:cpu_ms(Sidecar),
     [ok = round_trip(From, To) || _ <- lists:seq(1, 100), {From, To} <- [{A, B}, {B, A}]],
@@ -118,8 +115,7 @@ refused(Dir, Why, Config) ->
     ]),
     ok.
 
-%% A thousand hidden nodes are connected to one. They are this process: it shakes hands for each of
-%% them as the distribution protocol has it.
+%% A thousand hidden nodes are connected to one. They are this process, which shakes hands for each.
 thousand_connections(Config) ->
     Backlog = [{uds_dist, [{backlog, 128}]}],
     Hub = test_node:start("hub", #{config => Backlog}, Config),
@@ -129,12 +125,12 @@ thousand_connections(Config) ->
     Processes = [{"VM", test_node:os_pid(Hub)}, {"sidecar", test_node:sidecar(Hub)}],
     Before = usage(Processes),
     Start = test_system:now_ms(),
-    Peers = [shake_hands(Number, Config) || Number <- lists:seq(1, 1000)],
+    Peers = [shake_hands(Number, Config) || Number <- lists:seq(4, 1003)],
     Connected = test_system:now_ms(),
     1001 = length(test_node:call(Hub, erlang, nodes, [connected])),
     After = usage(Processes),
     ok = test_node:call(Hub, ?MODULE, send_to_all, [message]),
-    lists:foreach(fun expect_frame/1, Peers),
+    lists:foreach(fun test_peer:expect_frame/1, Peers),
     Sent = test_system:now_ms(),
     Later = usage(Processes),
     ct:pal("1000 connections in ~b ms, a message to each in ~b ms", [
@@ -159,49 +155,12 @@ usage(Processes) ->
 zip([A | As], [B | Bs], [C | Cs], [D | Ds]) -> [{A, B, C, D} | zip(As, Bs, Cs, Ds)];
 zip([], [], [], []) -> [].
 
-%% The handshake of distribution protocol 6, as the one who connects: see "Distribution Handshake"
-%% in the ERTS User's Guide.
+%% A hidden node of its own.
 shake_hands(Number, Config) ->
-    Socket = connect_socket("hub", Config),
+    Socket = test_peer:connect("hub", Config),
     Name = list_to_binary(io_lib:format("peer~b@host", [Number])),
-    %% What every node must be able to do; a visible one would say so here.
-    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
-    ok = send(Socket, <<$N, Flags:64, Number:32, (byte_size(Name)):16, Name/binary>>),
-    <<"sok">> = recv(Socket, 2),
-    <<$N, _:64, Theirs:32, _/binary>> = recv(Socket, 2),
-    Digest = digest(Theirs),
-    ok = send(Socket, <<$r, Number:32, Digest/binary>>),
-    Expected = <<$a, (digest(Number))/binary>>,
-    Expected = recv(Socket, 2),
+    ok = test_peer:shake_hands(Socket, #{name => Name, number => Number}),
     Socket.
-
-digest(Challenge) ->
-    erlang:md5([?COOKIE, integer_to_list(Challenge)]).
-
-connect_socket(Name, Config) ->
-    {ok, Socket} = socket:open(local, stream),
-    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
-    ok = socket:connect(Socket, #{family => local, path => Path}),
-    Socket.
-
-send(Socket, Packet) ->
-    socket:send(Socket, [<<(byte_size(Packet)):16>>, Packet]).
-
-%% Receives a frame with a length of so many bytes.
-recv(Socket, Head) ->
-    {ok, Length} = socket:recv(Socket, Head, ?LIMIT),
-    {ok, Frame} = socket:recv(Socket, binary:decode_unsigned(Length), ?LIMIT),
-    Frame.
-
-%% A frame of length 0 would be a tick.
-expect_frame(Socket) ->
-    case socket:recv(Socket, 4, ?LIMIT) of
-        {ok, <<0:32>>} ->
-            expect_frame(Socket);
-        {ok, <<Length:32>>} ->
-            {ok, _} = socket:recv(Socket, Length, ?LIMIT),
-            ok
-    end.
 
 connect(From, To) ->
     test_node:call(From, net_kernel, connect_node, [test_node:name(To)]).

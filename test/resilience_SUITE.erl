@@ -168,10 +168,10 @@ kill_and_recover(Victims, Nodes) ->
 %% A sidecar that ends as soon as it is started is started less and less often. One line says that it
 %% does, and one that it is back, with the number of tries. The VM does not mind.
 restarts_are_paced(Config) ->
-    Binary = own_sidecar(Config),
+    Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     Starts = filename:join(test_node:dir(Config), "starts"),
-    replace_by_script(Binary, ["echo >>", Starts, "\nexit 3\n"]),
+    test_node:replace_by_script(Binary, ["echo >>", Starts, "\nexit 3\n"]),
     ok = test_node:signal("KILL", test_node:sidecar(A)),
     Begin = test_system:now_ms(),
     test_node:expect(fun() -> filelib:file_size(Starts) >= 7 end, seven_starts),
@@ -179,21 +179,21 @@ restarts_are_paced(Config) ->
     %% At once, and then after 25, 50, ... 800 ms.
     ct:pal("7 starts took ~b ms", [Took]),
     true = Took >= 25 + 50 + 100 + 200 + 400 + 800,
-    replace_binary(Binary),
+    test_node:replace_binary(Binary),
     test_node:expect_output(A, "the sidecar is back, after [0-9]+ tries"),
     test_node:expect_listening(A, none, Config),
     1 = length(string:split(test_node:output(A), "exited with status 3", all)) - 1.
 
 %% The next start takes a binary that was replaced on disk: upgrading needs no restart of the node.
 replaced_binary_is_taken_by_the_next_start(Config) ->
-    Binary = own_sidecar(Config),
+    Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     B = test_node:start("b", Config),
     ok = test_load:prepare(B),
     true = connect(A, B),
     Old = test_node:sidecar(A),
     {Binary, OldInode} = test_system:executable(Old),
-    replace_binary(Binary),
+    test_node:replace_binary(Binary),
     %% The running one goes on.
     ok = round_trip(A, B),
     {_, OldInode} = test_system:executable(Old),
@@ -206,13 +206,13 @@ replaced_binary_is_taken_by_the_next_start(Config) ->
 %% A binary of another version of the port protocol is refused, in words; the node lives without
 %% connections until the right one is back.
 other_protocol_version_is_refused(Config) ->
-    Binary = own_sidecar(Config),
+    Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     B = test_node:start("b", Config),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     %% HELLO as src/protocol.rs has it, with version 99, and an empty release.
     Hello = "\\000\\000\\000\\017 \\000\\143\\0\\0\\0\\0\\000\\020\\0\\0\\0\\0\\100\\0",
-    replace_by_script(Binary, ["printf '", Hello, "'\nexec cat\n"]),
+    test_node:replace_by_script(Binary, ["printf '", Hello, "'\nexec cat\n"]),
     Old = test_node:sidecar(A),
     ok = test_node:signal("KILL", Old),
     [_, Path] = test_node:expect_output(
@@ -221,7 +221,7 @@ other_protocol_version_is_refused(Config) ->
     Binary = binary_to_list(Path),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     false = connect(B, A),
-    replace_binary(Binary),
+    test_node:replace_binary(Binary),
     test_node:expect_listening(A, Old, Config),
     ok = round_trip(B, A).
 
@@ -501,24 +501,6 @@ round_trip(From, To) ->
 left_in(Config, Name) ->
     {ok, Files} = file:list_dir(test_node:dir(Config)),
     lists:sort([File || File <- Files, lists:prefix(Name ++ ".sock", File)]).
-
-%% A copy of the sidecar, to be replaced.
-own_sidecar(Config) ->
-    Binary = filename:join(test_node:dir(Config), "sidecar"),
-    replace_binary(Binary),
-    Binary.
-
-replace_binary(Binary) ->
-    {ok, _} = file:copy(uds_dist_config:sidecar_path(), Binary ++ ".new"),
-    rename(Binary).
-
-replace_by_script(Binary, Script) ->
-    ok = file:write_file(Binary ++ ".new", ["#!/bin/sh\n", Script]),
-    rename(Binary).
-
-rename(Binary) ->
-    ok = file:change_mode(Binary ++ ".new", 8#755),
-    ok = file:rename(Binary ++ ".new", Binary).
 
 %% ---------------------------------------------------------------------------------------------
 %% In the nodes

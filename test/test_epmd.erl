@@ -1,17 +1,37 @@
-%% An epmd that knows nobody (-epmd_module test_epmd): with it, inet_tcp listens without one.
+%% An epmd that knows what the command line says (-epmd_module test_epmd -test_ports a 4001 b 4002), and
+%% nobody without that: with it, inet_tcp listens without an epmd, at a port that is agreed on or at any.
 -module(test_epmd).
 
 -export([start_link/0, register_node/3, listen_port_please/2]).
--export([port_please/3, address_please/3, names/1]).
+-export([port_please/2, port_please/3, address_please/3, names/1]).
+
+-define(DISTRIBUTION_VERSION, 6).
 
 start_link() -> ignore.
 
 register_node(_Name, _Port, _Family) -> {ok, 4}.
 
-listen_port_please(_Name, _Host) -> {ok, 0}.
+listen_port_please(Name, _Host) -> {ok, port(Name, 0)}.
 
-port_please(_Name, _Host, _Timeout) -> noport.
+port_please(Name, Host) -> port_please(Name, Host, infinity).
+
+port_please(Name, _Host, _Timeout) ->
+    case port(Name, none) of
+        none -> noport;
+        Port -> {port, Port, ?DISTRIBUTION_VERSION}
+    end.
 
 address_please(_Name, Host, Family) -> inet:getaddr(Host, Family).
 
 names(_Host) -> {error, address}.
+
+port(Name, Default) ->
+    Ports =
+        case init:get_argument(test_ports) of
+            {ok, [Words]} -> pairs(Words);
+            error -> []
+        end,
+    proplists:get_value(lists:concat([Name]), Ports, Default).
+
+pairs([Name, Port | More]) -> [{Name, list_to_integer(Port)} | pairs(More)];
+pairs([]) -> [].

@@ -13,6 +13,7 @@
 -export([launch/2, expect_exit/1]).
 -export([on_demand/0, direct/0, transport/1, erl_uds_dist/1, erl/0, other_otps/0]).
 -export([name/1, os_pid/1, sidecar/1, sidecars/1, socket/2, expect_listening/3]).
+-export([own_sidecar/1, replace_binary/1, replace_by_script/2]).
 -export([call/2, call/4, call/5]).
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
@@ -398,6 +399,28 @@ expect_listening(Node, Old, Config) ->
         end,
         {listening_again, Path}
     ).
+
+%% A copy of the sidecar's binary, which the test may replace.
+-spec own_sidecar(list()) -> file:filename().
+own_sidecar(Config) ->
+    Binary = filename:join(dir(Config), "sidecar"),
+    ok = replace_binary(Binary),
+    Binary.
+
+-spec replace_binary(file:filename()) -> ok.
+replace_binary(Binary) ->
+    {ok, _} = file:copy(uds_dist_config:sidecar_path(), Binary ++ ".new"),
+    replace(Binary).
+
+%% By one that the shell reads.
+-spec replace_by_script(file:filename(), iodata()) -> ok.
+replace_by_script(Binary, Script) ->
+    ok = file:write_file(Binary ++ ".new", ["#!/bin/sh\n", Script]),
+    replace(Binary).
+
+replace(Binary) ->
+    ok = file:change_mode(Binary ++ ".new", 8#755),
+    file:rename(Binary ++ ".new", Binary).
 
 %% Runs a fun in a process of the node. The fun's module is there too.
 -spec call(t(), fun(() -> Result)) -> Result.

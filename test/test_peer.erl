@@ -1,0 +1,102 @@
+%% A peer that is no VM: a process of the test speaks the distribution protocol on a socket of its own,
+%% as "Distribution Protocol" in the ERTS User's Guide has it, and ends when the test wants it to.
+-module(test_peer).
+
+-export([connect/2, shake_hands/2, answer_challenge/2, await_acknowledgement/2]).
+-export([message/3, expect_frame/1]).
+
+-export_type([t/0]).
+
+%% Milliseconds.
+-define(LIMIT, 30000).
+-define(COOKIE, "uds_dist_test").
+
+%% Of the external term format.
+-define(VERSION, 131).
+-define(SMALL_TUPLE, 104).
+-define(SMALL_INTEGER, 97).
+-define(SMALL_ATOM, 119).
+-define(NEW_PID, 88).
+
+%% Of the distribution protocol.
+-define(PASS_THROUGH, 112).
+-define(REG_SEND, 6).
+
+-type t() :: #{
+    name := binary(),
+    %% The peer's creation, and its challenge.
+    number := 4..16#FFFFFFFF
+}.
+
+%% Connects to where a node of this name listens in the test case's directory.
+-spec connect(Name :: string(), Config :: list()) -> socket:socket().
+connect(Name, Config) ->
+    {ok, Socket} = socket:open(local, stream),
+    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
+    ok = socket:connect(Socket, #{family => local, path => Path}),
+    Socket.
+
+%% The handshake of distribution protocol 6, as the one who connects.
+-spec shake_hands(socket:socket(), t()) -> ok.
+shake_hands(Socket, Peer) ->
+    ok = socket:send(Socket, answer_challenge(Socket, Peer)),
+    await_acknowledgement(Socket, Peer).
+
+%% Its first part, up to the node's challenge. The answer to that is still to be sent.
+-spec answer_challenge(socket:socket(), t()) -> Packet :: iodata().
+answer_challenge(Socket, #{name := Name, number := Number}) ->
+    %% What every node must be able to do; a visible one would say so here.
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    Packet = <<$N, Flags:64, Number:32, (byte_size(Name)):16, Name/binary>>,
+    ok = socket:send(Socket, packet(Packet)),
+    <<"sok">> = recv(Socket, 2),
+    <<$N, _:64, Theirs:32, _/binary>> = recv(Socket, 2),
+    packet(<<$r, Number:32, (digest(Theirs))/binary>>).
+
+%% Its end: the node knows the cookie too.
+-spec await_acknowledgement(socket:socket(), t()) -> ok.
+await_acknowledgement(Socket, #{number := Number}) ->
+    Expected = <<$a, (digest(Number))/binary>>,
+    Expected = recv(Socket, 2),
+    ok.
+
+digest(Challenge) ->
+    erlang:md5([?COOKIE, integer_to_list(Challenge)]).
+
+packet(Packet) ->
+    [<<(byte_size(Packet)):16>>, Packet].
+
+%% A frame that brings a message to a registered process.
+-spec message(t(), To :: atom(), Message :: term()) -> Frame :: iodata().
+message(#{name := Name, number := Number}, To, Message) ->
+    From = <<?NEW_PID, (atom(Name))/binary, 1:32, 0:32, Number:32>>,
+    Control = [
+        <<?VERSION, ?SMALL_TUPLE, 4, ?SMALL_INTEGER, ?REG_SEND>>,
+        From,
+        atom(<<>>),
+        atom(atom_to_binary(To, utf8))
+    ],
+    Frame = iolist_to_binary([?PASS_THROUGH, Control, term_to_binary(Message)]),
+    [<<(byte_size(Frame)):32>>, Frame].
+
+atom(Name) ->
+    <<?SMALL_ATOM, (byte_size(Name)), Name/binary>>.
+
+%% Waits for a frame that is no tick.
+-spec expect_frame(socket:socket()) -> ok.
+expect_frame(Socket) ->
+    case recv(Socket, 4) of
+        <<>> -> expect_frame(Socket);
+        _ -> ok
+    end.
+
+%% Receives a frame with a length of so many bytes.
+recv(Socket, Head) ->
+    {ok, Length} = socket:recv(Socket, Head, ?LIMIT),
+    case binary:decode_unsigned(Length) of
+        0 ->
+            <<>>;
+        Size ->
+            {ok, Frame} = socket:recv(Socket, Size, ?LIMIT),
+            Frame
+    end.
