@@ -11,6 +11,7 @@
     another_user_is_kept_out_by_its_credentials/1,
     a_squatter_is_not_spoken_to/1,
     a_squatter_of_an_abstract_name_is_not_spoken_to/1,
+    a_handshake_that_comes_back_is_refused/1,
     users_that_are_listed_get_in/1,
     anybody_gets_in/1,
     groups_that_are_listed_get_in/1,
@@ -220,6 +221,50 @@ assert_squatter_is_refused(Alice, Bob) ->
     ),
     %% Of one that has said something, Bob would log the end.
     ?assertEqual(nomatch, re:run(test_node:output(Bob), "handshake with process|rejected")).
+
+%% A process that is allowed to connect, and does not know the cookie, stands between two connections of
+%% one node. It gives each end the names that it expects, and passes on the proofs.
+a_handshake_that_comes_back_is_refused(Config) ->
+    A = start("a", #{args => test_node:on_demand()}, Config),
+    [_, Host] = string:split(atom_to_list(name(A)), "@"),
+    Between = {"between@" ++ Host, "caller@" ++ Host},
+    {ok, Listener} = listen(filename:join(dir(Config), "between.sock")),
+    Call = spawn_monitor(fun() ->
+        exit({connected, call(A, net_kernel, connect_node, [list_to_atom("between@" ++ Host)])})
+    end),
+    {ok, Outgoing} = gen_tcp:accept(Listener, 5000),
+    {ok, Incoming} = gen_tcp:connect(
+        {local, filename:join(dir(Config), "a.sock")}, 0, [local, binary, {packet, 2}, {active, false}]
+    ),
+    ok = pass_on(Outgoing, Incoming, Between),
+    expect_output(A, "a handshake of this node came back to it"),
+    {Pid, Monitor} = Call,
+    receive
+        {'DOWN', Monitor, process, Pid, Result} -> ?assertEqual({connected, false}, Result)
+    end,
+    ?assertEqual([], call(A, erlang, nodes, [connected])).
+
+listen(Path) ->
+    gen_tcp:listen(0, [{ifaddr, {local, Path}}, local, binary, {packet, 2}, {active, false}]).
+
+%% The packets of the handshake in their order: name, status, challenge, and the reply to it, which is
+%% refused.
+pass_on(Outgoing, Incoming, {Called, Caller}) ->
+    {ok, <<$N, Flags:64, Creation:32, _/binary>>} = gen_tcp:recv(Outgoing, 0, 5000),
+    ok = gen_tcp:send(Incoming, [<<$N, Flags:64, Creation:32>>, name_field(Caller)]),
+    {ok, <<$s, _/binary>> = Status} = gen_tcp:recv(Incoming, 0, 5000),
+    ok = gen_tcp:send(Outgoing, Status),
+    {ok, <<$N, Flags1:64, Challenge:32, Creation1:32, _/binary>>} = gen_tcp:recv(Incoming, 0, 5000),
+    ok = gen_tcp:send(
+        Outgoing, [<<$N, Flags1:64, Challenge:32, Creation1:32>>, name_field(Called)]
+    ),
+    {ok, <<$r, Challenge1:32, Digest:16/binary>>} = gen_tcp:recv(Outgoing, 0, 5000),
+    ok = gen_tcp:send(Incoming, <<$r, Challenge1:32, Digest/binary>>),
+    {error, closed} = gen_tcp:recv(Incoming, 0, 5000),
+    ok.
+
+name_field(Name) ->
+    [<<(length(Name)):16>>, Name].
 
 %% Both have each other in their lists.
 users_that_are_listed_get_in(Config) ->
