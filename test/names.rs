@@ -50,7 +50,7 @@ fn a_name_can_be_had_again_after_unlisten() {
     let mut peers = Vec::new();
     for _ in 0..3 {
         sidecar.listen(directory.path("a.sock"));
-        peers.push(connect_peer(directory.path("a.sock")));
+        peers.push(connect_node(directory.path("a.sock")));
         sidecar.accepted();
         sidecar.unlisten(0);
     }
@@ -75,7 +75,7 @@ fn two_listeners_of_a_sidecar_are_told_apart() {
     sidecar.listen_with(1, directory.path("new.sock"), 0o600);
     let mut peers = Vec::new();
     for (name, expected) in [("new.sock", 1), ("old.sock", 0), ("new.sock", 1)] {
-        peers.push(connect_peer(directory.path(name)));
+        peers.push(connect_node(directory.path(name)));
         match sidecar.expect_report("ACCEPTED") {
             Report::Accepted { listener, .. } => assert_eq!(listener, expected),
             other => sidecar.fail(&format!("ACCEPTED, not {other:?}")),
@@ -90,7 +90,7 @@ fn unlisten_keeps_connections() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.unlisten(0);
     sidecar.send_data(conn, b"still here");
@@ -108,7 +108,7 @@ fn unlisten_leaves_a_socket_that_replaced_ours() {
     sidecar.unlisten(0);
     assert_eq!(directory.names(), ["a.sock"]);
     sidecar.expect_log("no longer ours");
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_name_of_the_same_sidecar_is_a_duplicate() {
     let mut sidecar = Sidecar::start();
     sidecar.listen_with(1, &path, 0o600);
     assert_fails(sidecar.listen_fails(&path), Reason::DuplicateName, &[]);
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_live_listener_without_a_lock_file_is_a_duplicate() {
     );
     assert_eq!(directory.names(), ["a.sock"]);
     foreign.accept().expect("the probe");
-    connect_peer(&path);
+    connect_node(&path);
     foreign.accept().expect("the peer");
 }
 
@@ -252,7 +252,7 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
         match starter.expect_report("LISTENING or LISTEN_FAILED") {
             Report::Listening { .. } => {
                 owners += 1;
-                let _peer = connect_peer(&path);
+                let _peer = connect_node(&path);
                 // Those who came later have knocked, too; the last one to come is our peer.
                 starter.settle();
             }
@@ -280,7 +280,7 @@ fn the_socket_of_a_killed_sidecar_is_taken_over() {
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
     sidecar.expect_log("took over");
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
     sidecar.unlisten(0);
     assert_eq!(directory.names(), Vec::<String>::new());
@@ -323,7 +323,7 @@ fn a_stale_socket_without_a_lock_file_is_taken_over() {
     drop(UnixListener::bind(&path).expect("a listener"));
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
 }
 
@@ -494,7 +494,7 @@ fn the_longest_path_works_and_a_longer_one_is_a_bad_address() {
     let length = directory.path("").as_os_str().len();
     let longest = directory.path(&"x".repeat(LONGEST_PATH - length));
     sidecar.listen(&longest);
-    let _peer = connect_peer(&longest);
+    let _peer = connect_node(&longest);
     sidecar.accepted();
     sidecar.unlisten(0);
     let too_long = directory.path(&"x".repeat(LONGEST_PATH - length + 1));
@@ -517,6 +517,7 @@ fn a_path_with_a_nul_is_a_bad_address() {
 #[cfg(target_os = "linux")]
 mod abstract_namespace {
     use super::*;
+    use std::io::Write;
 
     fn name(test: &str) -> String {
         format!("uds_dist-{}/{test}", std::process::id())
@@ -529,11 +530,12 @@ mod abstract_namespace {
         let mut sidecar = Sidecar::start();
         sidecar.listen(format!("\0{name}"));
         let mut peer = try_connect_peer(&address).expect("a connection");
+        peer.write_all(NAME).expect("room");
         let (conn, _) = sidecar.accepted();
         sidecar.send_data(conn, b"hello");
         assert_eq!(read(&mut peer, 5), b"hello");
         let mut other = Sidecar::start();
-        other.connect(format!("\0{name}"));
+        other.call(format!("\0{name}"));
         sidecar.accepted();
     }
 
