@@ -268,6 +268,11 @@ impl Connection {
         self.to_vm.available() as usize
     }
 
+    /// True until the first byte of the peer has been read.
+    fn is_silent(&self) -> bool {
+        self.bytes_in == 0
+    }
+
     /// The VM has passed on `count` bytes of the peer.
     pub fn acknowledged(&mut self, count: u32) -> Result<(), RuleBroken> {
         self.to_vm.acknowledged(count)
@@ -315,10 +320,10 @@ impl Connection {
                     self.readable = false;
                     match self.write_error.take() {
                         None => (0, ReadOutcome::Drained),
-                        Some(error) => (0, ReadOutcome::Ended(failed("write to", &error))),
+                        Some(error) => (0, ReadOutcome::Ended(self.failed("write to", &error))),
                     }
                 }
-                Err(error) => (0, ReadOutcome::Ended(failed("read from", &error))),
+                Err(error) => (0, ReadOutcome::Ended(self.failed("read from", &error))),
             };
         }
     }
@@ -329,9 +334,34 @@ impl Connection {
     }
 
     fn peer_closed(&self) -> Failure {
-        let explanation = match self.outgoing.len() {
-            0 => "the peer closed the connection".into(),
-            lost => format!("the peer closed the connection with {lost} bytes unsent to it"),
+        match self.outgoing.len() {
+            0 => self.ended("the peer closed the connection".into()),
+            lost => self.ended(format!(
+                "the peer closed the connection with {lost} bytes unsent to it"
+            )),
+        }
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> Failure {
+        let explanation = format!("cannot {what} the peer: {error}");
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended(explanation),
+            _ => Failure::new(Reason::SystemError, explanation),
+        }
+    }
+
+    /// The peer has ended the connection. One that does not admit us says nothing at all; of our own
+    /// user, it has no reason to.
+    fn ended(&self, explanation: String) -> Failure {
+        let is_refusal =
+            self.direction == Direction::Out && self.is_silent() && self.peer.uid != os::own_uid();
+        let explanation = match is_refusal {
+            true => format!(
+                "the peer, of uid {}, closed the connection before it said anything; it may not \
+                 allow this node's user (allowed_uids)",
+                self.peer.uid
+            ),
+            false => explanation,
         };
         Failure::new(Reason::PeerClosed, explanation)
     }
@@ -359,12 +389,4 @@ impl Connection {
             self.to_vm.unacknowledged(),
         )
     }
-}
-
-fn failed(what: &str, error: &io::Error) -> Failure {
-    let reason = match error.kind() {
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Reason::PeerClosed,
-        _ => Reason::SystemError,
-    };
-    Failure::new(reason, format!("cannot {what} the peer: {error}"))
 }
