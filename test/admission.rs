@@ -375,6 +375,21 @@ fn a_name_that_a_stranger_has_is_not_taken() {
     squatter.expect_no_report();
 }
 
+/// Not even by root, who could: whose name it was may have it again.
+#[test]
+fn what_others_left_is_not_swept() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("run", ROOT, 0o1777);
+    let mut other = host.sidecar(STRANGER);
+    other.listen_with(0, directory.join("a.sock"), EVERYBODY);
+    other.kill();
+    let before = listing(&directory);
+    let mut sidecar = host.sidecar(ROOT);
+    sidecar.listen_with(0, directory.join("b.sock"), EVERYBODY);
+    sidecar.unlisten(0);
+    assert_eq!(listing(&directory), before);
+}
+
 #[cfg(target_os = "linux")]
 mod abstract_names {
     use super::*;

@@ -146,7 +146,7 @@ fn sweep_name(path: &Path, lock_path: &Path) {
     let Ok(opened) = file.metadata() else {
         return;
     };
-    if !opened.is_file() || !opened.uid() == os::own_uid() {
+    if !opened.is_file() || opened.uid() != os::own_uid() {
         return;
     }
     // Held to the end of this function: a node that starts under this name meanwhile tries again.
