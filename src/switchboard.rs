@@ -340,6 +340,12 @@ impl Switchboard {
             self.removed();
         }
         self.door.tick(now);
+        while let Some((listener, explanation)) = self.door.lost_listener(now) {
+            reports.push(&Report::ListenerLost {
+                listener,
+                explanation,
+            });
+        }
         if self.channel.expire(now) {
             let explanation = "the VM did not connect to the sidecar in time".into();
             reports.push(&Report::ChannelFailed { explanation });
@@ -359,6 +365,11 @@ impl Switchboard {
     /// Delivers what is left, after [`begin_shutdown`](Self::begin_shutdown); true when all is.
     pub fn is_delivered(&mut self) -> bool {
         self.table.deliver()
+    }
+
+    /// Looks after the files of listeners, whether or not it is time to.
+    pub fn check_listeners(&mut self) {
+        self.door.check_soon(Instant::now());
     }
 
     /// Writes a table of what there is to the log.

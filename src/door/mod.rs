@@ -27,14 +27,20 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use visitors::{Heard, Visitors};
+
+/// How often it is looked whether the files of listeners are still there. A node whose socket is gone
+/// notices it by nothing else, and nobody can reach it.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The listeners of one VM, and those who have come in and are shaking hands.
 pub struct Door {
     registry: Registry,
     admission: Admission,
     listeners: BTreeMap<ListenerId, Listener>,
+    /// When the files of listeners are looked at next.
+    next_check: Instant,
     crowd: Crowd,
     /// May come in as soon as there is a place.
     next: Option<Newcomer>,
@@ -91,6 +97,7 @@ impl Door {
             registry,
             admission: Admission::default(),
             listeners: BTreeMap::new(),
+            next_check: Instant::now() + CHECK_INTERVAL,
             crowd: Crowd::new(),
             next: None,
             implausible: LogLimit::default(),
@@ -142,6 +149,25 @@ impl Door {
         self.listeners.clear();
         self.next = None;
         self.visitors.clear();
+    }
+
+    /// Looks after the files of listeners at the next [`tick`](Self::tick).
+    pub fn check_soon(&mut self, now: Instant) {
+        self.next_check = now;
+    }
+
+    /// Gives up a listener whose file somebody has taken away, if there is one, and says what has happened.
+    pub fn lost_listener(&mut self, now: Instant) -> Option<(ListenerId, String)> {
+        if now < self.next_check {
+            return None;
+        }
+        let lost = |(id, listener): (&ListenerId, &mut Listener)| Some((*id, listener.is_lost()?));
+        let found = self.listeners.iter_mut().find_map(lost);
+        match &found {
+            Some((id, _)) => drop(self.listeners.remove(id)),
+            None => self.next_check = now + CHECK_INTERVAL,
+        }
+        found
     }
 
     /// Readiness news of a listener.
@@ -375,7 +401,13 @@ impl Door {
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
         let next_room = self.crowd.makes_room().map(|(time, _)| time);
         let awaited = next_room.filter(|_| has_room && self.next.is_some());
-        let deadlines = [awaited, self.pause.ends(), self.visitors.deadline()];
+        let has_files = self.listeners.values().any(Listener::has_file);
+        let deadlines = [
+            awaited,
+            self.pause.ends(),
+            self.visitors.deadline(),
+            has_files.then_some(self.next_check),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

@@ -356,6 +356,17 @@ impl Sidecar {
         }
     }
 
+    /// Takes LISTENER_LOST of a listener, and its explanation.
+    pub fn listener_lost(&mut self, listener: ListenerId) -> String {
+        match self.expect_report("LISTENER_LOST") {
+            Report::ListenerLost {
+                listener: lost,
+                explanation,
+            } if lost == listener => explanation,
+            other => self.fail(&format!("LISTENER_LOST of {listener}, not {other:?}")),
+        }
+    }
+
     /// Takes this report, whatever else has come.
     pub fn expect_this(&mut self, report: &Report) {
         while !self.reports.contains(report) {
