@@ -187,7 +187,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             match Source::from(event.token()) {
                 Source::Stdin => self.commands.ready(event.is_read_closed()),
                 Source::Stdout => self.reports.ready(),
-                Source::Signals => handle_signals(&mut self.signals, &self.switchboard),
+                Source::Signals => handle_signals(&mut self.signals, &mut self.switchboard),
                 source => self.switchboard.ready(source, event),
             }
         }
@@ -227,13 +227,18 @@ fn earlier(limit: Option<Duration>, deadline: Option<Instant>) -> Option<Duratio
     limit.into_iter().chain(left).min()
 }
 
-fn handle_signals(signals: &mut Option<Signals>, switchboard: &Switchboard) {
+fn handle_signals(signals: &mut Option<Signals>, switchboard: &mut Switchboard) {
     for signal in signals.iter_mut().flat_map(Signals::pending) {
         match signal {
             SIGUSR1 => switchboard.log_table(),
             SIGTERM => log::info!("SIGTERM: going on until the VM ends"),
             SIGINT => log::info!("SIGINT: going on until the VM ends"),
-            SIGHUP => log::info!("SIGHUP: going on until the VM ends"),
+            SIGHUP => {
+                log::info!(
+                    "SIGHUP: going on until the VM ends, and looking after the socket files"
+                );
+                switchboard.check_listeners();
+            }
             other => log::info!("signal {other}: going on until the VM ends"),
         }
     }

@@ -6,12 +6,12 @@
 
 use crate::address::Address;
 use crate::channel::Channel;
-use crate::door::{Arrival, Door, Newcomer};
+use crate::door::{Arrival, Door, Introduction, Newcomer};
 use crate::failure::Failure;
 use crate::peer::Credentials;
 use crate::peers::connection::{Connection, Direction};
 use crate::peers::table::{Table, Turn};
-use crate::port::protocol::{Command, ConnId, ListenerId, Report};
+use crate::port::protocol::{Command, ConnId, ListenerId, MAX_CONN, Report};
 use crate::port::queue::ReportQueue;
 use crate::port::reader::Input;
 use crate::token::Source;
@@ -41,15 +41,18 @@ pub struct Switchboard {
     door: Door,
     table: Table,
     channel: Channel,
+    /// The last number that one who came in was given.
+    last_inbound: ConnId,
 }
 
 impl Switchboard {
     /// Without a listener and a connection. Sockets will be registered with `registry`.
     pub fn new(registry: &Registry) -> io::Result<Self> {
         Ok(Switchboard {
-            door: Door::new(registry.try_clone()?),
+            door: Door::new(registry.try_clone()?)?,
             table: Table::new(registry.try_clone()?),
             channel: Channel::new(registry.try_clone()?),
+            last_inbound: 0,
         })
     }
 
@@ -177,6 +180,9 @@ impl Switchboard {
         match source {
             Source::Channel => self.channel.ready(),
             Source::Listener(listener) => self.door.ready(listener),
+            Source::Connection(conn) if self.door.has_visitor(conn) => {
+                self.door.visitor_ready(conn);
+            }
             Source::Connection(conn) => self.table.ready(conn, event),
             Source::Stdin | Source::Stdout | Source::Signals => (),
         }
@@ -195,6 +201,11 @@ impl Switchboard {
         if self.channel.may_accept() {
             self.channel.accept(Instant::now());
         }
+        self.let_in(reports);
+        self.hear(reports);
+    }
+
+    fn let_in(&mut self, reports: &mut ReportQueue) {
         for _ in 0..MAX_ACCEPTED_PER_TURN {
             if !reports.has_room() {
                 return;
@@ -203,34 +214,65 @@ impl Switchboard {
             match self.door.accept(now) {
                 Arrival::Nobody => return,
                 Arrival::Examined => (),
+                Arrival::NeedsRoom(conn) if self.door.dismiss(conn, now) => (),
                 Arrival::NeedsRoom(conn) => {
                     self.table.end(conn);
                     let failure = Failure::system("it had to make room for other handshakes");
                     self.ended(conn, failure, reports);
                 }
-                Arrival::Peer(newcomer) => self.accepted(newcomer, now, reports),
+                Arrival::Peer(newcomer) => {
+                    let conn = self.next_number();
+                    self.door.enter(conn, newcomer, now);
+                }
             }
         }
     }
 
-    fn accepted(&mut self, newcomer: Newcomer, now: Instant, reports: &mut ReportQueue) {
+    /// The next number for one that comes in: even, and not in use.
+    fn next_number(&mut self) -> ConnId {
+        loop {
+            self.last_inbound = match self.last_inbound + 2 {
+                conn if conn < MAX_CONN => conn,
+                _ => 2,
+            };
+            let conn = self.last_inbound;
+            if !self.table.contains(conn) && !self.door.has_visitor(conn) {
+                return conn;
+            }
+        }
+    }
+
+    /// Hears those who have come in, while the VM keeps up, and tells it of those who have said a name.
+    fn hear(&mut self, reports: &mut ReportQueue) {
+        for _ in 0..self.door.visitors_due() {
+            if !reports.has_room() {
+                return;
+            }
+            if let Some(introduction) = self.door.hear(Instant::now()) {
+                self.introduced(introduction, reports);
+            }
+        }
+    }
+
+    fn introduced(&mut self, introduction: Introduction, reports: &mut ReportQueue) {
+        let Introduction {
+            conn,
+            newcomer,
+            bytes,
+        } = introduction;
         let Newcomer {
             listener,
             stream,
             peer,
         } = newcomer;
-        let connection = Connection::new(stream, peer, Direction::In);
-        match self.table.insert_inbound(connection) {
-            Ok(conn) => {
-                self.door.enter(conn, now);
-                reports.push(&Report::Accepted {
-                    conn,
-                    listener,
-                    peer,
-                });
-            }
-            Err(error) => log::warn!("dropped a peer: {error}"),
-        }
+        reports.push(&Report::Accepted {
+            conn,
+            listener,
+            peer,
+        });
+        reports.push_bytes(conn, &bytes);
+        let connection = Connection::introduced(stream, peer, bytes.len());
+        self.table.insert_registered(conn, connection);
     }
 
     /// Reads sockets in turn while the VM keeps up, each connection at most once.
@@ -246,7 +288,6 @@ impl Switchboard {
     fn had_turn(&mut self, turn: Turn, reports: &mut ReportQueue) {
         match turn {
             Turn::Continues => (),
-            Turn::Begun(conn) => self.door.begin(conn),
             Turn::Ended(conn, failure) => self.ended(conn, failure, reports),
             Turn::Over => self.removed(),
         }
@@ -277,7 +318,10 @@ impl Switchboard {
     pub fn has_work(&self, has_room: bool) -> bool {
         self.table.has_writes_due()
             || self.channel.may_accept()
-            || has_room && (self.table.reads_due() > 0 || self.door.may_accept(Instant::now()))
+            || has_room
+                && (self.table.reads_due() > 0
+                    || self.door.visitors_due() > 0
+                    || self.door.may_accept(Instant::now()))
     }
 
     /// When [`tick`](Self::tick) is due.
@@ -296,6 +340,12 @@ impl Switchboard {
             self.removed();
         }
         self.door.tick(now);
+        while let Some((listener, explanation)) = self.door.lost_listener(now) {
+            reports.push(&Report::ListenerLost {
+                listener,
+                explanation,
+            });
+        }
         if self.channel.expire(now) {
             let explanation = "the VM did not connect to the sidecar in time".into();
             reports.push(&Report::ChannelFailed { explanation });
@@ -317,6 +367,11 @@ impl Switchboard {
         self.table.deliver()
     }
 
+    /// Looks after the files of listeners, whether or not it is time to.
+    pub fn check_listeners(&mut self) {
+        self.door.check_soon(Instant::now());
+    }
+
     /// Writes a table of what there is to the log.
     pub fn log_table(&self) {
         let connections = self.table.describe();
@@ -324,10 +379,11 @@ impl Switchboard {
             log::info!("{line}");
         }
         log::info!(
-            "{} connections, {} shaking hands, {} handed over so far",
+            "{} connections, {} shaking hands, {} handed over so far, {} implausible names refused",
             connections.len(),
             self.door.handshakes(),
-            self.channel.passed()
+            self.channel.passed(),
+            self.door.turned_away()
         );
         for line in connections {
             log::info!("{line}");

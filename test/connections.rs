@@ -31,7 +31,7 @@ fn connected() -> (Sidecar, ConnId, UnixStream, TempDir) {
 }
 
 fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.establish(conn);
     (conn, peer)
@@ -57,7 +57,7 @@ fn both_sides_learn_who_the_peer_is() {
         pid: std::process::id(),
     };
     let (mut sidecar, directory) = listening();
-    let _peer = connect_peer(directory.path("a.sock"));
+    let _peer = connect_node(directory.path("a.sock"));
     assert_eq!(sidecar.accepted().1, us);
     let _listener = UnixListener::bind(directory.path("b.sock")).expect("a listener");
     assert_eq!(sidecar.connect(directory.path("b.sock")).1, us);
@@ -68,7 +68,7 @@ fn the_sidecar_numbers_what_it_accepts_with_even_numbers() {
     let (mut sidecar, directory) = listening();
     let mut peers = Vec::new();
     for expected in [2, 4, 6] {
-        peers.push(connect_peer(directory.path("a.sock")));
+        peers.push(connect_node(directory.path("a.sock")));
         assert_eq!(sidecar.accepted().0, expected);
     }
 }
@@ -77,7 +77,7 @@ fn the_sidecar_numbers_what_it_accepts_with_even_numbers() {
 fn two_sidecars_talk_to_each_other() {
     let (mut a, directory) = listening();
     let mut b = Sidecar::start();
-    let (conn_b, _) = b.connect(directory.path("a.sock"));
+    let (conn_b, _) = b.call(directory.path("a.sock"));
     let (conn_a, _) = a.accepted();
     a.establish(conn_a);
     b.establish(conn_b);
@@ -405,7 +405,7 @@ fn all_bytes_come_before_the_end_of_a_peer_that_closes_in_the_middle_of_a_frame(
 #[test]
 fn a_peer_that_closes_before_it_is_accepted_has_still_said_something() {
     let (mut sidecar, directory) = listening();
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     peer.write_all(b"last words").expect("room");
     drop(peer);
     let (conn, _) = sidecar.accepted();
@@ -475,12 +475,12 @@ fn a_peer_that_will_read_no_more_is_found_out_by_writing() {
 fn the_end_waits_until_the_vm_has_taken_the_bytes_before_it() {
     // More than the window of a handshake: the sidecar cannot have read to the end yet.
     let (mut sidecar, directory) = listening();
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     let sent = bytes(1, 100_000);
     peer.write_all(&sent).expect("room");
     drop(peer);
-    let mut seen = sidecar.take(conn, 16 << 10);
+    let mut seen = sidecar.take(conn, (16 << 10) - NAME.len());
     sidecar.settle();
     assert_eq!(sidecar.untaken(conn), 0);
     sidecar.establish(conn);

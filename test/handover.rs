@@ -46,7 +46,7 @@ impl Vm {
 
     /// A connection that a peer has made, and the peer.
     fn peer(&mut self) -> (ConnId, UnixStream) {
-        let peer = connect_peer(self.directory.path("a.sock"));
+        let peer = connect_node(self.directory.path("a.sock"));
         (self.sidecar.accepted().0, peer)
     }
 
@@ -250,7 +250,7 @@ fn the_sidecar_goes_on_if_the_vm_does_not_connect() {
     let mut sidecar = Sidecar::start();
     sidecar.open_channel(std::process::id(), directory.root());
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     assert_relayed(&mut sidecar, conn, &mut peer);
     sidecar.expect_log("is not handed over to the VM: the VM has not connected to the channel");
@@ -263,7 +263,7 @@ fn there_is_no_channel_before_the_vm_asks_for_one() {
     sidecar.settle();
     assert_eq!(sockets_in(&directory), Vec::<String>::new());
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     assert_relayed(&mut sidecar, conn, &mut peer);
 }
@@ -474,7 +474,7 @@ fn who_is_not_the_vm_is_turned_away() {
     assert_eq!(lines(&mut sidecar), 1, "one line for a hundred of them");
     let directory = TempDir::new();
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     let mut stranger = enter(&address).expect("the listener");
     assert_relayed(&mut sidecar, conn, &mut peer);
@@ -499,7 +499,7 @@ fn the_vm_comes_in_behind_strangers() {
     sidecar.send_listen(0, directory.path("a.sock"), 0o600);
     sidecar.signal(Signal::CONT);
     sidecar.expect_this(&Report::Listening { listener: 0 });
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     let mut vm = Vm {
         sidecar,

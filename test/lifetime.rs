@@ -26,7 +26,7 @@ fn listening() -> (Sidecar, TempDir) {
 
 fn connected() -> (Sidecar, ConnId, UnixStream, TempDir) {
     let (mut sidecar, directory) = listening();
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.establish(conn);
     (sidecar, conn, peer, directory)
@@ -258,7 +258,7 @@ fn the_end_of_stdin_ends_it_and_removes_its_files() {
     let mut sidecar = Sidecar::start();
     sidecar.listen_with(0, directory.path("a.sock"), 0o600);
     sidecar.listen_with(1, directory.path("b.sock"), 0o600);
-    let mut peer = connect_peer(directory.path("b.sock"));
+    let mut peer = connect_node(directory.path("b.sock"));
     sidecar.accepted();
     sidecar.hang_up();
     assert!(sidecar.expect_exit().success());
@@ -293,7 +293,7 @@ fn what_the_vm_sent_before_its_end_reaches_a_peer_that_reads() {
 #[test]
 fn a_peer_may_begin_to_read_after_the_end_of_the_vm() {
     let (mut sidecar, conn, mut peer, directory) = connected();
-    let mut idle_peer = connect_peer(directory.path("a.sock"));
+    let mut idle_peer = connect_node(directory.path("a.sock"));
     sidecar.accepted();
     // A little more than a socket usually holds.
     let sent = bytes(1, 256 << 10);
@@ -370,7 +370,7 @@ fn signals_to_end_leave_that_to_the_vm() {
 #[test]
 fn sigusr1_logs_a_table() {
     let (mut sidecar, conn, mut peer, directory) = connected();
-    let _shaking_hands = connect_peer(directory.path("a.sock"));
+    let _shaking_hands = connect_node(directory.path("a.sock"));
     let (second, _) = sidecar.accepted();
     sidecar.send_data(conn, b"hello");
     read(&mut peer, 5);
@@ -381,17 +381,19 @@ fn sigusr1_logs_a_table() {
         "listening at {}",
         directory.path("a.sock").display()
     ));
-    sidecar.expect_log("2 connections, 1 shaking hands");
+    sidecar.expect_log("2 connections, 1 shaking hands, 0 handed over so far, 0 implausible");
     let who = format!(
         "uid {} pid {}",
         rustix::process::geteuid(),
         std::process::id()
     );
     sidecar.expect_log(&format!(
-        "{conn} from peer{conn}@host {who}: 3 bytes in, 5 out, 0 wait for the peer, 3 for the VM"
+        "{conn} from peer{conn}@host {who}: {} bytes in, 5 out, 0 wait for the peer, 3 for the VM",
+        NAME.len() + 3
     ));
     sidecar.expect_log(&format!(
-        "{second} from (handshake) {who}: 0 bytes in, 0 out"
+        "{second} from (handshake) {who}: {} bytes in, 0 out",
+        NAME.len()
     ));
 }
 

@@ -23,7 +23,7 @@ fn listening() -> (Sidecar, TempDir) {
 }
 
 fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     (sidecar.accepted().0, peer)
 }
 
@@ -82,7 +82,7 @@ fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
         let report = sidecar.expect_report("CLOSED");
         assert!(matches!(report, Report::Closed { .. }), "{report:?}");
     }
-    let mut next = connect_peer(directory.path("a.sock"));
+    let mut next = connect_node(directory.path("a.sock"));
     // Longer than who says nothing may stay while others wait.
     sidecar.expect_idle();
     sidecar.settle();
@@ -92,7 +92,7 @@ fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
     sidecar.send_data(conn, b"ping");
     assert_eq!(read(&mut next, 4), b"ping");
     // One place, one peer.
-    let _another = connect_peer(directory.path("a.sock"));
+    let _another = connect_node(directory.path("a.sock"));
     sidecar.settle();
     sidecar.expect_no_report();
     sidecar.send(&Command::Established {
@@ -120,7 +120,7 @@ fn connections_that_the_vm_makes_are_no_strangers() {
         peers.push(peer);
     }
     // And they make no room for strangers when they end: one of the crowd has to.
-    let _one_more = connect_peer(directory.path("a.sock"));
+    let _one_more = connect_node(directory.path("a.sock"));
     let (_, explanation, _) = sidecar.closed(crowd[0].0);
     assert!(explanation.contains("make room"), "{explanation}");
     sidecar.accepted();
@@ -211,7 +211,7 @@ fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
     sidecar.listen_with(1, directory.path("b.sock"), 0o600);
     sidecar.settle();
     let mut waiting: VecDeque<_> = (0..PEERS)
-        .map(|_| connect_peer(directory.path("a.sock")))
+        .map(|_| connect_node(directory.path("a.sock")))
         .collect();
     sidecar.expect_log("cannot accept connections");
     sidecar.settle();
@@ -332,7 +332,9 @@ fn idle_after_traffic() {
 #[test]
 fn idle_with_silent_and_half_open_peers() {
     let (mut sidecar, directory) = listening();
-    let (_, _silent) = inbound(&mut sidecar, &directory);
+    let _silent = connect_peer(directory.path("a.sock"));
+    let mut half_a_name = connect_peer(directory.path("a.sock"));
+    half_a_name.write_all(&NAME[..10]).expect("room");
     let (half, mut half_a_frame) = inbound(&mut sidecar, &directory);
     half_a_frame.write_all(b"\0").expect("room");
     sidecar.take(half, 1);
@@ -360,7 +362,7 @@ fn idle_with_a_peer_that_writes_more_than_the_window() {
     drop(peer);
     sidecar.settle();
     sidecar.expect_idle();
-    assert_eq!(sidecar.untaken(conn), 16 << 10);
+    assert_eq!(sidecar.untaken(conn), (16 << 10) - NAME.len());
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command as Program;
+use std::time::Instant;
+use uds_dist::door::CHECK_INTERVAL;
 use uds_dist::failure::Reason;
 use uds_dist::port::protocol::{Command, Report};
 
@@ -50,7 +52,7 @@ fn a_name_can_be_had_again_after_unlisten() {
     let mut peers = Vec::new();
     for _ in 0..3 {
         sidecar.listen(directory.path("a.sock"));
-        peers.push(connect_peer(directory.path("a.sock")));
+        peers.push(connect_node(directory.path("a.sock")));
         sidecar.accepted();
         sidecar.unlisten(0);
     }
@@ -75,7 +77,7 @@ fn two_listeners_of_a_sidecar_are_told_apart() {
     sidecar.listen_with(1, directory.path("new.sock"), 0o600);
     let mut peers = Vec::new();
     for (name, expected) in [("new.sock", 1), ("old.sock", 0), ("new.sock", 1)] {
-        peers.push(connect_peer(directory.path(name)));
+        peers.push(connect_node(directory.path(name)));
         match sidecar.expect_report("ACCEPTED") {
             Report::Accepted { listener, .. } => assert_eq!(listener, expected),
             other => sidecar.fail(&format!("ACCEPTED, not {other:?}")),
@@ -90,7 +92,7 @@ fn unlisten_keeps_connections() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.unlisten(0);
     sidecar.send_data(conn, b"still here");
@@ -108,7 +110,7 @@ fn unlisten_leaves_a_socket_that_replaced_ours() {
     sidecar.unlisten(0);
     assert_eq!(directory.names(), ["a.sock"]);
     sidecar.expect_log("no longer ours");
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -149,7 +151,7 @@ fn a_name_of_the_same_sidecar_is_a_duplicate() {
     let mut sidecar = Sidecar::start();
     sidecar.listen_with(1, &path, 0o600);
     assert_fails(sidecar.listen_fails(&path), Reason::DuplicateName, &[]);
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn a_live_listener_without_a_lock_file_is_a_duplicate() {
     );
     assert_eq!(directory.names(), ["a.sock"]);
     foreign.accept().expect("the probe");
-    connect_peer(&path);
+    connect_node(&path);
     foreign.accept().expect("the peer");
 }
 
@@ -252,7 +254,7 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
         match starter.expect_report("LISTENING or LISTEN_FAILED") {
             Report::Listening { .. } => {
                 owners += 1;
-                let _peer = connect_peer(&path);
+                let _peer = connect_node(&path);
                 // Those who came later have knocked, too; the last one to come is our peer.
                 starter.settle();
             }
@@ -265,6 +267,144 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
     }
     assert_eq!(owners, 1);
     assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
+}
+
+// --- names that are taken away -------------------------------------------------------------------
+
+/// What somebody with the right to do so can do to the files of a node, and what the node makes of it.
+#[test]
+fn a_name_that_is_taken_away_is_lost_and_may_be_had_again() {
+    type Deed = fn(&TempDir);
+    let deeds: [(&str, Deed, &[&str]); 6] = [
+        (
+            "somebody has removed",
+            |directory| fs::remove_file(directory.path("x/a.sock")).expect("a socket"),
+            &[],
+        ),
+        (
+            "somebody has removed",
+            |directory| fs::remove_file(directory.path("x/a.sock.lock")).expect("a lock file"),
+            &[],
+        ),
+        (
+            "somebody has replaced",
+            |directory| {
+                drop(UnixListener::bind(directory.path("new")).expect("a listener"));
+                fs::rename(directory.path("new"), directory.path("x/a.sock")).expect("a socket");
+            },
+            &["a.sock"],
+        ),
+        (
+            "somebody has replaced",
+            |directory| {
+                fs::write(directory.path("new"), "").expect("a file");
+                fs::rename(directory.path("new"), directory.path("x/a.sock.lock")).expect("a file");
+            },
+            &["a.sock.lock"],
+        ),
+        (
+            "somebody has removed",
+            |directory| {
+                fs::rename(directory.path("x"), directory.path("y")).expect("a directory");
+            },
+            &[],
+        ),
+        (
+            "somebody has replaced",
+            |directory| {
+                fs::rename(directory.path("x"), directory.path("y")).expect("a directory");
+                fs::create_dir(directory.path("x")).expect("a directory");
+                fs::write(directory.path("x/a.sock"), "").expect("a file");
+            },
+            &["a.sock"],
+        ),
+    ];
+    for (what, deed, left) in deeds {
+        let directory = TempDir::new();
+        fs::create_dir(directory.path("x")).expect("a directory");
+        let path = directory.path("x/a.sock");
+        let mut sidecar = Sidecar::start();
+        sidecar.listen(&path);
+        let mut peer = connect_node(&path);
+        let (conn, _) = sidecar.accepted();
+        let begin = Instant::now();
+        deed(&directory);
+        let explanation = sidecar.listener_lost(0);
+        assert!(
+            begin.elapsed() < 2 * CHECK_INTERVAL,
+            "{:?}",
+            begin.elapsed()
+        );
+        assert!(explanation.contains(what), "{explanation}");
+        assert!(explanation.contains("x/a.sock"), "{explanation}");
+        // What is not ours is left alone, what is ours is not.
+        let names = fs::read_dir(directory.path("x")).into_iter().flatten();
+        let names: Vec<_> = names
+            .map(|entry| entry.expect("a name").file_name())
+            .collect();
+        assert_eq!(names, left);
+        // Connections stay, and the number is free.
+        sidecar.send_data(conn, b"still here");
+        assert_eq!(read(&mut peer, 10), b"still here");
+        for name in left {
+            fs::remove_file(directory.path("x").join(name)).expect("a file");
+        }
+        sidecar.listen(&path);
+        let _another = connect_node(&path);
+        sidecar.accepted();
+    }
+}
+
+#[test]
+fn sighup_looks_at_once() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    sidecar.listen_with(1, directory.path("b.sock"), 0o600);
+    let mut looked_late = 0;
+    for _ in 0..5 {
+        fs::remove_file(&path).expect("a socket");
+        let begin = Instant::now();
+        sidecar.signal(Signal::HUP);
+        sidecar.listener_lost(0);
+        looked_late += u32::from(begin.elapsed() > CHECK_INTERVAL / 4);
+        sidecar.listen(&path);
+    }
+    assert!(looked_late < 3, "{looked_late} times of 5");
+    sidecar.expect_log("SIGHUP");
+    sidecar.expect_no_report();
+}
+
+#[test]
+fn unlisten_that_crosses_the_loss_is_answered() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    fs::remove_file(&path).expect("a socket");
+    sidecar.listener_lost(0);
+    sidecar.unlisten(0);
+    sidecar.listen(&path);
+}
+
+/// Its owner may change the files, as long as they are the same ones.
+#[test]
+fn a_name_with_other_rights_is_not_lost() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("ours");
+    fs::hard_link(&path, directory.path("another_name")).expect("a link");
+    fs::write(directory.path("a.sock.lock"), "something else").expect("ours");
+    fs::rename(directory.path("a.sock"), directory.path("b.sock")).expect("ours");
+    fs::rename(directory.path("b.sock"), directory.path("a.sock")).expect("ours");
+    sidecar.signal(Signal::HUP);
+    sidecar.expect_log("SIGHUP");
+    sidecar.settle();
+    sidecar.expect_idle_for(CHECK_INTERVAL + CHECK_INTERVAL / 4);
+    sidecar.expect_no_report();
 }
 
 // --- dead owners ---------------------------------------------------------------------------------
@@ -280,7 +420,7 @@ fn the_socket_of_a_killed_sidecar_is_taken_over() {
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
     sidecar.expect_log("took over");
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
     sidecar.unlisten(0);
     assert_eq!(directory.names(), Vec::<String>::new());
@@ -323,7 +463,7 @@ fn a_stale_socket_without_a_lock_file_is_taken_over() {
     drop(UnixListener::bind(&path).expect("a listener"));
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
 }
 
@@ -494,7 +634,7 @@ fn the_longest_path_works_and_a_longer_one_is_a_bad_address() {
     let length = directory.path("").as_os_str().len();
     let longest = directory.path(&"x".repeat(LONGEST_PATH - length));
     sidecar.listen(&longest);
-    let _peer = connect_peer(&longest);
+    let _peer = connect_node(&longest);
     sidecar.accepted();
     sidecar.unlisten(0);
     let too_long = directory.path(&"x".repeat(LONGEST_PATH - length + 1));
@@ -517,6 +657,7 @@ fn a_path_with_a_nul_is_a_bad_address() {
 #[cfg(target_os = "linux")]
 mod abstract_namespace {
     use super::*;
+    use std::io::Write;
 
     fn name(test: &str) -> String {
         format!("uds_dist-{}/{test}", std::process::id())
@@ -529,11 +670,12 @@ mod abstract_namespace {
         let mut sidecar = Sidecar::start();
         sidecar.listen(format!("\0{name}"));
         let mut peer = try_connect_peer(&address).expect("a connection");
+        peer.write_all(NAME).expect("room");
         let (conn, _) = sidecar.accepted();
         sidecar.send_data(conn, b"hello");
         assert_eq!(read(&mut peer, 5), b"hello");
         let mut other = Sidecar::start();
-        other.connect(format!("\0{name}"));
+        other.call(format!("\0{name}"));
         sidecar.accepted();
     }
 

@@ -11,6 +11,7 @@ use proptest::test_runner::RngSeed;
 use std::io;
 use std::time::{Duration, Instant};
 use uds_dist::door::crowd::{Crowd, HANDSHAKE_GRACE, MAX_HANDSHAKES, SILENCE_GRACE};
+use uds_dist::door::gate::{Gate, MAX_HELD, MAX_MESSAGE, Verdict};
 use uds_dist::failure::Reason;
 use uds_dist::peer::{Base, Credentials, Policy};
 use uds_dist::peers::window::{ReceiveWindow, RuleBroken, SendWindow};
@@ -392,6 +393,119 @@ proptest! {
     }
 }
 
+// --- the gate ------------------------------------------------------------------------------------
+
+/// A first message, right or nearly right.
+fn first_message() -> impl Strategy<Value = Vec<u8>> {
+    let text = prop_oneof![
+        4 => "[a-z0-9_-]{1,20}@[a-z0-9.-]{1,20}".prop_map(String::into_bytes),
+        1 => "[a-z]{1,250}@?[a-z]{1,250}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..300),
+    ];
+    let flags = prop_oneof![
+        Just(0x0d_07df_7fbd_u64),
+        Just(0x0f_07df_7fbd_u64),
+        any::<u64>()
+    ];
+    let name = (
+        any::<bool>(),
+        flags,
+        any::<u32>(),
+        text,
+        vec(any::<u8>(), 0..5),
+    );
+    name.prop_map(|(is_new, flags, creation, name, more)| match is_new {
+        true => [
+            b"N",
+            &flags.to_be_bytes()[..],
+            &creation.to_be_bytes(),
+            &(name.len() as u16).to_be_bytes(),
+            &name,
+            &more,
+        ]
+        .concat(),
+        false => [b"n\0\x05", &creation.to_be_bytes()[..], &name].concat(),
+    })
+}
+
+/// What erl_dist_protocol says of a first message, and what an atom can hold, in other words than the
+/// gate's.
+fn can_be_a_node(message: &[u8]) -> bool {
+    let (name, is_host) = match message {
+        [b'N', rest @ ..] if rest.len() >= 14 => {
+            let flags = u64::from_be_bytes(rest[..8].try_into().expect("8 bytes"));
+            let length = usize::from(rest[12]) << 8 | usize::from(rest[13]);
+            let is_of_23 = flags & (1 << 24 | 0x3f << 26) != 0;
+            match rest.get(14..14 + length) {
+                Some(name) if is_of_23 => (name, flags & 1 << 33 != 0),
+                _ => return false,
+            }
+        }
+        [b'n', _, _, _, _, _, _, name @ ..] => (name, false),
+        _ => return false,
+    };
+    let name: String = name.iter().map(|byte| char::from(*byte)).collect();
+    let node = match is_host {
+        true => format!("{}@{name}", "x".repeat(13)),
+        false => name,
+    };
+    let parts: Vec<_> = node.split('@').collect();
+    parts.len() == 2
+        && parts.iter().all(|part| !part.is_empty())
+        && node.chars().count() <= 255
+        && !node.contains(|c: char| c.is_control() || c.is_whitespace() && c != '\u{a0}')
+}
+
+/// What the gate says in the end, and what it has kept.
+fn judged<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Verdict, Vec<u8>) {
+    let mut gate = Gate::default();
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let count = piece.len().min(gate.room());
+            match gate.push(&piece[..count]) {
+                Verdict::Incomplete => piece = &piece[count..],
+                verdict => return (verdict, gate.into_bytes()),
+            }
+        }
+    }
+    (Verdict::Incomplete, gate.into_bytes())
+}
+
+proptest! {
+    #![proptest_config(config(2000))]
+
+    #[test]
+    fn the_gate_lets_in_what_can_be_a_node_however_it_is_cut(
+        message in first_message(),
+        more in vec(any::<u8>(), 0..20),
+        cuts in vec(any::<Index>(), 0..8),
+    ) {
+        let stream = [&(message.len() as u16).to_be_bytes(), &message[..], &more].concat();
+        let (whole, kept) = judged([&stream[..]]);
+        let expected = can_be_a_node(&message) && message.len() <= MAX_MESSAGE;
+        prop_assert_eq!(whole == Verdict::Plausible, expected, "{:?}", whole);
+        prop_assert!(stream.starts_with(&kept) && kept.len() <= MAX_HELD);
+        let (cut, _) = judged(pieces(&stream, &cuts));
+        prop_assert_eq!(cut == Verdict::Plausible, expected, "{:?}", cut);
+        // It waits only for what may still come right.
+        if !expected && message.len() <= MAX_MESSAGE {
+            prop_assert!(matches!(whole, Verdict::Implausible(_)), "{:?}", whole);
+        }
+    }
+
+    #[test]
+    fn the_gate_survives_garbage(
+        garbage in vec(any::<u8>(), 0..2000),
+        cuts in vec(any::<Index>(), 0..8),
+    ) {
+        let (verdict, kept) = judged(pieces(&garbage, &cuts));
+        prop_assert!(garbage.starts_with(&kept) && kept.len() <= MAX_HELD);
+        if verdict == Verdict::Incomplete {
+            prop_assert_eq!(kept.len(), garbage.len());
+        }
+    }
+}
+
 // --- the crowd at the door -----------------------------------------------------------------------
 
 #[derive(Debug, Clone)]
@@ -428,41 +542,52 @@ proptest! {
         let mut crowd = Crowd::new();
         let mut now = Instant::now();
         let mut last_conn = 0;
-        // Each connection that has a place, and from when on it makes room; none if it has ended.
-        let mut model: Vec<(u32, Option<Instant>)> = Vec::new();
+        // Each connection that has a place, whether it is a visitor, and from when on it makes room; none
+        // if it has ended.
+        let mut model: Vec<(u32, bool, Option<Instant>)> = Vec::new();
         for step in steps {
             match step {
                 CrowdStep::Arrive if crowd.has_room() => {
                     last_conn += 2;
                     crowd.enter(last_conn, now);
-                    model.push((last_conn, Some(now + SILENCE_GRACE)));
+                    model.push((last_conn, true, Some(now + SILENCE_GRACE)));
                 }
                 CrowdStep::Arrive => {
-                    if let Some((time, conn)) = crowd.makes_room() {
-                        if time <= now {
-                            crowd.ended(conn);
-                            let place = model.iter_mut().find(|(other, _)| *other == conn);
-                            place.expect("somebody who is here").1 = None;
+                    if let Some((_, conn)) = crowd.makes_room().filter(|(time, _)| *time <= now) {
+                        let at = model.iter().position(|(other, ..)| *other == conn);
+                        let at = at.expect("somebody who is here");
+                        match model[at].1 {
+                            true => {
+                                crowd.leave(conn);
+                                model.remove(at);
+                            }
+                            false => {
+                                crowd.ended(conn);
+                                model[at].2 = None;
+                            }
                         }
                     }
                 }
                 _ if model.is_empty() => (),
                 CrowdStep::Begin(index) => {
-                    // A connection begins once; the table sees to that.
+                    // Only visitors begin, but nothing happens to others.
                     let at = index.index(model.len());
-                    let (conn, time) = &mut model[at];
-                    *time = time.map(|time| time + (HANDSHAKE_GRACE - SILENCE_GRACE));
+                    let (conn, is_visitor, time) = &mut model[at];
+                    if std::mem::take(is_visitor) {
+                        *time = time.map(|time| time + (HANDSHAKE_GRACE - SILENCE_GRACE));
+                    }
                     crowd.begin(*conn);
                 }
                 CrowdStep::End(index) => {
                     let at = index.index(model.len());
-                    model[at].1 = None;
+                    model[at].1 = false;
+                    model[at].2 = None;
                     crowd.ended(model[at].0);
                 }
                 CrowdStep::Leave(index) => {
                     let conn = (index.index(last_conn as usize / 2) as u32 + 1) * 2;
                     crowd.leave(conn);
-                    model.retain(|(other, _)| *other != conn);
+                    model.retain(|(other, ..)| *other != conn);
                     // It is done with for good.
                     crowd.ended(conn);
                     crowd.begin(conn);
@@ -472,11 +597,13 @@ proptest! {
             prop_assert_eq!(crowd.len(), model.len());
             prop_assert!(crowd.len() <= MAX_HANDSHAKES);
             prop_assert_eq!(crowd.has_room(), model.len() < MAX_HANDSHAKES);
-            // Nobody has to go while there is a place, or while one is about to be free.
-            let first = match crowd.has_room() || model.iter().any(|(_, time)| time.is_none()) {
-                true => None,
-                false => model.iter().filter_map(|(conn, time)| Some(((*time)?, *conn))).min(),
-            };
+            // Nobody has to go while there is a place, and no handshake while one is about to be free.
+            let is_one_leaving = model.iter().any(|(_, _, time)| time.is_none());
+            let here = model.iter().filter_map(|(conn, is_visitor, time)| {
+                Some(((*time)?, *conn, *is_visitor))
+            });
+            let first = here.min().filter(|(_, _, is_visitor)| *is_visitor || !is_one_leaving);
+            let first = first.map(|(time, conn, _)| (time, conn)).filter(|_| !crowd.has_room());
             prop_assert_eq!(crowd.makes_room(), first);
         }
     }

@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+#[path = "fixtures/mod.rs"]
+mod fixtures;
+
+use fixtures::NAME;
 use proptest::prelude::*;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -29,6 +33,8 @@ use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, 
 #[derive(Debug, Clone)]
 enum Step {
     PeerConnects,
+    /// Says so many bytes of a name, perhaps something else, and no more.
+    StrangerConnects(usize, bool),
     VmConnects,
     VmOpensChannel(bool),
     VmEntersChannel,
@@ -50,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
     let amount = prop_oneof![0..20usize, 0..5000usize, 0..300_000usize];
     prop_oneof![
         3 => Just(Step::PeerConnects),
+        1 => (0..NAME.len(), any::<bool>()).prop_map(|(n, b)| Step::StrangerConnects(n, b)),
         2 => Just(Step::VmConnects),
         1 => any::<bool>().prop_map(Step::VmOpensChannel),
         2 => Just(Step::VmEntersChannel),
@@ -87,6 +94,8 @@ fn stream(seed: u32, from: u64, count: usize) -> Vec<u8> {
 struct Model {
     /// The peer's end; gone when it has closed.
     peer: Option<UnixStream>,
+    /// The peer's name has not come yet; it does not count below.
+    awaits_name: bool,
     /// The VM has sent, and the peer has read.
     vm_sent: u64,
     peer_read: u64,
@@ -106,10 +115,11 @@ struct Model {
 }
 
 impl Model {
-    fn new(peer: UnixStream) -> Model {
+    fn new(peer: UnixStream, awaits_name: bool) -> Model {
         peer.set_nonblocking(true).unwrap();
         Model {
             peer: Some(peer),
+            awaits_name,
             vm_sent: 0,
             peer_read: 0,
             vm_acknowledged: 0,
@@ -208,8 +218,10 @@ struct World {
     /// Where the VM connects to.
     elsewhere: UnixListener,
     models: BTreeMap<ConnId, Model>,
-    /// Peers that have connected, in the order they will be accepted.
+    /// Peers that have connected and said their name, in the order they will be accepted.
     coming_in: Vec<UnixStream>,
+    /// Those of whom the VM must not hear.
+    strangers: Vec<UnixStream>,
     /// Bytes of the sidecar that are no whole packet yet.
     partly_read: Vec<u8>,
     last_conn: ConnId,
@@ -243,6 +255,7 @@ impl World {
             elsewhere,
             models: BTreeMap::new(),
             coming_in: Vec::new(),
+            strangers: Vec::new(),
             partly_read: Vec::new(),
             last_conn: 16_777_215,
             channel: Channel::Closed,
@@ -304,8 +317,17 @@ impl World {
     fn take(&mut self, step: &Step) -> bool {
         match step {
             Step::PeerConnects => {
-                let peer = UnixStream::connect(self.directory.join("here")).unwrap();
+                let mut peer = UnixStream::connect(self.directory.join("here")).unwrap();
+                peer.write_all(NAME).unwrap();
                 self.coming_in.push(peer);
+            }
+            Step::StrangerConnects(count, is_wrong) => {
+                let mut stranger = UnixStream::connect(self.directory.join("here")).unwrap();
+                stranger.write_all(&NAME[..*count]).unwrap();
+                if *is_wrong {
+                    stranger.write_all(&[0; 26]).unwrap();
+                }
+                self.strangers.push(stranger);
             }
             Step::VmConnects => {
                 let conn = self.number();
@@ -314,7 +336,7 @@ impl World {
                     address: self.path("elsewhere"),
                 });
                 let (peer, _) = self.elsewhere.accept().unwrap();
-                self.models.insert(conn, Model::new(peer));
+                self.models.insert(conn, Model::new(peer, false));
             }
             Step::VmOpensChannel(here) => {
                 if matches!(self.channel, Channel::Closed) {
@@ -470,8 +492,11 @@ impl World {
         let conn = ConnId::from_be_bytes(body[1..5].try_into().unwrap());
         let model = self.models.get_mut(&conn).expect("DATA of no connection");
         assert!(!model.ended && !model.handed_over, "DATA after the end");
-        let bytes = &body[5..];
+        let mut bytes = &body[5..];
         assert!(!bytes.is_empty());
+        if std::mem::take(&mut model.awaits_name) {
+            bytes = bytes.strip_prefix(NAME).expect("a name first");
+        }
         assert!(
             bytes == &stream(conn, model.vm_read, bytes.len())[..],
             "the VM got other bytes than the peer of {conn} wrote"
@@ -490,7 +515,7 @@ impl World {
             Report::Accepted { conn, .. } => {
                 assert_eq!(conn % 2, 0);
                 let peer = self.coming_in.remove(0);
-                assert!(self.models.insert(conn, Model::new(peer)).is_none());
+                assert!(self.models.insert(conn, Model::new(peer, true)).is_none());
             }
             Report::Ack { conn, count } => {
                 let model = self.models.get_mut(&conn).expect("ACK of no connection");

@@ -1,4 +1,4 @@
-//! The crowd at the door: connections that came in and are still shaking hands. How many there may be,
+//! The crowd at the door: who came in and is not through its handshake. How many there may be,
 //! how long one may take while others wait, and who makes room for them. No I/O, and no clock: the
 //! caller says what time it is.
 //!
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// descriptors and handshake windows, and processes of the VM. A handshake takes about a millisecond.
 pub const MAX_HANDSHAKES: usize = 128;
 
-/// How long a peer may say nothing when others wait for its place. A node says its name as soon as it
+/// How long a peer may take to say its name when others wait for its place. A node says it as soon as it
 /// is connected.
 pub const SILENCE_GRACE: Duration = Duration::from_millis(50);
 
@@ -33,8 +33,10 @@ pub struct Crowd {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Of one who shakes hands, and makes room from this time on.
-    Taken(Instant),
+    /// Of a visitor, of whom the VM does not know; it makes room from this time on.
+    Visitor(Instant),
+    /// Of one who shakes hands with the VM, and makes room from this time on.
+    Handshake(Instant),
     /// The connection has ended, and the VM is not done with it.
     Ended,
 }
@@ -55,16 +57,16 @@ impl Crowd {
         self.places.is_empty()
     }
 
-    /// A connection has come in.
+    /// A visitor has come in.
     pub fn enter(&mut self, conn: ConnId, now: Instant) {
-        self.put(conn, Place::Taken(now + SILENCE_GRACE));
+        self.put(conn, Place::Visitor(now + SILENCE_GRACE));
     }
 
-    /// The first bytes of its handshake have come: from now on it counts as one that does something.
+    /// It has said its name, and the VM is told of it.
     pub fn begin(&mut self, conn: ConnId) {
-        if let Some(Place::Taken(time)) = self.places.get(&conn) {
+        if let Some(Place::Visitor(time)) = self.places.get(&conn) {
             let time = *time + (HANDSHAKE_GRACE - SILENCE_GRACE);
-            self.put(conn, Place::Taken(time));
+            self.put(conn, Place::Handshake(time));
         }
     }
 
@@ -75,10 +77,10 @@ impl Crowd {
         }
     }
 
-    /// Its handshake is over and the VM is done with it, one way or the other; nothing happens if it was
-    /// not here.
+    /// Its handshake is over and the VM is done with it, one way or the other, or a visitor has left;
+    /// nothing happens if it was not here.
     pub fn leave(&mut self, conn: ConnId) {
-        if let Some(Place::Taken(time)) = self.places.remove(&conn) {
+        if let Some(Place::Visitor(time) | Place::Handshake(time)) = self.places.remove(&conn) {
             self.by_time.remove(&(time, conn));
         }
     }
@@ -88,20 +90,20 @@ impl Crowd {
         self.len() < MAX_HANDSHAKES
     }
 
-    /// Who has to go, now or at that time, if one more wants to come in. Nobody does while there is room, or
-    /// while the place of one that has ended is about to be free.
+    /// Who has to go, now or at that time, if one more wants to come in. Nobody does while there is room. A
+    /// visitor's place is free at once, but no handshake has to end while the place of one that has ended
+    /// is about to be free.
     pub fn makes_room(&self) -> Option<(Instant, ConnId)> {
+        let (time, conn) = *self.by_time.first().filter(|_| !self.has_room())?;
         let is_one_leaving = self.by_time.len() < self.places.len();
-        match self.has_room() || is_one_leaving {
-            true => None,
-            false => self.by_time.first().copied(),
-        }
+        let is_visitor = matches!(self.places[&conn], Place::Visitor(_));
+        (is_visitor || !is_one_leaving).then_some((time, conn))
     }
 
     fn put(&mut self, conn: ConnId, place: Place) {
         self.leave(conn);
         self.places.insert(conn, place);
-        if let Place::Taken(time) = place {
+        if let Place::Visitor(time) | Place::Handshake(time) = place {
             self.by_time.insert((time, conn));
         }
     }

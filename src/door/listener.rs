@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 pub struct Listener {
     // Before the name: nobody is told that the name is free while we still accept.
     socket: UnixListener,
-    _name: Option<OwnedName>,
+    name: Option<OwnedName>,
     address: Address,
     /// A peer may be waiting.
     acceptable: bool,
@@ -45,7 +45,7 @@ impl Listener {
         }
         Ok(Listener {
             socket: UnixListener::from_std(StdUnixListener::from(socket)),
-            _name: name,
+            name,
             address,
             acceptable: false,
         })
@@ -59,6 +59,16 @@ impl Listener {
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// True if it has a file, which somebody may take away.
+    pub fn has_file(&self) -> bool {
+        self.name.is_some()
+    }
+
+    /// Finds out whether its name has been taken away, and says how.
+    pub fn is_lost(&mut self) -> Option<String> {
+        self.name.as_mut()?.is_lost()
     }
 
     /// True if a peer may be waiting.

@@ -3,13 +3,16 @@
 
 pub mod admission;
 pub mod crowd;
+pub mod gate;
 pub mod listener;
 pub mod ownership;
 pub mod pause;
 pub mod probe;
+pub mod visitors;
 
 use crate::address::Address;
 use crate::failure::{Failure, Reason};
+use crate::log_limit::LogLimit;
 use crate::os;
 use crate::peer::{Credentials, Policy};
 use crate::port::protocol::{ConnId, ListenerId, MAX_LISTENERS};
@@ -24,16 +27,27 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use visitors::{Heard, Visitors};
+
+/// How often it is looked whether the files of listeners are still there. A node whose socket is gone
+/// notices it by nothing else, and nobody can reach it.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The listeners of one VM, and those who have come in and are shaking hands.
 pub struct Door {
     registry: Registry,
     admission: Admission,
     listeners: BTreeMap<ListenerId, Listener>,
+    /// When the files of listeners are looked at next.
+    next_check: Instant,
     crowd: Crowd,
     /// May come in as soon as there is a place.
     next: Option<Newcomer>,
+    visitors: Visitors,
+    implausible: LogLimit,
+    /// How many visitors have been refused for what they said.
+    turned_away: u64,
     pause: Pause,
 }
 
@@ -46,7 +60,7 @@ pub enum Arrival {
     Examined,
     /// Somebody who waits, and for whom this connection has to end.
     NeedsRoom(ConnId),
-    /// A peer that may shake hands.
+    /// A peer that may come in.
     Peer(Newcomer),
 }
 
@@ -61,17 +75,35 @@ pub struct Newcomer {
     pub peer: Credentials,
 }
 
+/// A visitor who has said what may be a name, to tell the VM of.
+#[derive(Debug)]
+pub struct Introduction {
+    /// Its number. The socket is registered under it.
+    pub conn: ConnId,
+    /// It.
+    pub newcomer: Newcomer,
+    /// What it has said so far.
+    pub bytes: Vec<u8>,
+}
+
 impl Door {
     /// Without a listener; sockets will be registered with `registry`.
-    pub fn new(registry: Registry) -> Door {
-        Door {
+    ///
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub fn new(registry: Registry) -> io::Result<Door> {
+        Ok(Door {
+            visitors: Visitors::new(registry.try_clone()?),
             registry,
             admission: Admission::default(),
             listeners: BTreeMap::new(),
+            next_check: Instant::now() + CHECK_INTERVAL,
             crowd: Crowd::new(),
             next: None,
+            implausible: LogLimit::default(),
+            turned_away: 0,
             pause: Pause::default(),
-        }
+        })
     }
 
     /// These may be peers from now on; connections that are open stay.
@@ -116,6 +148,26 @@ impl Door {
     pub fn close(&mut self) {
         self.listeners.clear();
         self.next = None;
+        self.visitors.clear();
+    }
+
+    /// Looks after the files of listeners at the next [`tick`](Self::tick).
+    pub fn check_soon(&mut self, now: Instant) {
+        self.next_check = now;
+    }
+
+    /// Gives up a listener whose file somebody has taken away, if there is one, and says what has happened.
+    pub fn lost_listener(&mut self, now: Instant) -> Option<(ListenerId, String)> {
+        if now < self.next_check {
+            return None;
+        }
+        let lost = |(id, listener): (&ListenerId, &mut Listener)| Some((*id, listener.is_lost()?));
+        let found = self.listeners.iter_mut().find_map(lost);
+        match &found {
+            Some((id, _)) => drop(self.listeners.remove(id)),
+            None => self.next_check = now + CHECK_INTERVAL,
+        }
+        found
     }
 
     /// Readiness news of a listener.
@@ -218,14 +270,79 @@ impl Door {
         }
     }
 
-    /// A connection that was accepted is shaking hands.
-    pub fn enter(&mut self, conn: ConnId, now: Instant) {
-        self.crowd.enter(conn, now);
+    /// A peer that may come in does, under a number that is not in use.
+    pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
+        match self.visitors.enter(conn, newcomer, now) {
+            Ok(()) => self.crowd.enter(conn, now),
+            Err(error) => log::warn!("dropped a peer: {error}"),
+        }
     }
 
-    /// The peer has said its first bytes.
-    pub fn begin(&mut self, conn: ConnId) {
-        self.crowd.begin(conn);
+    /// True if one who has not said its name has this number.
+    pub fn has_visitor(&self, conn: ConnId) -> bool {
+        self.visitors.contains(conn)
+    }
+
+    /// Readiness news of a visitor.
+    pub fn visitor_ready(&mut self, conn: ConnId) {
+        self.visitors.ready(conn);
+    }
+
+    /// How many visitors may have said something.
+    pub fn visitors_due(&self) -> usize {
+        self.visitors.due()
+    }
+
+    /// Hears what the next visitor has to say. One who has said its name is not here any more, but has its
+    /// place, and the VM is to be told.
+    pub fn hear(&mut self, now: Instant) -> Option<Introduction> {
+        match self.visitors.hear()? {
+            Heard::Waits => (),
+            Heard::Gone(conn) => self.visitor_left(conn, now),
+            Heard::Implausible {
+                conn,
+                peer,
+                problem,
+            } => {
+                self.turned_away += 1;
+                if let Some(count) = self.implausible.count(peer.uid, now) {
+                    log::warn!(
+                        "refused an implausible name of uid {}, pid {}: {problem} ({count} of this \
+                         uid)",
+                        peer.uid,
+                        peer.pid
+                    );
+                }
+                self.visitor_left(conn, now);
+            }
+            Heard::Introduced {
+                conn,
+                newcomer,
+                bytes,
+            } => {
+                self.crowd.begin(conn);
+                return Some(Introduction {
+                    conn,
+                    newcomer,
+                    bytes,
+                });
+            }
+        }
+        None
+    }
+
+    /// Closes a visitor who has to make room; false if there is none of this number.
+    pub fn dismiss(&mut self, conn: ConnId, now: Instant) -> bool {
+        let was_here = self.visitors.dismiss(conn);
+        if was_here {
+            self.visitor_left(conn, now);
+        }
+        was_here
+    }
+
+    fn visitor_left(&mut self, conn: ConnId, now: Instant) {
+        self.crowd.leave(conn);
+        self.descriptor_freed(now);
     }
 
     /// The connection has ended, and the VM is to be done with it.
@@ -284,15 +401,31 @@ impl Door {
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
         let next_room = self.crowd.makes_room().map(|(time, _)| time);
         let awaited = next_room.filter(|_| has_room && self.next.is_some());
-        awaited.into_iter().chain(self.pause.ends()).min()
+        let has_files = self.listeners.values().any(Listener::has_file);
+        let deadlines = [
+            awaited,
+            self.pause.ends(),
+            self.visitors.deadline(),
+            has_files.then_some(self.next_check),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
+        while let Some(conn) = self.visitors.expire(now) {
+            log::debug!("closed a peer that did not say its name");
+            self.visitor_left(conn, now);
+        }
         if self.pause.end(now) {
             // Peers may have waited through the pause; only accepting tells.
             self.listeners.values_mut().for_each(Listener::ready);
         }
+    }
+
+    /// How many visitors were refused because what they said cannot be a name.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away
     }
 
     /// One line for each listener, for people.

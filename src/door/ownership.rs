@@ -25,6 +25,8 @@ pub struct OwnedName {
     /// The socket file, once we have bound it.
     socket: Option<Identity>,
     lock_path: PathBuf,
+    /// Somebody has taken it away, and the VM is told.
+    is_lost: bool,
     // Dropped last: the name is free when nothing of it is left.
     lock: File,
 }
@@ -45,6 +47,7 @@ impl OwnedName {
             path: path.to_owned(),
             socket: None,
             lock_path,
+            is_lost: false,
             lock,
         };
         noted.map_err(|error| failure(&error, "write", &name.lock_path))?;
@@ -56,6 +59,19 @@ impl OwnedName {
     pub fn bound(&mut self) -> io::Result<()> {
         self.socket = Some(identity(&fs::symlink_metadata(&self.path)?));
         Ok(())
+    }
+
+    /// Finds out whether somebody has removed or replaced the socket or the lock file, and says what has
+    /// happened. What is still ours is removed when this is dropped. A file that cannot be looked at
+    /// counts as ours: that says nothing about who put it there.
+    pub fn is_lost(&mut self) -> Option<String> {
+        let lock = self.lock.metadata().ok().map(|ours| identity(&ours));
+        let files = [(&self.path, self.socket), (&self.lock_path, lock)];
+        let lost = files
+            .into_iter()
+            .find_map(|(path, ours)| what_became_of(path, ours?));
+        self.is_lost = lost.is_some();
+        lost
     }
 
     fn remove_stale_socket(&self) -> Result<(), Failure> {
@@ -95,6 +111,7 @@ impl Drop for OwnedName {
         if let Some(ours) = self.socket {
             match fs::symlink_metadata(&self.path) {
                 Ok(found) if identity(&found) == ours => remove(&self.path),
+                _ if self.is_lost => (),
                 Ok(_) => log::warn!("{} is no longer ours; left alone", self.path.display()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     log::warn!("{} was removed by somebody else", self.path.display());
@@ -106,7 +123,24 @@ impl Drop for OwnedName {
         let lock = fs::symlink_metadata(&self.lock_path).map(|found| identity(&found));
         match (lock, self.lock.metadata()) {
             (Ok(found), Ok(ours)) if found == identity(&ours) => remove(&self.lock_path),
+            _ if self.is_lost => (),
             _ => log::warn!("{} is no longer ours; left alone", self.lock_path.display()),
+        }
+    }
+}
+
+/// What has happened to a file of ours, if anything.
+fn what_became_of(path: &Path, ours: Identity) -> Option<String> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match fs::symlink_metadata(path) {
+        Ok(found) if identity(&found) == ours => None,
+        Ok(_) => Some(format!("somebody has replaced {}", path.display())),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
+            Some(format!("somebody has removed {}", path.display()))
+        }
+        Err(error) => {
+            log::debug!("cannot look at {}: {error}", path.display());
+            None
         }
     }
 }
@@ -146,7 +180,7 @@ fn sweep_name(path: &Path, lock_path: &Path) {
     let Ok(opened) = file.metadata() else {
         return;
     };
-    if !opened.is_file() || !opened.uid() == os::own_uid() {
+    if !opened.is_file() || opened.uid() != os::own_uid() {
         return;
     }
     // Held to the end of this function: a node that starts under this name meanwhile tries again.

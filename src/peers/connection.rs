@@ -93,6 +93,15 @@ impl Connection {
         }
     }
 
+    /// A connection that came in, and of which `heard` bytes were read. What else there is to read, reading
+    /// tells.
+    pub fn introduced(stream: UnixStream, peer: Credentials, heard: usize) -> Self {
+        let mut connection = Connection::new(stream, peer, Direction::In);
+        connection.count_read(heard);
+        connection.readable = true;
+        connection
+    }
+
     /// The socket, to register it with the loop.
     pub fn stream_mut(&mut self) -> &mut UnixStream {
         &mut self.stream
@@ -260,7 +269,7 @@ impl Connection {
     }
 
     /// True until the first byte of the peer has been read.
-    pub fn is_silent(&self) -> bool {
+    fn is_silent(&self) -> bool {
         self.bytes_in == 0
     }
 

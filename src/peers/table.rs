@@ -7,7 +7,7 @@ use super::connection::{Connection, ReadOutcome};
 use super::splice::PendingSplice;
 use super::window::RuleBroken;
 use crate::failure::Failure;
-use crate::port::protocol::{ConnId, MAX_CONN, Report};
+use crate::port::protocol::{ConnId, Report};
 use crate::port::queue::{MAX_READ, MAX_SPLICE, ReportQueue};
 use crate::token::Source;
 use mio::event::Event;
@@ -27,7 +27,6 @@ pub struct Table {
     entries: HashMap<ConnId, Entry>,
     /// Numbers of connections that have ended and that the VM has still to close.
     ended: HashSet<ConnId>,
-    last_inbound: ConnId,
     /// Connections that want to be read, in the order of their turns; each once.
     to_read: VecDeque<ConnId>,
     /// Connections with something to write, or to acknowledge, at the end of this turn; each once.
@@ -55,8 +54,6 @@ struct Entry {
 pub enum Turn {
     /// It goes on.
     Continues,
-    /// The first bytes of the peer have come.
-    Begun(ConnId),
     /// It has ended, and the VM is to be told.
     Ended(ConnId, Failure),
     /// It is over, as the VM wanted it closed.
@@ -70,7 +67,6 @@ impl Table {
             registry,
             entries: HashMap::new(),
             ended: HashSet::new(),
-            last_inbound: 0,
             to_read: VecDeque::new(),
             to_write: VecDeque::new(),
             lingering: VecDeque::new(),
@@ -90,6 +86,12 @@ impl Table {
         let token = Source::Connection(conn).into();
         self.registry
             .register(connection.stream_mut(), token, Interest::READABLE)?;
+        self.insert_registered(conn, connection);
+        Ok(())
+    }
+
+    /// The same for one whose socket is registered already.
+    pub fn insert_registered(&mut self, conn: ConnId, connection: Connection) {
         let entry = Entry {
             connection,
             awaits_read: false,
@@ -97,22 +99,7 @@ impl Table {
             watched_for_writing: false,
         };
         self.entries.insert(conn, entry);
-        Ok(())
-    }
-
-    /// Takes a connection that came in, under the next number of the sidecar's own, which are even.
-    pub fn insert_inbound(&mut self, connection: Connection) -> io::Result<ConnId> {
-        loop {
-            self.last_inbound = match self.last_inbound + 2 {
-                conn if conn < MAX_CONN => conn,
-                _ => 2,
-            };
-            if !self.contains(self.last_inbound) {
-                break;
-            }
-        }
-        self.insert(self.last_inbound, connection)?;
-        Ok(self.last_inbound)
+        self.await_read(conn);
     }
 
     /// A connection has ended, and the VM will close it.
@@ -300,14 +287,12 @@ impl Table {
             self.await_read(conn);
             return Some(Turn::Continues);
         }
-        let was_silent = connection.is_silent();
         let mut outcome = ReadOutcome::Drained;
-        let read = reports.push_data(conn, window.min(MAX_READ), |buffer| {
+        let _ = reports.push_data(conn, window.min(MAX_READ), |buffer| {
             let count;
             (count, outcome) = connection.read(buffer);
             Ok(count)
         });
-        let begins = was_silent && read.is_ok_and(|count| count > 0);
         match outcome {
             ReadOutcome::More => self.await_read(conn),
             ReadOutcome::Drained => (),
@@ -316,10 +301,7 @@ impl Table {
                 return Some(Turn::Ended(conn, failure));
             }
         }
-        Some(match begins {
-            true => Turn::Begun(conn),
-            false => Turn::Continues,
-        })
+        Some(Turn::Continues)
     }
 
     /// Writes what waits for one connection, and tells the VM what has been written. `None` if nobody

@@ -13,7 +13,7 @@
 //!            | ADMIT ------------------------------> |   who may be a peer
 //!            | LISTEN -----------------------------> |
 //!            | <---------- LISTENING / LISTEN_FAILED |
-//!            | <--------------------------- ACCEPTED |   a peer came in
+//!            | <--------------------- ACCEPTED, DATA |   a peer came in, and has said its name
 //!            | CONNECT ----------------------------> |
 //!            | <--------- CONNECTED / CONNECT_FAILED |   or we go out to one
 //!            | <------------- DATA, ACK -----------> |   both ways, while it is open
@@ -69,9 +69,12 @@
 //! or CONNECTED, also after CLOSED, but not after HANDED_OVER. A packet about a connection that the
 //! reader is done with is ignored: the two ends cross on the way.
 //!
-//! **Handshakes.** A connection that came in has one of 128 places until the VM says ESTABLISHED,
+//! **Handshakes.** ACCEPTED comes when the first message of the peer's handshake is complete and can be that
+//! of a node, and DATA with it follows at once. Of who says nothing, goes again or says something else
+//! the VM never hears. A connection that came in has one of 128 places until the VM says ESTABLISHED,
 //! HAND_OVER or CLOSE. CLOSED does not free it: nobody comes in before the VM has dealt with those who
-//! came before. Who takes long makes room when all places are taken and somebody waits.
+//! came before. Who takes long makes room when all places are taken and somebody waits. A peer that came
+//! in before UNLISTENED or LISTENER_LOST may be reported after it.
 //!
 //! **Admission.** ADMIT says who may be a peer, from then on and in both directions: whom `base`
 //! says (0 nobody, 1 the sidecar's own user and root, 2 anybody), processes of one of the `uid`s
@@ -268,7 +271,7 @@ pub enum Report {
         /// The number that LISTEN has given the listener.
         listener: ListenerId,
     },
-    /// A peer connected.
+    /// A peer has connected and said its name, which follows as DATA.
     Accepted {
         /// A number that the sidecar chooses: even, and not in use.
         conn: ConnId,

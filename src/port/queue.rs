@@ -93,6 +93,12 @@ impl ReportQueue {
         Ok(count)
     }
 
+    /// Appends a DATA packet of bytes that were read before; at least one.
+    pub fn push_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.buffer.append(&data_head(conn, bytes.len()));
+        self.buffer.append(bytes);
+    }
+
     /// Appends a DATA packet of `count` bytes that are in the connection's socket already. Until they
     /// have been spliced, sockets are not to be read.
     pub fn push_splice(&mut self, conn: ConnId, count: usize) {

@@ -213,11 +213,15 @@ impl Sidecar {
         self.send(&Command::Ack { conn, count });
     }
 
-    /// Says that the handshake is through.
+    /// Says that the handshake is through, and acknowledges what the test has taken of it: the peer's name,
+    /// or more.
     pub fn establish(&mut self, conn: ConnId) {
-        self.connection(conn).established = true;
+        let connection = self.connection(conn);
+        connection.established = true;
+        let taken = connection.received - connection.data.len() as u64;
         let node = format!("peer{conn}@host");
         self.send(&Command::Established { conn, node });
+        self.acknowledge(conn, taken);
     }
 
     /// Asks for the socket of a connection.
@@ -310,6 +314,13 @@ impl Sidecar {
         }
     }
 
+    /// Connects to another sidecar, and says the name of a node.
+    pub fn call(&mut self, address: impl AsRef<OsStr>) -> (ConnId, Credentials) {
+        let (conn, peer) = self.connect(address);
+        self.send_data(conn, NAME);
+        (conn, peer)
+    }
+
     /// Connects to an address where it must not succeed.
     pub fn connect_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
         let conn = self.send_connect(address);
@@ -345,6 +356,17 @@ impl Sidecar {
         }
     }
 
+    /// Takes LISTENER_LOST of a listener, and its explanation.
+    pub fn listener_lost(&mut self, listener: ListenerId) -> String {
+        match self.expect_report("LISTENER_LOST") {
+            Report::ListenerLost {
+                listener: lost,
+                explanation,
+            } if lost == listener => explanation,
+            other => self.fail(&format!("LISTENER_LOST of {listener}, not {other:?}")),
+        }
+    }
+
     /// Takes this report, whatever else has come.
     pub fn expect_this(&mut self, report: &Report) {
         while !self.reports.contains(report) {
@@ -365,10 +387,13 @@ impl Sidecar {
         }
     }
 
-    /// Takes ACCEPTED.
+    /// Takes ACCEPTED, and the name of the peer.
     pub fn accepted(&mut self) -> (ConnId, Credentials) {
         match self.expect_report("ACCEPTED") {
-            Report::Accepted { conn, peer, .. } => (conn, peer),
+            Report::Accepted { conn, peer, .. } => {
+                assert_eq!(self.take(conn, NAME.len()), NAME);
+                (conn, peer)
+            }
             other => self.fail(&format!("ACCEPTED, not {other:?}")),
         }
     }
