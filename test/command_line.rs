@@ -5,17 +5,21 @@ mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
 mod write_docs;
 
-use fixtures::{TempDir, bytes, limited, read, read_to_end};
+use fixtures::{TempDir, bytes, fill_backlog, limited, listen_only, read, read_to_end};
 use nix::sys::signal::Signal;
+use nix::sys::socket::UnixAddr;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Program, Output, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use uds_dist_command_line::cookie::{Cookie, Source};
 use uds_dist_command_line::etf::{Identity, Reader, Writer};
 use uds_dist_command_line::handshake::proof;
@@ -210,31 +214,175 @@ fn places_without_nodes() {
     assert_fails(&output, 64, &["is not a node name"]);
 }
 
+/// The words of each line of a table.
+fn rows(output: &Output) -> Vec<Vec<String>> {
+    let table = String::from_utf8(output.stdout.clone()).expect("a text");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    table.lines().map(words).collect()
+}
+
+fn our_uid() -> String {
+    rustix::process::geteuid().as_raw().to_string()
+}
+
 #[test]
 fn names_are_listed_with_what_is_known_of_them() {
     let directory = TempDir::new();
     let _up = UnixListener::bind(directory.path("up.sock")).expect("a socket");
-    fs::write(directory.path("up.sock.lock"), "4711\n").expect("a file");
-    let _other = UnixListener::bind(directory.path("other.sock")).expect("a socket");
     drop(UnixListener::bind(directory.path("dead.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
-    let us = (std::process::id(), nix::unistd::geteuid());
+    let us = (std::process::id(), our_uid());
     let output = run(&directory, &["names", "--json"]);
     let expected = format!(
-        r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"other","pid":{},"uid":{},"state":"up"}},{{"name":"up","pid":4711,"uid":{},"state":"up"}}]"#,
-        us.0, us.1, us.1
+        r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"up","pid":{},"uid":{},"state":"up"}}]"#,
+        us.0, us.1
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected + "\n");
     let output = run(&directory, &["names"]);
-    let table = String::from_utf8_lossy(&output.stdout);
-    let rows: Vec<Vec<_>> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
+    let rows = rows(&output);
     assert_eq!(rows[0], ["NAME", "PID", "UID", "STATE"]);
     assert_eq!(rows[1], ["dead", "-", "-", "stale"]);
-    assert_eq!(rows[3], ["up", "4711", &us.1.to_string(), "up"]);
+    assert_eq!(rows[2], ["up", &us.0.to_string(), &us.1, "up"]);
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// Whoever may create files in the directory can neither stop the command nor make it believe them.
+#[test]
+fn names_trusts_nobody_who_can_create_files() {
+    let directory = TempDir::new();
+    let _listeners = ["fifo", "forged", "long", "zero"]
+        .map(|name| UnixListener::bind(directory.path(&format!("{name}.sock"))).expect("a socket"));
+    let fifo = |name: &str| {
+        let path = directory.path(name);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, 0o600.into(), 0).expect("a FIFO");
+    };
+    fifo("fifo.sock.lock");
+    symlink("/dev/zero", directory.path("zero.sock.lock")).expect("a link");
+    fs::write(directory.path("forged.sock.lock"), "1\n").expect("a file");
+    let long = fs::File::create(directory.path("long.sock.lock")).expect("a file");
+    long.set_len(1 << 40).expect("a file with a hole");
+    // None of these is a node's socket.
+    fifo("pipe.sock");
+    fs::create_dir(directory.path("directory.sock")).expect("a directory");
+    symlink("/dev/zero", directory.path("device.sock")).expect("a link");
+    symlink(directory.path("fifo.sock"), directory.path("link.sock")).expect("a link");
+    let _datagrams = UnixDatagram::bind(directory.path("datagrams.sock")).expect("a socket");
+
+    let (us, pid) = (our_uid(), std::process::id().to_string());
+    let output = in_little_memory(&directory, &["names"]);
+    let expected = ["fifo", "forged", "long", "zero"].map(|name| [name, &pid, &us, "up"]);
+    assert_eq!(rows(&output)[1..], expected);
+}
+
+/// Runs a command that may take 64 MiB.
+fn in_little_memory(directory: &TempDir, arguments: &[&str]) -> Output {
+    let mut program = Program::new("/bin/sh");
+    program
+        .args(["-c", "ulimit -v 65536 && exec \"$0\" \"$@\"", BINARY])
+        .args(arguments)
+        .env("UDS_DIST_DIR", directory.path(""))
+        .env("ERLANG_COOKIE", COOKIE);
+    program.output().expect("it starts")
+}
+
+#[test]
+fn names_of_any_bytes_are_one_row_each() {
+    let directory = TempDir::new();
+    let names: [(&[u8], &str, &str); 8] = [
+        (b"\x1b[2J\r", r"\x1b[2J\r", r"\u001b[2J\r"),
+        (
+            b"a\nroot  1  0  up",
+            r"a\nroot  1  0  up",
+            r"a\nroot  1  0  up",
+        ),
+        (b"back\\slash", r"back\\slash", r"back\\slash"),
+        ("c1\u{9b}2J".as_bytes(), r"c1\x{9b}2J", r"c1\u009b2J"),
+        ("gr\u{fc}n".as_bytes(), "gr\u{fc}n", "gr\u{fc}n"),
+        (b"latin1\xfc", r"latin1\xfc", r"latin1\\xfc"),
+        (b"tab\t", r"tab\t", r"tab\t"),
+        (
+            "turned\u{202e}".as_bytes(),
+            r"turned\x{202e}",
+            r"turned\u202e",
+        ),
+    ];
+    let _listeners = names.map(|(name, ..)| {
+        let file = [name, b".sock"].concat();
+        let path = directory.path("").join(OsStr::from_bytes(&file));
+        UnixListener::bind(path).expect("a socket")
+    });
+    let output = run(&directory, &["names"]);
+    let table = String::from_utf8(output.stdout).expect("a text");
+    let rows: Vec<_> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), names.len(), "{table}");
+    for (row, (_, shown, _)) in rows.iter().zip(names) {
+        assert!(
+            row.starts_with(&format!("{shown} ")),
+            "{shown:?} in {row:?}"
+        );
+    }
+    let output = run(&directory, &["names", "--json"]);
+    let json = String::from_utf8(output.stdout).expect("a text");
+    assert!(!json.trim_end().contains(char::is_control), "{json:?}");
+    for (_, _, name) in names {
+        let object = format!(r#"{{"name":"{name}","pid""#);
+        assert!(json.contains(&object), "{object} in {json}");
+    }
+}
+
+/// No node can listen at such a path.
+#[cfg(target_os = "linux")]
+#[test]
+fn sockets_at_paths_that_are_too_long_are_left_out() {
+    let directory = TempDir::new();
+    let deep = directory.path(&"d".repeat(90));
+    fs::create_dir(&deep).expect("a directory");
+    let opened = fs::File::open(&deep).expect("a directory");
+    let short = format!("/proc/self/fd/{}/a.sock", opened.as_raw_fd());
+    let _listener = UnixListener::bind(short).expect("a socket");
+    let output = run(&directory, &["names", "--dir", &deep.to_string_lossy()]);
+    assert_eq!(rows(&output).len(), 1);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// They are waited for once, not one after the other.
+#[test]
+fn nodes_that_accept_nobody_are_asked_together() {
+    let directory = TempDir::new();
+    let full: Vec<_> = (0..20)
+        .map(|number| {
+            let path = directory.path(&format!("full{number:02}.sock"));
+            let address = UnixAddr::new(&path).expect("an address");
+            let listener = listen_only(&address, 1);
+            (fill_backlog(&address), listener)
+        })
+        .collect();
+    let begin = Instant::now();
+    let output = run(&directory, &["names"]);
+    let time = begin.elapsed();
+    let rows = rows(&output);
+    assert_eq!(rows.len(), 1 + full.len());
+    for row in &rows[1..] {
+        assert_eq!(row[1..], ["-", "-", "busy"]);
+    }
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
+#[test]
+fn a_node_that_accepts_in_time_is_up() {
+    let directory = TempDir::new();
+    let address = UnixAddr::new(&directory.path("a.sock")).expect("an address");
+    let listener = UnixListener::from(listen_only(&address, 1));
+    let _clients = fill_backlog(&address);
+    let asked = command(&directory, &["names"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    listener.set_nonblocking(false).expect("a socket");
+    let (_peer, _) = listener.accept().expect("a connection");
+    let output = asked.wait_with_output().expect("it ends");
+    assert_eq!(rows(&output)[1][3], "up");
 }
 
 #[cfg(target_os = "linux")]
@@ -243,19 +391,17 @@ fn abstract_names_are_listed() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
     let namespace = format!("uds_dist_test.{}", std::process::id());
-    let address = SocketAddr::from_abstract_name(format!("{namespace}/n")).expect("an address");
-    let _listener = UnixListener::bind_addr(&address).expect("a socket");
+    // The second one writes a line into the kernel's table, of a node that does not exist.
+    let line = format!("x\n0: 2 0 00010000 0001 01 1 @{namespace}/forged");
+    let _listeners = ["n", &line].map(|name| {
+        let name = format!("{namespace}/{name}");
+        let address = SocketAddr::from_abstract_name(name).expect("an address");
+        UnixListener::bind_addr(&address).expect("a socket")
+    });
     let directory = format!("@{namespace}");
     let output = run(&TempDir::new(), &["names", "--dir", &directory]);
-    let table = String::from_utf8_lossy(&output.stdout);
-    let row: Vec<_> = table
-        .lines()
-        .last()
-        .expect("a row")
-        .split_whitespace()
-        .collect();
-    let uid = nix::unistd::geteuid().to_string();
-    assert_eq!(row, ["n", &std::process::id().to_string(), &uid, "up"]);
+    let pid = std::process::id().to_string();
+    assert_eq!(rows(&output)[1..], [["n", &pid, &our_uid(), "up"]]);
 }
 
 /// It comes up while the command waits.
@@ -491,13 +637,7 @@ fn a_long_message_that_does_not_come() {
             .write_all(&announced.to_be_bytes())
             .expect("somebody who reads");
     });
-    let mut program = Program::new("/bin/sh");
-    program
-        .args(["-c", "ulimit -v 65536 && exec \"$0\" \"$@\"", BINARY])
-        .args(["rpc", "n", "m", "f"])
-        .env("UDS_DIST_DIR", peer.directory.path(""))
-        .env("ERLANG_COOKIE", COOKIE);
-    let output = program.output().expect("it starts");
+    let output = in_little_memory(&peer.directory, &["rpc", "n", "m", "f"]);
     assert_fails(&output, 4, &["it went down"]);
     peer.thread.join().expect("a connection");
 }

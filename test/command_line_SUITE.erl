@@ -416,10 +416,20 @@ quoted(Text) ->
         ($\n) -> "\\n";
         ($\r) -> "\\r";
         ($\t) -> "\\t";
-        (Control) when Control < 32; Control =:= 127 -> io_lib:format("\\u~4.16.0b", [Control]);
-        (Other) -> Other
+        (Char) ->
+            case is_active(Char) of
+                true -> io_lib:format("\\u~4.16.0b", [Char]);
+                false -> Char
+            end
     end,
     ["\"", lists:map(Escape, lists:flatten(Text)), "\""].
+
+%% Control characters, and those that move the text around them.
+is_active(Char) ->
+    Ranges = [
+        {0, 31}, {127, 159}, {16#61C, 16#61C}, {16#200E, 16#200F}, {16#2028, 16#202E}, {16#2066, 16#2069}
+    ],
+    lists:any(fun({First, Last}) -> First =< Char andalso Char =< Last end, Ranges).
 
 %% ---------------------------------------------------------------------------------------------
 %% How it goes on

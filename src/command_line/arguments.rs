@@ -139,7 +139,8 @@ pub fn command() -> Command {
             Command::new("names")
                 .about("List the nodes of a directory: name, process, user, up or stale")
                 .after_help(
-                    "The process is the node's VM where a lock file names it, and otherwise who listens.\n\
+                    "The process is the node's VM if the system shows it, and otherwise the one that listens.\n\
+                     A busy node listens and accepts nobody at the moment.\n\
                      A stale socket is what a killed node has left: its next one takes it over.\n\
                      A closed one does not let this user connect, and so does not say who listens.",
                 )

@@ -2,6 +2,7 @@
 //!
 //! The bytes of a term are translated in one pass: there is no tree of it in memory.
 
+use crate::escape;
 use crate::etf::{Item, Malformed, Reader};
 use std::fmt::{self, Write};
 use std::str;
@@ -185,7 +186,9 @@ fn string(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            '\0'..='\x1f' | '\x7f' => append(out, format_args!("\\u{:04x}", character as u32)),
+            _ if escape::is_active(character) => {
+                append(out, format_args!("\\u{:04x}", u32::from(character)));
+            }
             _ => out.push(character),
         }
     }

@@ -15,14 +15,17 @@
 //! | [`etf`]       | terms on the wire                                                           |
 //! | [`json`]      | terms as JSON                                                               |
 //! | [`names`]     | the nodes of a directory                                                    |
+//! | [`process`]   | what the kernel says about their processes                                  |
+//! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf` and `json` do no I/O. `write_docs.rs` is a program of its
+//! `arguments`, `location`, `handshake`, `etf`, `json` and `escape` do no I/O. `write_docs.rs` is a program of its
 //! own, for `make install`: it makes man pages and completions of `arguments`.
 
 pub mod arguments;
 pub mod call;
 pub mod cookie;
+pub mod escape;
 pub mod etf;
 pub mod failure;
 pub mod handshake;
@@ -30,6 +33,7 @@ pub mod json;
 pub mod link;
 pub mod location;
 pub mod names;
+pub mod process;
 
 use arguments::{Access, Printed, Program, Request};
 use call::{Form, Job, Outcome};
@@ -59,7 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => return code,
         Err(failure) => failure,
     };
-    say(&format!("uds_dist: {failure}"));
+    say(&escape::line(&format!("uds_dist: {failure}")));
     match failure.kind {
         Kind::NotThere if is_ping => Kind::Down.into(),
         kind => kind.into(),
