@@ -45,6 +45,29 @@ fn run(directory: &TempDir, arguments: &[&str]) -> Output {
     command(directory, arguments).output().expect("it starts")
 }
 
+/// What a program prints on a terminal, as it is written, and its exit code.
+fn on_a_terminal(program: &mut Program) -> (Vec<u8>, Option<i32>) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).expect("a terminal");
+    unlockpt(&master).expect("a terminal");
+    let path = ptsname(&master, Vec::new()).expect("a terminal");
+    let path = OsStr::from_bytes(path.as_bytes());
+    let terminal = fs::File::options().read(true).write(true).open(path);
+    let terminal = terminal.expect("a terminal");
+    let mut modes = tcgetattr(&terminal).expect("a terminal");
+    modes.output_modes -= OutputModes::OPOST;
+    tcsetattr(&terminal, OptionalActions::Now, &modes).expect("a terminal");
+    let mut child = program.stdout(terminal).spawn().expect("it starts");
+    // No other end of it may be ours, or it would not end.
+    program.stdout(Stdio::null());
+    let mut output = Vec::new();
+    let end = fs::File::from(master).read_to_end(&mut output);
+    assert_eq!(end.map_err(|error| error.raw_os_error()), Err(Some(5))); // EIO
+    (output, child.wait().expect("it ends").code())
+}
+
 /// It has failed with this code and with one line that has all these words.
 fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -87,10 +110,21 @@ impl Peer {
     /// What a command says to that.
     fn asked(self, arguments: &[&str]) -> Output {
         let output = run(&self.directory, arguments);
+        self.join();
+        output
+    }
+
+    /// The same where its standard output is a terminal; and its exit code.
+    fn asked_on_a_terminal(self, arguments: &[&str]) -> (Vec<u8>, Option<i32>) {
+        let asked = on_a_terminal(&mut command(&self.directory, arguments));
+        self.join();
+        asked
+    }
+
+    fn join(self) {
         self.thread
             .join()
             .expect("the peer has seen what it should");
-        output
     }
 }
 
@@ -270,16 +304,17 @@ fn names_trusts_nobody_who_can_create_files() {
     let _datagrams = UnixDatagram::bind(directory.path("datagrams.sock")).expect("a socket");
 
     let (us, pid) = (our_uid(), std::process::id().to_string());
-    let output = in_little_memory(&directory, &["names"]);
+    let output = in_little_memory(&directory, 64, &["names"]);
     let expected = ["fifo", "forged", "long", "zero"].map(|name| [name, &pid, &us, "up"]);
     assert_eq!(rows(&output)[1..], expected);
 }
 
-/// Runs a command that may take 64 MiB.
-fn in_little_memory(directory: &TempDir, arguments: &[&str]) -> Output {
+/// Runs a command that may take so many MiB.
+fn in_little_memory(directory: &TempDir, most: u32, arguments: &[&str]) -> Output {
+    let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", most * 1024);
     let mut program = Program::new("/bin/sh");
     program
-        .args(["-c", "ulimit -v 65536 && exec \"$0\" \"$@\"", BINARY])
+        .args(["-c", &script, BINARY])
         .args(arguments)
         .env("UDS_DIST_DIR", directory.path(""))
         .env("ERLANG_COOKIE", COOKIE);
@@ -637,7 +672,7 @@ fn a_long_message_that_does_not_come() {
             .write_all(&announced.to_be_bytes())
             .expect("somebody who reads");
     });
-    let output = in_little_memory(&peer.directory, &["rpc", "n", "m", "f"]);
+    let output = in_little_memory(&peer.directory, 64, &["rpc", "n", "m", "f"]);
     assert_fails(&output, 4, &["it went down"]);
     peer.thread.join().expect("a connection");
 }
@@ -748,6 +783,133 @@ fn an_exception_is_no_result() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stderr, b"** exception error: badarg\n");
     assert_eq!(output.stdout, b"");
+}
+
+/// The names of its fields take much less memory in the message than in a vector of them.
+#[test]
+fn a_record_of_very_many_fields_takes_little_memory() {
+    const FIELDS: usize = 3_000_000;
+    let head = [&b"C"[..], &(FIELDS as u32).to_be_bytes(), b"\0w\x01mw\x01r"].concat();
+    let record = [&head[..], &b"w\0".repeat(FIELDS), &b"j".repeat(FIELDS)].concat();
+    let peer = Peer::connected(move |stream| {
+        receive_frame(stream);
+        send_frame(stream, &result(&record));
+    });
+    let arguments = ["rpc", "n", "m", "f", "--json", "--timeout", "60s"];
+    let output = in_little_memory(&peer.directory, 112, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout.len(), FIELDS * 6 + 2);
+}
+
+/// The time limit is that of the whole command.
+#[test]
+fn digits_take_no_longer_than_the_time_limit() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        let integer = [&b"o\0\x08\0\0\0"[..], &[255; 1 << 19]].concat();
+        send_frame(stream, &result(&integer));
+    });
+    let begin = Instant::now();
+    let output = peer.asked(&["rpc", "n", "m", "f", "--json", "--timeout", "300ms"]);
+    assert_fails(&output, 3, &["takes too long", "--timeout"]);
+    let time = begin.elapsed();
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
+// --- control characters --------------------------------------------------------------------------
+
+/// Moves the cursor, in three ways, between what stays.
+const HOSTILE: &[u8] = b"\x1b[2J a\tb\n \xc2\x9b2J \x7f\xff.";
+const SHOWN: &str = "\\x1b[2J a\tb\n \\x{9b}2J \\x7f\\xff.";
+
+fn says(stream: &mut UnixStream, kind: &str, bytes: &[u8]) {
+    let term = |out: &mut Writer<'_>| {
+        out.tuple(2).atom(kind).binary(bytes);
+    };
+    send_frame(stream, &message(term));
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("a text")
+}
+
+#[test]
+fn exceptions_cannot_control_a_terminal() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "raised", HOSTILE);
+    });
+    let output = peer.asked(&["eval", "n", "1"]);
+    assert_eq!(text(&output.stderr), format!("{SHOWN}\n"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_very_long_exception_is_cut() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "raised", &b"x".repeat((1 << 20) + 7));
+    });
+    let output = peer.asked(&["eval", "n", "1"]);
+    let expected = format!("{}\n... and 7 bytes more\n", "x".repeat(1 << 20));
+    assert!(output.stderr == expected.as_bytes());
+}
+
+#[test]
+fn reasons_cannot_control_a_terminal() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        let mut bytes = vec![112];
+        let mut out = Writer::new(&mut bytes);
+        let out = out.tuple(5).integer(31).integer(1).integer(1).integer(0);
+        out.atom("\x1b[2J\n\u{9b}");
+        send_frame(stream, &bytes);
+        read_until_reset(stream);
+    });
+    let output = peer.asked(&["rpc", "n", "m", "f"]);
+    assert_fails(&output, 4, &[r"could not start the call: \x1b[2J\n\x{9b}"]);
+}
+
+/// What the called code prints is its own affair on standard output, and on a terminal too. On
+/// standard error it stands beside what we say.
+#[test]
+fn printed_text_is_escaped_beside_what_we_say() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        says(stream, "output", HOSTILE);
+        send_frame(stream, &result(b"m\0\0\0\x02ok"));
+    };
+    let output = Peer::connected(script).asked(&["rpc", "n", "m", "f"]);
+    assert_eq!(output.stdout, [HOSTILE, b"ok\n"].concat());
+    let output = Peer::connected(script).asked(&["rpc", "n", "m", "f", "--json"]);
+    assert_eq!(text(&output.stderr), SHOWN);
+    let (output, code) = Peer::connected(script).asked_on_a_terminal(&["rpc", "n", "m", "f"]);
+    assert_eq!(output, [HOSTILE, b"ok\n"].concat());
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn results_cannot_control_a_terminal() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        let length = (HOSTILE.len() as u32).to_be_bytes();
+        send_frame(stream, &result(&[b"m", &length[..], HOSTILE].concat()));
+    };
+    for arguments in [&["rpc", "n", "m", "f"][..], &["eval", "n", "1"]] {
+        let (output, _) = Peer::connected(script).asked_on_a_terminal(arguments);
+        assert_eq!(text(&output), format!("{SHOWN}\n"));
+        let output = Peer::connected(script).asked(arguments);
+        assert_eq!(output.stdout, [HOSTILE, b"\n"].concat());
+    }
+    let (output, _) = Peer::connected(script).asked_on_a_terminal(&["pid", "n"]);
+    assert_eq!(text(&output), SHOWN);
+    let c1 = b"m\0\0\0\x03\xc2\x9bx";
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        send_frame(stream, &result(c1));
+    });
+    let output = peer.asked(&["rpc", "n", "m", "f", "--json"]);
+    assert_eq!(text(&output.stdout), "\"\\u009bx\"\n");
 }
 
 #[cfg(target_os = "linux")]

@@ -3,14 +3,14 @@
 
 mod fixtures;
 
-use fixtures::TempDir;
+use fixtures::{LIMIT, TempDir};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uds_dist::address::Address;
 use uds_dist::admission::{Base, Policy};
 use uds_dist_command_line::arguments::{self, Access, Language, Printed, Program, Request};
@@ -19,7 +19,7 @@ use uds_dist_command_line::cookie::{Cookie, Source};
 use uds_dist_command_line::etf::{Identity, Item, Malformed, Reader, Writer};
 use uds_dist_command_line::failure::{Failure, Kind};
 use uds_dist_command_line::handshake::{self, Challenge, Status};
-use uds_dist_command_line::json;
+use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
 
 // --- terms ---------------------------------------------------------------------------------------
@@ -101,15 +101,20 @@ const TERMS: &[(&str, &[u8], &str)] = &[
     ),
 ];
 
+/// With limits that no test reaches unless it means to.
+fn translate(term: &mut Reader<'_>) -> Result<String, json::Untranslatable> {
+    let limits = Limits {
+        bytes: 1 << 20,
+        deadline: Instant::now() + LIMIT,
+    };
+    json::translate(term, &limits)
+}
+
 #[test]
 fn every_term_has_its_json() {
     for (erlang, bytes, expected) in TERMS {
         let mut term = Reader::new(bytes).expect("a term");
-        assert_eq!(
-            json::translate(&mut term).as_deref(),
-            Ok(*expected),
-            "{erlang}"
-        );
+        assert_eq!(translate(&mut term).as_deref(), Ok(*expected), "{erlang}");
         assert_eq!(term.rest(), b"", "{erlang}");
     }
 }
@@ -129,10 +134,7 @@ fn a_term_that_ends_early_is_refused() {
     for (erlang, bytes, _) in TERMS {
         for length in 1..bytes.len() {
             let mut term = Reader::new(&bytes[..length]).expect("a version");
-            assert!(
-                json::translate(&mut term).is_err(),
-                "{erlang} of {length} bytes"
-            );
+            assert!(translate(&mut term).is_err(), "{erlang} of {length} bytes");
         }
     }
 }
@@ -168,7 +170,7 @@ fn refuses_what_is_no_term() {
 fn lengths_are_not_believed() {
     for tag in [67, 105, 108, 116, 109, 111] {
         let bytes = [tag, 255, 255, 255, 255, 0, 97, 1];
-        assert!(json::translate(&mut Reader::within(&bytes)).is_err());
+        assert!(translate(&mut Reader::within(&bytes)).is_err());
         assert!(Reader::within(&bytes).skip().is_err());
     }
 }
@@ -180,12 +182,65 @@ fn depth_is_bounded() {
         bytes.push(106);
         bytes
     };
-    assert!(json::translate(&mut Reader::within(&nested(500))).is_ok());
+    assert!(translate(&mut Reader::within(&nested(500))).is_ok());
     for depth in [501, 1_000_000] {
         let bytes = nested(depth);
         let too_deep = Err(json::Untranslatable::TooDeep);
-        assert_eq!(json::translate(&mut Reader::within(&bytes)), too_deep);
+        assert_eq!(translate(&mut Reader::within(&bytes)), too_deep);
         assert_eq!(Reader::within(&bytes).skip(), Ok(()));
+    }
+}
+
+/// Each level of maps that are keys of maps has twice the bytes of the one in it.
+#[test]
+fn json_has_a_limit_of_bytes() {
+    let nested = [
+        &b"t\0\0\0\x01".repeat(100)[..],
+        b"w\x01a",
+        &b"j".repeat(100),
+    ]
+    .concat();
+    let too_long = Err(json::Untranslatable::TooLong(1 << 20));
+    assert_eq!(translate(&mut Reader::within(&nested)), too_long);
+
+    let limits = |bytes| Limits {
+        bytes,
+        deadline: Instant::now() + LIMIT,
+    };
+    let term = b"m\0\0\0\x02\x1bx";
+    let fitting = json::translate(&mut Reader::within(term), &limits(9));
+    assert_eq!(fitting.as_deref(), Ok(r#""\u001bx""#));
+    for bytes in 0..9 {
+        let cut = json::translate(&mut Reader::within(term), &limits(bytes));
+        assert_eq!(cut, Err(json::Untranslatable::TooLong(bytes)));
+    }
+    let digits = [&b"o\0\x10\0\0\0"[..], &[255; 1 << 20]].concat();
+    assert_eq!(translate(&mut Reader::within(&digits)), too_long);
+}
+
+/// The time for the digits of an integer grows with the square of their number, and keys that are
+/// lists are copied once for each level.
+#[test]
+fn json_has_a_deadline() {
+    let integer = [&b"o\0\x08\0\0\0"[..], &[255; 1 << 19]].concat();
+    let list = [&b"k\xff\xff"[..], &[100; 65535]].concat();
+    let lists = [&b"l\0\0\0\x64"[..], &list.repeat(100), b"j"].concat();
+    let keys = [
+        &b"t\0\0\0\x01h\x01".repeat(200)[..],
+        &lists,
+        &b"j".repeat(200),
+    ]
+    .concat();
+    for term in [integer, keys] {
+        let begin = Instant::now();
+        let limits = Limits {
+            bytes: 100 << 20,
+            deadline: begin + Duration::from_millis(50),
+        };
+        let late = json::translate(&mut Reader::within(&term), &limits);
+        assert_eq!(late, Err(json::Untranslatable::TimedOut));
+        let time = begin.elapsed();
+        assert!(time < Duration::from_secs(2), "{time:?}");
     }
 }
 
@@ -227,7 +282,7 @@ proptest! {
     #[test]
     fn bytes_are_terms_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Reader::within(&bytes).skip();
-        let _ = json::translate(&mut Reader::within(&bytes));
+        let _ = translate(&mut Reader::within(&bytes));
         let _ = Status::decode(&bytes);
         let _ = Challenge::decode(&bytes);
         let _ = handshake::decode_ack(&bytes);
@@ -242,7 +297,7 @@ proptest! {
         bytes[at] = byte;
         if let Ok(mut term) = Reader::new(&bytes) {
             let _ = term.clone().skip();
-            let _ = json::translate(&mut term);
+            let _ = translate(&mut term);
         }
     }
 
@@ -251,7 +306,7 @@ proptest! {
         let magnitude = value.to_le_bytes();
         let bytes = [&[110, 16, u8::from(negative)][..], &magnitude].concat();
         let sign = if negative { "-" } else { "" };
-        prop_assert_eq!(json::translate(&mut Reader::within(&bytes)), Ok(format!("{sign}{value}")));
+        prop_assert_eq!(translate(&mut Reader::within(&bytes)), Ok(format!("{sign}{value}")));
     }
 
     #[test]

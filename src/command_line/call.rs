@@ -57,8 +57,8 @@ pub enum Form {
 pub enum Outcome {
     /// The message with the result, and where in it that begins.
     Result(Received),
-    /// The exception, as text.
-    Raised(String),
+    /// The exception, as text, or what there is room for of it.
+    Raised(Vec<u8>),
 }
 
 /// A term in the message that brought it.
@@ -137,7 +137,7 @@ pub fn run(
                 let told = outcome(&term).map_err(|malformed| not_understood(link, malformed))?;
                 match told {
                     Answer::Output(bytes) => output(bytes)?,
-                    Answer::Raised(text) => return Ok(Outcome::Raised(text)),
+                    Answer::Raised(text) => return Ok(Outcome::Raised(shortened(text))),
                     Answer::Result(rest) => {
                         let start = message.len() - rest;
                         return Ok(Outcome::Result(Received { message, start }));
@@ -302,7 +302,7 @@ fn understand(message: &[u8]) -> Result<Option<Told<'_>>, Malformed> {
 /// What the agent says.
 enum Answer<'a> {
     Output(&'a [u8]),
-    Raised(String),
+    Raised(&'a [u8]),
     /// The message's last bytes, so many, are the result.
     Result(usize),
 }
@@ -314,12 +314,22 @@ fn outcome<'a>(term: &Reader<'a>) -> Result<Answer<'a>, Malformed> {
     }
     match term.atom("answer")?.as_ref() {
         "output" => Ok(Answer::Output(term.binary("output")?)),
-        "raised" => {
-            let text = String::from_utf8_lossy(term.binary("exception")?);
-            Ok(Answer::Raised(text.into()))
-        }
+        "raised" => Ok(Answer::Raised(term.binary("exception")?)),
         "result" => Ok(Answer::Result(term.rest().len())),
         _ => Err(Malformed::Invalid("answer")),
+    }
+}
+
+/// Nobody reads an exception of megabytes.
+fn shortened(text: &[u8]) -> Vec<u8> {
+    const MOST: usize = 1 << 20;
+    let text = text.trim_ascii_end();
+    match text.split_at_checked(MOST) {
+        None | Some((_, [])) => text.into(),
+        Some((start, rest)) => {
+            let note = format!("\n... and {} bytes more", rest.len());
+            [start, note.as_bytes()].concat()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! the cursor, forge a line or hide what stands beside them. Pure.
 
 use std::fmt::Write;
+use std::iter;
 
 /// One line: whatever could end it or reach further than its characters is escaped.
 pub fn line(text: &str) -> String {
@@ -10,13 +11,29 @@ pub fn line(text: &str) -> String {
     out
 }
 
-/// Bytes that should be text, of several lines. Newlines and tabs stay.
-pub fn lines(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    append_bytes(&mut out, bytes, |character| {
-        matches!(character, '\n' | '\t')
-    });
-    out
+/// Bytes that should be text, of several lines: newlines and tabs stay. They come in pieces, which
+/// are much shorter than the whole may be.
+pub fn lines(mut bytes: &[u8]) -> impl Iterator<Item = String> {
+    const PIECE: usize = 1 << 16;
+    const CHARACTER: usize = 4;
+    iter::from_fn(move || {
+        let mut end = bytes.len();
+        if end > PIECE {
+            // Not within a character.
+            let begins = |at: &usize| bytes[*at] & 0b1100_0000 != 0b1000_0000;
+            end = (PIECE - CHARACTER..PIECE)
+                .rev()
+                .find(begins)
+                .unwrap_or(PIECE);
+        }
+        let (piece, rest) = bytes.split_at(end);
+        bytes = rest;
+        let mut out = String::new();
+        append_bytes(&mut out, piece, |character| {
+            matches!(character, '\n' | '\t')
+        });
+        (!out.is_empty()).then_some(out)
+    })
 }
 
 /// A name of any bytes, on one line. No two names look alike: a backslash is escaped too.

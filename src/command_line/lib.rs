@@ -19,8 +19,8 @@
 //! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf`, `json` and `escape` do no I/O. `write_docs.rs` is a program of its
-//! own, for `make install`: it makes man pages and completions of `arguments`.
+//! `arguments`, `location`, `handshake`, `etf`, `json` and `escape` do no I/O. `write_docs.rs` is a
+//! program of its own, for `make install`: it makes man pages and completions of `arguments`.
 
 pub mod arguments;
 pub mod call;
@@ -39,11 +39,12 @@ use arguments::{Access, Printed, Program, Request};
 use call::{Form, Job, Outcome};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
+use json::{Limits, Untranslatable};
 use link::{Link, Peer};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +52,9 @@ use uds_dist::probe::{Probe, probe};
 
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Bytes of the longest result in JSON: more than anybody reads, and far less than a machine has.
+const MAX_JSON: usize = 128 << 20;
 
 /// Carries out a command line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -63,7 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => return code,
         Err(failure) => failure,
     };
-    say(&escape::line(&format!("uds_dist: {failure}")));
+    say(&format!("uds_dist: {failure}"));
     match failure.kind {
         Kind::NotThere if is_ping => Kind::Down.into(),
         kind => kind.into(),
@@ -84,7 +88,7 @@ fn carry_out(request: Request) -> Result<ExitCode, Failure> {
         Request::Ping(access) => {
             let mut link = open(&access)?;
             call::ping(&mut link)?;
-            print(&format!("pong from {}\n", link.node))
+            print(&format!("pong from {}\n", escape::line(&link.node)))
         }
         Request::Pid(access) => evaluate(&access, r#"[os:getpid(), "\n"]."#, Form::Text),
         Request::Stop(access) => stop(&access),
@@ -152,34 +156,51 @@ fn still_there(node: &str, problem: &str) -> Failure {
 
 /// Runs a job, and shows what comes of it.
 fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
-    // Where a script reads the result, nothing else may be.
+    // Where a script reads the result, nothing else may be. On standard output, what the called code
+    // prints may do to a terminal what it likes.
     let mut printed = |bytes: &[u8]| match form {
-        Form::Term => write(io::stderr().lock(), bytes),
+        Form::Term => write_escaped(io::stderr().lock(), bytes),
         Form::Shell | Form::Text => write(io::stdout().lock(), bytes),
     };
     match call::run(link, job, form, &mut printed)? {
         Outcome::Raised(text) => {
-            say(text.trim_end());
+            // If nobody reads it, the exit code still tells.
+            let _ = write_escaped(io::stderr().lock(), &[&text[..], b"\n"].concat());
             Ok(ExitCode::from(RAISED))
         }
         Outcome::Result(received) => {
             let mut term = received.reader();
-            let failed = |problem: &dyn std::fmt::Display| {
-                Failure::new(
-                    Kind::Output,
-                    format!("the result of {} cannot be printed: {problem}", link.node),
-                )
-            };
             if form == Form::Term {
-                let text = json::translate(&mut term).map_err(|problem| failed(&problem))?;
+                let limits = Limits {
+                    bytes: MAX_JSON,
+                    deadline: link.deadline(),
+                };
+                let text = json::translate(&mut term, &limits)
+                    .map_err(|problem| unprintable(link, &problem))?;
                 print(&text)?;
             } else {
-                let text = term.binary("text").map_err(|problem| failed(&problem))?;
-                write(io::stdout().lock(), text)?;
+                let text = term
+                    .binary("text")
+                    .map_err(|problem| unprintable(link, &problem.into()))?;
+                match io::stdout().is_terminal() {
+                    true => write_escaped(io::stdout().lock(), text)?,
+                    false => write(io::stdout().lock(), text)?,
+                }
             }
             print(if form == Form::Text { "" } else { "\n" })
         }
     }
+}
+
+fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
+    let (kind, advice) = match problem {
+        Untranslatable::TimedOut => (Kind::TimedOut, "; allow more with --timeout"),
+        Untranslatable::TooLong(_) => (Kind::Output, "; let it write large results to a file"),
+        Untranslatable::Malformed(_) | Untranslatable::TooDeep => (Kind::Output, ""),
+    };
+    let node = &link.node;
+    let explanation = format!("the result of {node} cannot be printed: {problem}{advice}");
+    Failure::new(kind, explanation)
 }
 
 /// Connects, and keeps trying until the node is there if that is wanted.
@@ -236,7 +257,12 @@ fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Kind::Output, format!("cannot print the result: {error}")))
 }
 
-/// To people. If nobody reads it, the exit code still tells.
+/// What a node says, without control characters other than newlines and tabs.
+fn write_escaped(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
+    escape::lines(bytes).try_for_each(|piece| write(&mut to, piece.as_bytes()))
+}
+
+/// One line to people. If nobody reads it, the exit code still tells.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", escape::line(line));
 }

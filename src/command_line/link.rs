@@ -72,6 +72,11 @@ impl Link {
             .map_err(|error| self.broken(&error))
     }
 
+    /// When everything has to be done.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Waits for the next message. Ticks are answered and kept back.
     pub fn receive(&mut self) -> Result<Vec<u8>, Failure> {
         loop {
