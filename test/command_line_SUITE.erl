@@ -11,6 +11,9 @@
     pings_leave_nothing_behind/1,
     abstract_sockets_work/1,
     another_cookie_is_refused/1,
+    the_cookie_of_a_release_comes_first/1,
+    a_cookie_may_end_in_a_line_end/1,
+    an_allow_list_excludes_commands/1,
     a_killed_node_is_stale/1,
     a_stopped_node_runs_into_the_time_limit/1,
     names_lists_who_is_there/1,
@@ -134,7 +137,35 @@ abstract_sockets_work(Config) ->
 
 another_cookie_is_refused(Config) ->
     Options = (of_shared(Config))#{cookie => "another"},
-    assert_fails(?REFUSED, "its cookie is another one", run(["ping", "shared"], Options)).
+    Mismatch = "cookie mismatch: its cookie is not that of ERLANG_COOKIE;",
+    assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Options)).
+
+%% What a release's own commands use.
+the_cookie_of_a_release_comes_first(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
+    assert_prints(pong(Node), run(["ping", "shared"], Right)),
+    Wrong = (of_shared(Config))#{env => [{"RELEASE_COOKIE", "old"}]},
+    Mismatch = "not that of RELEASE_COOKIE \\(ERLANG_COOKIE has another one, which does not count\\)",
+    assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Wrong)).
+
+%% The end of a line is a part of it for erl, and so it is here.
+a_cookie_may_end_in_a_line_end(Config) ->
+    Cookie = "uds_dist_test\n",
+    Node = start("a", #{cookie => Cookie}, Config),
+    Options = #{dir => dir(Config), cookie => Cookie},
+    assert_prints(pong(Node), run(["ping", "a"], Options)),
+    assert_fails(?REFUSED, "cookie mismatch", run(["ping", "a"], Config)).
+
+%% The line says what is to be added there.
+an_allow_list_excludes_commands(Config) ->
+    Node = start("a", Config),
+    ok = call(Node, net_kernel, allow, [[x@nowhere]]),
+    {?REFUSED, Output} = run(["ping", "a"], Config),
+    test_node:expect_output_of(unicode:characters_to_binary(Output), "net_kernel:allow/1"),
+    {match, [Host]} = re:run(Output, "net_kernel:allow\\(\\['(.*)'\\]\\)", [{capture, [1], list}]),
+    ok = call(Node, net_kernel, allow, [[list_to_atom(Host)]]),
+    assert_prints(pong(Node), run(["ping", "a"], Config)).
 
 a_killed_node_is_stale(Config) ->
     Node = start("a", Config),
@@ -529,7 +560,9 @@ open(Arguments, Options = #{dir := Dir}) ->
         {env, [
             {"UDS_DIST_DIR", Dir},
             {"ERLANG_COOKIE", maps:get(cookie, Options, "uds_dist_test")},
+            {"RELEASE_COOKIE", false},
             {"HOME", false}
+            | maps:get(env, Options, [])
         ]},
         exit_status,
         binary

@@ -675,34 +675,74 @@ impl Home {
             failure.explanation
         })
     }
+
+    /// The cookie and where it comes from.
+    fn found(&self, source: &Source, environment: &[(&str, &str)]) -> (String, String) {
+        let cookie = self.read(source, environment).expect("a cookie");
+        let text = String::from_utf8(cookie.as_bytes().to_vec()).expect("a text");
+        (text, cookie.origin().into())
+    }
 }
 
+/// Those of a release's own commands come first.
 #[test]
 fn the_first_cookie_that_is_set_counts() {
     let home = Home::new();
     let file = home.write("f", "of_the_file\n", 0o400);
-    let both = [("ERLANG_COOKIE", "first"), ("RELEASE_COOKIE", "second")];
-    let empty = [("ERLANG_COOKIE", ""), ("RELEASE_COOKIE", "second")];
+    let set = |release, erlang| [("ERLANG_COOKIE", erlang), ("RELEASE_COOKIE", release)];
+    let both = set("first", "second");
     let none = home.read(&Source::Default, &[]).expect_err("no cookie");
     assert!(
         none.contains("give the node's with --cookie-file"),
         "{none}"
     );
-    home.write(".config/erlang/.erlang.cookie", "of_the_config", 0o600);
-    assert_eq!(
-        home.read(&Source::Default, &[]),
-        Ok(cookie("of_the_config"))
+    let found = |source: &Source, environment: &[_], text: &str, origin: &str| {
+        assert_eq!(
+            home.found(source, environment),
+            (text.into(), origin.into())
+        );
+    };
+    let path = home.write(".config/erlang/.erlang.cookie", "of_the_config", 0o600);
+    let shown = |path: &PathBuf| path.display().to_string();
+    found(&Source::Default, &[], "of_the_config", &shown(&path));
+    let path = home.write(".erlang.cookie", "of_the_home\r\n", 0o400);
+    found(&Source::Default, &[], "of_the_home", &shown(&path));
+    found(
+        &Source::Default,
+        &set("", "second"),
+        "second",
+        "ERLANG_COOKIE",
     );
-    home.write(".erlang.cookie", "of_the_home\r\n", 0o400);
-    assert_eq!(home.read(&Source::Default, &[]), Ok(cookie("of_the_home")));
-    assert_eq!(home.read(&Source::Default, &empty), Ok(cookie("second")));
-    assert_eq!(home.read(&Source::Default, &both), Ok(cookie("first")));
-    assert_eq!(
-        home.read(&Source::File(file), &both),
-        Ok(cookie("of_the_file"))
+    found(
+        &Source::Default,
+        &set("same", "same"),
+        "same",
+        "RELEASE_COOKIE",
     );
+    let origin = "RELEASE_COOKIE (ERLANG_COOKIE has another one, which does not count)";
+    found(&Source::Default, &both, "first", origin);
+    let shown = shown(&file);
+    found(&Source::File(file), &both, "of_the_file", &shown);
     let argument = Source::Argument("given".into());
-    assert_eq!(home.read(&argument, &both), Ok(cookie("given")));
+    found(&argument, &both, "given", "--cookie");
+}
+
+/// As with `erl -setcookie` and with erl's file.
+#[test]
+fn white_space_counts_where_erl_counts_it() {
+    let home = Home::new();
+    let of_variable = home.found(&Source::Default, &[("RELEASE_COOKIE", "c \n")]);
+    let origin = "RELEASE_COOKIE (it ends in white space, which counts)";
+    assert_eq!(of_variable, ("c \n".into(), origin.into()));
+    for (written, read) in [
+        ("c\n", "c"),
+        ("c\r\n\n", "c"),
+        ("c \n ", "c "),
+        (" c", " c"),
+    ] {
+        let file = Source::File(home.write("f", written, 0o600));
+        assert_eq!(home.found(&file, &[]).0, read);
+    }
 }
 
 #[test]
@@ -728,7 +768,7 @@ fn a_cookie_that_others_can_read_is_refused() {
 fn a_file_that_is_named_may_be_readable_by_a_group() {
     let home = Home::new();
     let file = Source::File(home.write("f", "secret", 0o440));
-    assert_eq!(home.read(&file, &[]), Ok(cookie("secret")));
+    assert_eq!(home.found(&file, &[]).0, "secret");
     let file = Source::File(home.write("g", "secret", 0o444));
     assert!(home.read(&file, &[]).is_err());
 }
@@ -745,13 +785,15 @@ fn what_is_no_cookie_is_refused() {
         (&"x".repeat(10_000), "more than 255"),
     ] {
         let file = Source::File(home.write("f", text, 0o600));
-        let error = home.read(&file, &[]).expect_err(problem);
-        assert!(error.contains(problem), "{error}");
-        assert!(!error.contains("xx"), "{error}");
+        for source in [file, Source::Argument(text.trim_end().into())] {
+            let error = home.read(&source, &[]).expect_err(problem);
+            assert!(error.contains(problem), "{error}");
+            assert!(!error.contains("xx"), "{error}");
+        }
     }
     let longest = "x".repeat(255);
     let file = Source::File(home.write("f", &format!("{longest}\r\n"), 0o600));
-    assert_eq!(home.read(&file, &[]), Ok(cookie(&longest)));
+    assert_eq!(home.found(&file, &[]).0, longest);
     for missing in ["none", ""] {
         assert!(home.read(&Source::File(home.0.path(missing)), &[]).is_err());
     }

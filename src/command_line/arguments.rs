@@ -214,8 +214,8 @@ pub fn command() -> Command {
 fn environment() -> String {
     format!(
         "Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir\n             \
-         {}, {}\n                             the cookie, if there is no --cookie-file; without any, it \
-         is\n                             that of ~/.erlang.cookie",
+         {}, {}\n                             the cookie, if there is no --cookie-file; the first one \
+         counts,\n                             and without any it is that of ~/.erlang.cookie",
         cookie::VARIABLES[0],
         cookie::VARIABLES[1]
     )

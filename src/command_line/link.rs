@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use uds_dist::address::Address;
 use uds_dist::admission::Policy;
 use uds_dist::os;
+use uds_dist::protocol::Credentials;
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
 /// may be a few seconds. So much less than that.
@@ -55,9 +56,10 @@ pub struct Link {
 impl Link {
     /// Connects, and shakes hands.
     pub fn open(peer: &Peer, deadline: Instant) -> Result<Link, Failure> {
-        let stream = connect(peer, deadline)?;
+        let (stream, listener) = connect(peer, deadline)?;
         Handshake {
             stream,
+            listener,
             deadline,
             peer,
         }
@@ -157,7 +159,7 @@ impl Link {
 
 // --- connecting ----------------------------------------------------------------------------------
 
-fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
+fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), Failure> {
     let Peer { node, address, .. } = peer;
     let socket_address = address.to_socket_address().map_err(|failure| {
         let explanation = format!("{}; give another --dir", failure.explanation);
@@ -198,15 +200,15 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
 }
 
 /// Before the first byte: a stranger who listens there learns nothing.
-fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
+fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
     if !peer.policy.admits(&credentials) {
         return Err(Failure::new(
             Kind::Refused,
             format!(
-                "{} at {} is a process of uid {} (gid {}, pid {}), who is not admitted; if that is \
-                 right, say --allow-uid {}",
+                "{} at {} is a process of uid {} (gid {}, pid {}), which is neither yours nor \
+                 root's; run this as the node's user, or with --allow-uid {} if you trust that user",
                 peer.node,
                 peer.address,
                 credentials.uid,
@@ -217,13 +219,15 @@ fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
         ));
     }
     stream.set_nonblocking(false).map_err(failed)?;
-    Ok(stream)
+    Ok((stream, credentials))
 }
 
 // --- shaking hands -------------------------------------------------------------------------------
 
 struct Handshake<'a> {
     stream: UnixStream,
+    /// Who listens.
+    listener: Credentials,
     deadline: Instant,
     peer: &'a Peer,
 }
@@ -235,7 +239,15 @@ impl Handshake<'_> {
         let identity = match self.parse(&self.receive(Stage::Name)?, Status::decode)? {
             Status::Named(identity) => identity,
             Status::Other(status) => {
-                let problem = format!("refuses with the status {status}; see its log");
+                let problem = match status.as_str() {
+                    // We come without a name, and are known by our host alone.
+                    "not_allowed" => format!(
+                        "lets in those alone whom net_kernel:allow/1 has named there, and so no \
+                         commands; net_kernel:allow(['{}']) there adds them",
+                        host_name()
+                    ),
+                    _ => format!("refuses with the status {status}; see its log"),
+                };
                 return Err(self.failure(Kind::Refused, &problem));
             }
         };
@@ -322,21 +334,32 @@ impl Handshake<'_> {
             return self.failure(Kind::TimedOut, problem);
         }
         match stage {
-            Stage::Name => {
-                let user = rustix::process::geteuid();
+            Stage::Name => Failure {
+                may_pass: true,
+                ..self.failure(Kind::Refused, &self.silence())
+            },
+            Stage::Proof => {
                 let problem = format!(
-                    "hung up without an answer: it does not admit uid {user} (its log says so), or \
-                     it is going down"
+                    "hung up when it saw our proof, a cookie mismatch: its cookie is not that of \
+                     {}; give the node's with --cookie-file",
+                    self.peer.cookie.origin()
                 );
-                Failure {
-                    may_pass: true,
-                    ..self.failure(Kind::Refused, &problem)
-                }
+                self.failure(Kind::Refused, &problem)
             }
-            Stage::Proof => self.failure(
-                Kind::Refused,
-                "hung up when it saw our proof: its cookie is another one; give the node's with \
-                 --cookie-file",
+        }
+    }
+
+    /// A node that does not admit a user is silent as one that goes down is. Its own user, and root,
+    /// it does admit unless it was told otherwise.
+    fn silence(&self) -> String {
+        let (own, theirs) = (rustix::process::geteuid().as_raw(), self.listener.uid);
+        match own == 0 || own == theirs {
+            true => "hung up without an answer: it is starting or going down; its log says more, \
+                     and --wait tries again"
+                .into(),
+            false => format!(
+                "hung up without an answer: it does not admit uid {own}; run this as the node's \
+                 user, uid {theirs}"
             ),
         }
     }
