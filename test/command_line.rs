@@ -11,7 +11,7 @@ use nix::sys::socket::UnixAddr;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -515,6 +515,39 @@ fn a_peer_that_answers_is_there() {
     assert_eq!(output.stdout, b"pong from n@h\n");
     assert_eq!(output.stderr, b"");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn more_or_less_is_said_of_what_is_done() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        send_frame(stream, &message(yes));
+    };
+    let output = Peer::connected(script).asked(&["ping", "n", "-q"]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("", ""));
+    assert_eq!(output.status.code(), Some(0));
+    let output = Peer::connected(script).asked(&["ping", "n", "-v"]);
+    assert_eq!(output.stdout, b"pong from n@h\n");
+    let steps = text(&output.stderr);
+    let us = format!("process {} of uid {}", std::process::id(), our_uid());
+    for word in [
+        "/n.sock",
+        "ERLANG_COOKIE",
+        "connected as x@h to n@h",
+        &us,
+        "done after",
+    ] {
+        assert!(steps.contains(word), "{word} is not in {steps}");
+    }
+    // Errors are no more than they were.
+    assert_fails(
+        &run(&TempDir::new(), &["-q", "ping", "n"]),
+        1,
+        &["is not there"],
+    );
+    let directory = TempDir::new();
+    let _listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    assert_eq!(run(&directory, &["names", "-q"]).stdout, b"n\n");
 }
 
 /// A node admits its own user.
@@ -1059,8 +1092,21 @@ fn help_says_what_it_is_for() {
 }
 
 #[test]
+fn help_of_a_command() {
+    let (status, long, stderr) = run_alone(&["help", "rpc"]);
+    assert_eq!((status, &stderr[..]), (Some(0), ""));
+    assert!(long.contains("Charlists are lists"), "{long}");
+    assert_eq!(run_alone(&["rpc", "--help"]).1, long);
+    assert!(run_alone(&["rpc", "-h"]).1.len() < long.len());
+    let (status, all, _) = run_alone(&["help"]);
+    assert_eq!(status, Some(0));
+    assert!(!all.contains("sidecar"), "{all}");
+    assert_eq!(run_alone(&["help", "reboot"]).0, Some(64));
+}
+
+#[test]
 fn unknown_arguments_are_refused() {
-    for arguments in [&["--verbose"][..], &["sidecar"], &[""]] {
+    for arguments in [&["--loud"][..], &["sidecar"], &[""]] {
         let (status, stdout, stderr) = run_alone(arguments);
         assert_eq!((status, &stdout[..]), (Some(64), ""));
         assert!(stderr.starts_with("error: "), "{stderr}");
@@ -1068,6 +1114,33 @@ fn unknown_arguments_are_refused() {
     }
     let not_a_text = command(&TempDir::new(), &[OsStr::from_bytes(b"\xff")]).output();
     assert_eq!(not_a_text.expect("it starts").status.code(), Some(64));
+}
+
+/// As `| head -1` ends.
+#[test]
+fn output_that_nobody_reads_any_more_is_no_failure_to_talk_of() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "output", b"a line\n");
+        read_until_reset(stream);
+    });
+    let alone = TempDir::new();
+    for (directory, arguments) in [
+        (&peer.directory, &["rpc", "n", "m", "f"][..]),
+        (&alone, &["names"]),
+        (&alone, &["--help"]),
+        (&alone, &["--version"]),
+    ] {
+        let (ours, theirs) = UnixStream::pair().expect("a pipe");
+        drop(ours);
+        let output = command(directory, arguments)
+            .stdout(OwnedFd::from(theirs))
+            .output()
+            .expect("it starts");
+        assert_eq!(text(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}");
+    }
+    peer.join();
 }
 
 #[cfg(target_os = "linux")]

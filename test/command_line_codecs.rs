@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use uds_dist::address::Address;
 use uds_dist::admission::{Base, Policy};
-use uds_dist_command_line::arguments::{self, Access, Language, Printed, Program, Request};
+use uds_dist_command_line::arguments::{
+    self, Access, Invocation, Language, Printed, Program, Request, Talk,
+};
 use uds_dist_command_line::call::Job;
 use uds_dist_command_line::cookie::{Cookie, Source};
 use uds_dist_command_line::etf::{Identity, Item, Malformed, Reader, Writer};
@@ -451,6 +453,10 @@ fn parse(arguments: &[&str]) -> Result<Request, String> {
 }
 
 fn parse_in(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Request, String> {
+    invocation(arguments, environment).map(|invocation| invocation.request)
+}
+
+fn invocation(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, String> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
     let variable = |name: &str| environment.get(name).map(OsString::from);
     arguments::parse(arguments.iter().map(OsString::from), variable)
@@ -503,6 +509,27 @@ fn where_the_socket_is() {
         Address::Abstract(b"z/s".to_vec())
     );
     assert!(parse(&["ping", "a", "--socket", "/z", "--dir", "/y"]).is_err());
+    // A script's variable that is not set is not the working directory.
+    for option in ["--dir", "--socket", "--cookie-file"] {
+        let error = parse(&["ping", "a", option, ""]).expect_err("an empty path");
+        assert!(error.contains(option), "{error}");
+    }
+    assert!(parse(&["names", "--dir", ""]).is_err());
+}
+
+#[test]
+fn how_much_is_said() {
+    let talk = |arguments: &[&str]| invocation(arguments, &[]).map(|invocation| invocation.talk);
+    assert_eq!(talk(&["ping", "a"]), Ok(Talk::Normal));
+    for arguments in [
+        ["-q", "ping", "a"],
+        ["ping", "--quiet", "a"],
+        ["ping", "a", "-q"],
+    ] {
+        assert_eq!(talk(&arguments), Ok(Talk::Quiet));
+    }
+    assert_eq!(talk(&["names", "-v"]), Ok(Talk::Verbose));
+    assert!(talk(&["ping", "a", "-q", "-v"]).is_err());
 }
 
 #[test]
@@ -540,17 +567,31 @@ fn times() {
     }
 }
 
+/// By name or by number.
 #[test]
-fn users() {
+fn users_and_groups() {
     let policy = |arguments: &[&str]| access(&[&["ping", "a"], arguments].concat(), &[]).policy;
-    let listed = policy(&["--allow-uid", "1000", "--allow-uid", "1001"]);
+    let listed = policy(&["--allow-uid", "1000", "--allow-uid", "root"]);
     assert_eq!(listed.base, Base::OwnUserAndRoot);
-    assert_eq!(listed.uids, [1000, 1001]);
+    assert_eq!(listed.uids, [1000, 0]);
     assert_eq!(policy(&["--allow-uid", "any"]).base, Base::Anybody);
-    for wrong in ["root", "-1", "4294967296"] {
-        let argument = format!("--allow-uid={wrong}");
-        assert!(parse(&["ping", "a", &argument]).is_err(), "{wrong}");
+    let groups = policy(&["--allow-gid", "daemon", "--allow-gid", "50"]);
+    assert_eq!(groups.gids, [1, 50]);
+    assert_eq!(groups.uids, []);
+    for wrong in [
+        "",
+        "nobody_of_this_name",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "1 ",
+    ] {
+        for option in ["--allow-uid", "--allow-gid"] {
+            let argument = format!("{option}={wrong}");
+            assert!(parse(&["ping", "a", &argument]).is_err(), "{argument}");
+        }
     }
+    assert!(parse(&["ping", "a", "--allow-gid", "any"]).is_err());
 }
 
 fn program(arguments: &[&str]) -> (Program, Printed) {
@@ -624,7 +665,7 @@ fn names_need_no_node() {
 #[test]
 fn only_what_is_known_is_taken() {
     for arguments in [
-        &["--verbose"][..],
+        &["--loud"][..],
         &["reboot", "a"],
         &["ping"],
         &["ping", "a", "b"],

@@ -1,10 +1,13 @@
-//! The command line: its words, and what they mean. It looks into the environment, at nothing else.
+//! The command line: its words, and what they mean. It looks into the environment and at the names of
+//! users and groups, at nothing else.
 
 use crate::call::Job;
 use crate::cookie::{self, Source};
 use crate::failure::EXIT_CODES;
 use crate::json;
 use crate::location::{Directory, Location};
+use crate::users;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +22,26 @@ const TIMEOUT: &str = "5s";
 
 /// The same for the orderly end of a node, which has to wait for its applications.
 const STOP_TIMEOUT: &str = "60s";
+
+/// A command line.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What is to be done.
+    pub request: Request,
+    /// How much is said beside the result.
+    pub talk: Talk,
+}
+
+/// How much a command says beside its result. Errors are always said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Nothing.
+    Quiet,
+    /// What is worth knowing.
+    Normal,
+    /// Each step.
+    Verbose,
+}
 
 /// What is to be done.
 #[derive(Debug)]
@@ -95,11 +118,16 @@ pub enum Printed {
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Request, clap::Error> {
+) -> Result<Invocation, clap::Error> {
     let program = OsString::from("uds_dist");
     let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
     let (name, matches) = matches.subcommand().expect("a subcommand is required");
-    Ok(match name {
+    let talk = match (matches.get_flag("quiet"), matches.get_flag("verbose")) {
+        (true, _) => Talk::Quiet,
+        (false, true) => Talk::Verbose,
+        (false, false) => Talk::Normal,
+    };
+    let request = match name {
         "ping" => Request::Ping(access(matches, &variable)),
         "pid" => Request::Pid(access(matches, &variable)),
         "stop" => Request::Stop(access(matches, &variable)),
@@ -116,8 +144,12 @@ pub fn parse(
         ),
         "names" => Request::Names(directory(matches, &variable), printed(matches)),
         other => unreachable!("{other} is defined below, and read nowhere"),
-    })
+    };
+    Ok(Invocation { request, talk })
 }
+
+/// Options that all commands have stand behind their own.
+const LAST: usize = 900;
 
 /// All that can be said.
 pub fn command() -> Command {
@@ -130,7 +162,25 @@ pub fn command() -> Command {
         )
         .after_help(format!("{}\n\n{EXIT_CODES}", environment()))
         .subcommand_required(true)
-        .disable_help_subcommand(true)
+        .arg(
+            Arg::new("quiet")
+                .short('q')
+                .long("quiet")
+                .display_order(LAST)
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .conflicts_with("verbose")
+                .help("Print results and errors, and nothing else"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .display_order(LAST)
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Say on standard error what is done: socket, cookie, connection, time"),
+        )
         .subcommand(with_access(
             Command::new("ping").about("Does the node answer? For health checks"),
             TIMEOUT,
@@ -235,7 +285,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .long("socket")
                 .value_name("PATH")
                 .conflicts_with("dir")
-                .value_parser(value_parser!(OsString))
+                .value_parser(not_empty())
                 .help("The node's socket, if it is not <dir>/<name>.sock"),
         )
         .arg(
@@ -255,10 +305,18 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
         .arg(
             Arg::new("allow-uid")
                 .long("allow-uid")
-                .value_name("UID")
+                .value_name("USER")
                 .action(ArgAction::Append)
                 .value_parser(admitted)
-                .help("Talk to nodes of this user too, or of any; besides your own and root's"),
+                .help("Talk to nodes of this user too (number or name), or of any; besides yours and root's"),
+        )
+        .arg(
+            Arg::new("allow-gid")
+                .long("allow-gid")
+                .value_name("GROUP")
+                .action(ArgAction::Append)
+                .value_parser(users::gid)
+                .help("Talk to nodes of this group too (number or name)"),
         )
         .arg(
             Arg::new("wait")
@@ -283,7 +341,7 @@ fn dir_arg() -> Arg {
     Arg::new("dir")
         .long("dir")
         .value_name("DIR")
-        .value_parser(value_parser!(OsString))
+        .value_parser(not_empty())
         .help(
             "Directory of the sockets, or @name for an abstract namespace; else UDS_DIST_DIR, or .",
         )
@@ -339,6 +397,8 @@ fn policy(matches: &ArgMatches) -> Policy {
             Admitted::Anybody => policy.base = Base::Anybody,
         }
     }
+    let gids = matches.get_many("allow-gid").into_iter().flatten();
+    policy.gids.extend::<Vec<u32>>(gids.copied().collect());
     policy
 }
 
@@ -390,11 +450,16 @@ enum Admitted {
 fn admitted(text: &str) -> Result<Admitted, String> {
     match text {
         "any" => Ok(Admitted::Anybody),
-        _ => text
-            .parse()
-            .map(Admitted::User)
-            .map_err(|_| "a user is a number, or any".into()),
+        _ => users::uid(text).map(Admitted::User),
     }
+}
+
+/// A path or a name of bytes. An empty one is a variable that was not set.
+fn not_empty() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|value| match value.is_empty() {
+        true => Err("it is empty"),
+        false => Ok(value),
+    })
 }
 
 /// A number and its unit; without one, seconds.

@@ -21,6 +21,9 @@ pub enum Kind {
     Usage = 64,
     /// The result cannot be written to where it should go.
     Output = 74,
+    /// Whoever read the output has gone, such as `head`: no reason to say anything. A shell has this
+    /// code for a program that SIGPIPE has ended.
+    NoReader = 141,
 }
 
 /// Code of `rpc` and `eval` when the code that they have called has failed.
@@ -37,7 +40,8 @@ Exit codes:
    4  the connection broke before the answer: the node went down
    5  the node is not there (all commands but ping)
   64  nothing was tried: arguments, cookie file or directory are not right
-  74  the result could not be written";
+  74  the result could not be written
+ 141  nobody reads the output any more, as in `| head -1`";
 
 /// What has happened, where, and what to do about it: one line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,6 +16,7 @@
 //! | [`json`]      | terms as JSON                                                               |
 //! | [`names`]     | the nodes of a directory                                                    |
 //! | [`process`]   | what the kernel says about their processes                                  |
+//! | [`users`]     | users and groups by name                                                    |
 //! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
@@ -34,8 +35,9 @@ pub mod link;
 pub mod location;
 pub mod names;
 pub mod process;
+pub mod users;
 
-use arguments::{Access, Printed, Program, Request};
+use arguments::{Access, Invocation, Printed, Program, Request, Talk};
 use call::{Form, Job, Outcome};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
@@ -44,7 +46,7 @@ use link::{Link, Peer};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,16 +60,23 @@ const MAX_JSON: usize = 128 << 20;
 
 /// Carries out a command line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let request = match arguments::parse(arguments, |name| env::var_os(name)) {
-        Ok(request) => request,
+    let begin = Instant::now();
+    let Invocation { request, talk } = match arguments::parse(arguments, |name| env::var_os(name)) {
+        Ok(invocation) => invocation,
         Err(error) => return explain(&error),
     };
     let is_ping = matches!(request, Request::Ping(_));
-    let failure = match carry_out(request) {
+    let done = carry_out(request, talk);
+    if talk == Talk::Verbose {
+        say(&format!("uds_dist: done after {:.1?}", begin.elapsed()));
+    }
+    let failure = match done {
         Ok(code) => return code,
         Err(failure) => failure,
     };
-    say(&format!("uds_dist: {failure}"));
+    if failure.kind != Kind::NoReader {
+        say(&format!("uds_dist: {failure}"));
+    }
     match failure.kind {
         Kind::NotThere if is_ping => Kind::Down.into(),
         kind => kind.into(),
@@ -77,35 +86,46 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// `--help` and `--version` are no errors.
 fn explain(error: &clap::Error) -> ExitCode {
     match (error.print(), error.use_stderr()) {
-        (Err(_), _) => Kind::Output.into(),
+        (Err(failed), _) => unwritten(&failed).kind.into(),
         (Ok(()), true) => Kind::Usage.into(),
         (Ok(()), false) => ExitCode::SUCCESS,
     }
 }
 
-fn carry_out(request: Request) -> Result<ExitCode, Failure> {
+fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
     match request {
         Request::Ping(access) => {
-            let mut link = open(&access)?;
+            let mut link = open(&access, talk)?;
             call::ping(&mut link)?;
-            print(&format!("pong from {}\n", escape::line(&link.node)))
+            match talk {
+                Talk::Quiet => Ok(ExitCode::SUCCESS),
+                _ => print(&format!("pong from {}\n", escape::line(&link.node))),
+            }
         }
-        Request::Pid(access) => evaluate(&access, r#"[os:getpid(), "\n"]."#, Form::Text),
-        Request::Stop(access) => stop(&access),
-        Request::Info(access, Printed::Plain) => evaluate(&access, &info(INFO_TEXT), Form::Text),
-        Request::Info(access, Printed::Json) => evaluate(&access, &info(INFO_MAP), Form::Term),
+        Request::Pid(access) => evaluate(&access, talk, r#"[os:getpid(), "\n"]."#, Form::Text),
+        Request::Stop(access) => stop(&access, talk),
+        Request::Info(access, Printed::Plain) => {
+            evaluate(&access, talk, &info(INFO_TEXT), Form::Text)
+        }
+        Request::Info(access, Printed::Json) => {
+            evaluate(&access, talk, &info(INFO_MAP), Form::Term)
+        }
         Request::Run(access, program, printed) => {
             let job = job(program)?;
             let form = match printed {
                 Printed::Plain => Form::Shell,
                 Printed::Json => Form::Term,
             };
-            finish(&mut open(&access)?, &job, form)
+            finish(&mut open(&access, talk)?, &job, form)
         }
-        Request::Names(directory, Printed::Plain) => {
-            print(&names::table(&names::list(&directory)?))
+        Request::Names(directory, printed) => {
+            let entries = names::list(&directory)?;
+            print(&match (printed, talk) {
+                (Printed::Json, _) => names::json(&entries),
+                (Printed::Plain, Talk::Quiet) => names::bare(&entries),
+                (Printed::Plain, _) => names::table(&entries),
+            })
         }
-        Request::Names(directory, Printed::Json) => print(&names::json(&names::list(&directory)?)),
     }
 }
 
@@ -121,14 +141,14 @@ fn info(shown: &str) -> String {
     format!("{INFO}{shown}")
 }
 
-fn evaluate(access: &Access, text: &str, form: Form) -> Result<ExitCode, Failure> {
-    finish(&mut open(access)?, &Job::Erlang(text.into()), form)
+fn evaluate(access: &Access, talk: Talk, text: &str, form: Form) -> Result<ExitCode, Failure> {
+    finish(&mut open(access, talk)?, &Job::Erlang(text.into()), form)
 }
 
 /// The node is gone when nobody listens any more: then its name is free for the next one.
-fn stop(access: &Access) -> Result<ExitCode, Failure> {
+fn stop(access: &Access, talk: Talk) -> Result<ExitCode, Failure> {
     let address = access.location.address(&access.node)?;
-    let mut link = open(access)?;
+    let mut link = open(access, talk)?;
     let deadline = Instant::now() + access.timeout;
     let job = Job::Erlang("init:stop().".into());
     call::run(&mut link, &job, Form::Term, |_| Ok(()))
@@ -159,7 +179,11 @@ fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
     // Where a script reads the result, nothing else may be. On standard output, what the called code
     // prints may do to a terminal what it likes.
     let mut printed = |bytes: &[u8]| match form {
-        Form::Term => write_escaped(io::stderr().lock(), bytes),
+        Form::Term => {
+            // Whether or not somebody reads it, the result is wanted.
+            let _ = write_escaped(io::stderr().lock(), bytes);
+            Ok(())
+        }
         Form::Shell | Form::Text => write(io::stdout().lock(), bytes),
     };
     match call::run(link, job, form, &mut printed)? {
@@ -204,23 +228,51 @@ fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
 }
 
 /// Connects, and keeps trying until the node is there if that is wanted.
-fn open(access: &Access) -> Result<Link, Failure> {
+fn open(access: &Access, talk: Talk) -> Result<Link, Failure> {
     let peer = Peer {
         node: access.node.clone(),
         address: access.location.address(&access.node)?,
         policy: access.policy.clone(),
         cookie: access.cookie.read(|name| env::var_os(name))?,
     };
-    if let Source::Argument(_) = access.cookie {
+    let tell = |step: &dyn Fn() -> String| {
+        if talk == Talk::Verbose {
+            say(&format!("uds_dist: {}", step()));
+        }
+    };
+    tell(&|| {
+        format!(
+            "connecting to {}, with the cookie of {}",
+            peer.address,
+            peer.cookie.origin()
+        )
+    });
+    if let (Source::Argument(_), true) = (&access.cookie, talk != Talk::Quiet) {
         say("uds_dist: warning: everybody who can list processes sees --cookie; use --cookie-file");
     }
     let patience = Instant::now() + access.wait;
+    let mut waits = false;
     loop {
         match Link::open(&peer, Instant::now() + access.timeout) {
             Err(failure) if failure.may_pass && Instant::now() < patience => {
+                if !waits {
+                    tell(&|| format!("waiting, as {failure}"));
+                }
+                waits = true;
                 thread::sleep(POLL_INTERVAL);
             }
-            result => return result,
+            Err(failure) => return Err(failure),
+            Ok(link) => {
+                let (listener, us) = (&link.listener, &link.identity.node);
+                tell(&|| {
+                    let (user, process) = (users::shown(listener.uid), listener.pid);
+                    format!(
+                        "connected as {us} to {}; process {process} of {user} listens",
+                        link.node
+                    )
+                });
+                return Ok(link);
+            }
         }
     }
 }
@@ -254,7 +306,15 @@ fn print(text: &str) -> Result<ExitCode, Failure> {
 fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
     to.write_all(bytes)
         .and_then(|()| to.flush())
-        .map_err(|error| Failure::new(Kind::Output, format!("cannot print the result: {error}")))
+        .map_err(|error| unwritten(&error))
+}
+
+fn unwritten(error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        ErrorKind::BrokenPipe => Kind::NoReader,
+        _ => Kind::Output,
+    };
+    Failure::new(kind, format!("cannot print the result: {error}"))
 }
 
 /// What a node says, without control characters other than newlines and tabs.

@@ -5,6 +5,7 @@ use crate::cookie::Cookie;
 use crate::etf::Identity;
 use crate::failure::{Failure, Kind};
 use crate::handshake::{self, Challenge, MAX_MESSAGE, Status};
+use crate::users;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -45,6 +46,8 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Link {
     stream: UnixStream,
+    /// Who listens there.
+    pub listener: Credentials,
     deadline: Instant,
     last_sent: Instant,
     /// Who we are to the node.
@@ -207,11 +210,11 @@ fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), F
         return Err(Failure::new(
             Kind::Refused,
             format!(
-                "{} at {} is a process of uid {} (gid {}, pid {}), which is neither yours nor \
+                "{} at {} is a process of {} (gid {}, pid {}), which is neither yours nor \
                  root's; run this as the node's user, or with --allow-uid {} if you trust that user",
                 peer.node,
                 peer.address,
-                credentials.uid,
+                users::shown(credentials.uid),
                 credentials.gid,
                 credentials.pid,
                 credentials.uid
@@ -265,6 +268,7 @@ impl Handshake<'_> {
         }
         Ok(Link {
             stream: self.stream,
+            listener: self.listener,
             deadline: self.deadline,
             last_sent: Instant::now(),
             identity,
@@ -358,8 +362,9 @@ impl Handshake<'_> {
                      and --wait tries again"
                 .into(),
             false => format!(
-                "hung up without an answer: it does not admit uid {own}; run this as the node's \
-                 user, uid {theirs}"
+                "hung up without an answer: it does not admit {}; run this as the node's user, {}",
+                users::shown(own),
+                users::shown(theirs)
             ),
         }
     }

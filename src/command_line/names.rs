@@ -213,3 +213,9 @@ pub fn json(entries: &[Entry]) -> String {
     });
     format!("[{}]\n", objects.collect::<Vec<_>>().join(","))
 }
+
+/// The names alone, one a line.
+pub fn bare(entries: &[Entry]) -> String {
+    let lines = entries.iter().map(|entry| escape::name(&entry.name) + "\n");
+    lines.collect()
+}
