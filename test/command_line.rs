@@ -265,19 +265,103 @@ fn names_are_listed_with_what_is_known_of_them() {
     let _up = UnixListener::bind(directory.path("up.sock")).expect("a socket");
     drop(UnixListener::bind(directory.path("dead.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
-    let us = (std::process::id(), our_uid());
+    let before = utc("-1 day");
+    let rows = rows(&run(&directory, &["names"]));
+    assert_eq!(rows[0], ["NAME", "PID", "USER", "SINCE", "STATE"]);
+    assert_eq!(rows[1], ["dead", "-", "-", "-", "stale"]);
+    let (pid, since) = (std::process::id().to_string(), &rows[2][3]);
+    assert_eq!(rows[2], ["up", &pid, &our_user(), since, "up"]);
+    assert!(before < *since && *since <= utc("now"), "{since}");
     let output = run(&directory, &["names", "--json"]);
     let expected = format!(
-        r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"up","pid":{},"uid":{},"state":"up"}}]"#,
-        us.0, us.1
+        r#"[{{"name":"dead","pid":null,"uid":null,"user":null,"since":null,"state":"stale"}},{{"name":"up","pid":{pid},"uid":{},"user":"{}","since":"{since}","state":"up"}}]"#,
+        our_uid(),
+        our_user(),
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected + "\n");
-    let output = run(&directory, &["names"]);
-    let rows = rows(&output);
-    assert_eq!(rows[0], ["NAME", "PID", "UID", "STATE"]);
-    assert_eq!(rows[1], ["dead", "-", "-", "stale"]);
-    assert_eq!(rows[2], ["up", &us.0.to_string(), &us.1, "up"]);
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// The time as `names` shows it.
+fn utc(time: &str) -> String {
+    let mut program = Program::new("date");
+    let date = program.args(["-u", "-d", time, "+%Y-%m-%dT%H:%M:%SZ"]);
+    text(&date.output().expect("it starts").stdout)
+        .trim()
+        .into()
+}
+
+fn our_user() -> String {
+    let output = Program::new("id").arg("-un").output().expect("it starts");
+    text(&output.stdout).trim().into()
+}
+
+/// A node cannot be reached any more when its socket file was removed, or when another node has put
+/// its own there.
+#[cfg(target_os = "linux")]
+#[test]
+fn nodes_whose_file_is_gone_are_marked() {
+    let directory = TempDir::new();
+    let listen = |name: &str| UnixListener::bind(directory.path(name)).expect("a socket");
+    let remove = |name: &str| fs::remove_file(directory.path(name)).expect("a file");
+    let _removed = listen("removed.sock");
+    remove("removed.sock");
+    let _first = listen("replaced.sock");
+    remove("replaced.sock");
+    let _second = listen("replaced.sock");
+    let _killed = listen("killed.sock");
+    remove("killed.sock");
+    drop(listen("killed.sock"));
+    let seen = |output: &Output| -> Vec<_> {
+        let rows = rows(output).into_iter().skip(1);
+        rows.map(|row| [row[0].clone(), row[1].clone(), row[4].clone()])
+            .collect()
+    };
+    let pid = &std::process::id().to_string()[..];
+    let expected = [
+        ["killed", "-", "stale"],
+        ["killed", pid, "gone"],
+        ["removed", pid, "gone"],
+        ["replaced", pid, "up"],
+        ["replaced", pid, "gone"],
+    ];
+    assert_eq!(seen(&run(&directory, &["names"])), expected);
+    let link = directory.path("link");
+    symlink(directory.path(""), &link).expect("a link");
+    let through_link = run(&directory, &["names", "--dir", &link.to_string_lossy()]);
+    assert_eq!(seen(&through_link), expected);
+    let names = run(&directory, &["names", "-q"]).stdout;
+    assert_eq!(names, b"killed\nremoved\nreplaced\n");
+}
+
+/// On a terminal the columns are aligned and the states have colours, unless the user wants none.
+#[test]
+fn a_table_is_made_for_who_reads_it() {
+    let directory = TempDir::new();
+    let _up = UnixListener::bind(directory.path("up.sock")).expect("a socket");
+    drop(UnixListener::bind(directory.path("long_dead.sock")).expect("a socket"));
+    let output = run(&directory, &["names"]);
+    for line in text(&output.stdout).lines() {
+        assert_eq!(line.split('\t').count(), 5, "{line:?}");
+        assert!(!line.contains([' ', '\x1b']), "{line:?}");
+    }
+    let on_terminal = |variables: &[(&str, &str)]| {
+        let mut program = command(&directory, &["names"]);
+        let (output, code) = on_a_terminal(program.envs(variables.iter().copied()));
+        assert_eq!(code, Some(0));
+        String::from_utf8(output).expect("a text")
+    };
+    let colored = on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "")]);
+    assert!(colored.contains("\x1b[31mstale\x1b[0m\n"), "{colored:?}");
+    assert!(colored.contains("\x1b[32mup\x1b[0m\n"), "{colored:?}");
+    let plain = on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "1")]);
+    assert_eq!(plain, on_terminal(&[("TERM", "dumb")]));
+    assert_eq!(plain, on_terminal(&[]));
+    let ends: Vec<_> = plain
+        .lines()
+        .map(|line| line.rfind("  ").expect("columns"))
+        .collect();
+    assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{plain}");
 }
 
 /// Whoever may create files in the directory can neither stop the command nor make it believe them.
@@ -303,10 +387,17 @@ fn names_trusts_nobody_who_can_create_files() {
     symlink(directory.path("fifo.sock"), directory.path("link.sock")).expect("a link");
     let _datagrams = UnixDatagram::bind(directory.path("datagrams.sock")).expect("a socket");
 
-    let (us, pid) = (our_uid(), std::process::id().to_string());
     let output = in_little_memory(&directory, 64, &["names"]);
-    let expected = ["fifo", "forged", "long", "zero"].map(|name| [name, &pid, &us, "up"]);
-    assert_eq!(rows(&output)[1..], expected);
+    let rows = rows(&output);
+    let pid = std::process::id().to_string();
+    let expected = ["fifo", "forged", "long", "zero"];
+    assert_eq!(rows.len(), 1 + expected.len());
+    for (row, name) in rows[1..].iter().zip(expected) {
+        assert_eq!(
+            (&row[..2], &row[4]),
+            (&[name.into(), pid.clone()][..], &"up".into())
+        );
+    }
 }
 
 /// Runs a command that may take so many MiB.
@@ -353,7 +444,7 @@ fn names_of_any_bytes_are_one_row_each() {
     assert_eq!(rows.len(), names.len(), "{table}");
     for (row, (_, shown, _)) in rows.iter().zip(names) {
         assert!(
-            row.starts_with(&format!("{shown} ")),
+            row.starts_with(&format!("{shown}\t")),
             "{shown:?} in {row:?}"
         );
     }
@@ -424,7 +515,7 @@ fn nodes_that_accept_nobody_are_asked_together() {
     let rows = rows(&output);
     assert_eq!(rows.len(), 1 + full.len());
     for row in &rows[1..] {
-        assert_eq!(row[1..], ["-", "-", "busy"]);
+        assert_eq!(row[1..], ["-", "-", "-", "busy"]);
     }
     assert!(time < Duration::from_secs(5), "{time:?}");
 }
@@ -442,7 +533,7 @@ fn a_node_that_accepts_in_time_is_up() {
     listener.set_nonblocking(false).expect("a socket");
     let (_peer, _) = listener.accept().expect("a connection");
     let output = asked.wait_with_output().expect("it ends");
-    assert_eq!(rows(&output)[1][3], "up");
+    assert_eq!(rows(&output)[1][4], "up");
 }
 
 #[cfg(target_os = "linux")]
@@ -460,8 +551,10 @@ fn abstract_names_are_listed() {
     });
     let directory = format!("@{namespace}");
     let output = run(&TempDir::new(), &["names", "--dir", &directory]);
-    let pid = std::process::id().to_string();
-    assert_eq!(rows(&output)[1..], [["n", &pid, &our_uid(), "up"]]);
+    let rows = rows(&output);
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[1][..2], ["n", &std::process::id().to_string()]);
+    assert_eq!(rows[1][4], "up");
 }
 
 /// It comes up while the command waits.

@@ -133,7 +133,7 @@ abstract_sockets_work(Config) ->
     assert_prints(pong(Node), run(["ping", "a"], #{dir => Dir})),
     assert_prints(pong(Node), run(["ping", "a", "--socket", Dir ++ "/a"], Config)),
     {0, Table} = run(["names"], #{dir => Dir}),
-    ?assertMatch([_, ["a", _, _, "up"]], rows(Table)).
+    ?assertMatch([_, ["a", _, _, _, "up"]], rows(Table)).
 
 another_cookie_is_refused(Config) ->
     Options = (of_shared(Config))#{cookie => "another"},
@@ -176,7 +176,7 @@ a_killed_node_is_stale(Config) ->
     expect(fun() -> not test_node:is_alive(Sidecar) end, end_of_sidecar),
     assert_fails(?DOWN, "nobody listens at its socket", run(["ping", "a"], Config)),
     {0, Table} = run(["names"], Config),
-    ?assertMatch([_, ["a", "-", "-", "stale"]], rows(Table)).
+    ?assertMatch([_, ["a", "-", "-", "-", "stale"]], rows(Table)).
 
 %% The node's sidecar lets the command in; the VM says nothing.
 a_stopped_node_runs_into_the_time_limit(Config) ->
@@ -189,13 +189,18 @@ a_stopped_node_runs_into_the_time_limit(Config) ->
 
 names_lists_who_is_there(Config) ->
     [A, B] = test_node:start_all(["a", "b"], Config),
-    User = string:trim(os:cmd("id -u")),
+    User = string:trim(os:cmd("id -un")),
     Row = fun(Name, Node) -> [Name, integer_to_list(os_pid(Node)), User, "up"] end,
     {0, Table} = run(["names"], Config),
-    ?assertEqual([["NAME", "PID", "UID", "STATE"], Row("a", A), Row("b", B)], rows(Table)).
+    [Head | Rows] = rows(Table),
+    ?assertEqual(["NAME", "PID", "USER", "SINCE", "STATE"], Head),
+    ?assertEqual([Row("a", A), Row("b", B)], [lists:delete(lists:nth(4, R), R) || R <- Rows]),
+    Started = [calendar:rfc3339_to_system_time(lists:nth(4, R)) || R <- Rows],
+    Now = os:system_time(second),
+    ?assert(lists:all(fun(Time) -> Now - 60 < Time andalso Time =< Now end, Started)).
 
 rows(Table) ->
-    [string:lexemes(Line, " ") || Line <- string:lexemes(Table, "\n")].
+    [string:lexemes(Line, "\t") || Line <- string:lexemes(Table, "\n")].
 
 %% Any node that speaks the protocol will do: this one has nothing of ours.
 erl_uds_dist_answers(Config) ->

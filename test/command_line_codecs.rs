@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::admission::{Base, Policy};
 use uds_dist_command_line::arguments::{
@@ -23,6 +23,9 @@ use uds_dist_command_line::failure::{Failure, Kind};
 use uds_dist_command_line::handshake::{self, Challenge, Status};
 use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
+use uds_dist_command_line::names::rfc3339;
+#[cfg(target_os = "linux")]
+use uds_dist_command_line::sockets::diag;
 
 // --- terms ---------------------------------------------------------------------------------------
 
@@ -683,6 +686,41 @@ fn only_what_is_known_is_taken() {
 #[test]
 fn the_definition_is_sound() {
     arguments::command().debug_assert();
+}
+
+// --- names -----------------------------------------------------------------------------------------
+
+#[test]
+fn times_of_day() {
+    for (seconds, shown) in [
+        (0, "1970-01-01T00:00:00Z"),
+        (951_782_399, "2000-02-28T23:59:59Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (1_709_251_200, "2024-03-01T00:00:00Z"),
+        (1_795_791_823, "2026-11-27T15:03:43Z"),
+        (4_107_542_399, "2100-02-28T23:59:59Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"),
+    ] {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(rfc3339(time), shown);
+    }
+}
+
+#[cfg(target_os = "linux")]
+proptest! {
+    /// Whatever a system says about sockets, it is read or passed over.
+    #[test]
+    fn sockets_of_any_bytes(
+        mut bytes in proptest::collection::vec(any::<u8>(), 16..200), kind in 0..30u16
+    ) {
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        let mut found = Vec::new();
+        let _ = diag::read(&bytes, &mut found);
+        bytes[16..].fill(4);
+        let _ = diag::read(&bytes, &mut found);
+    }
 }
 
 // --- cookies -------------------------------------------------------------------------------------

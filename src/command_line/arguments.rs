@@ -187,15 +187,21 @@ pub fn command() -> Command {
         ))
         .subcommand(
             Command::new("names")
-                .about("List the nodes of a directory: name, process, user, up or stale")
+                .about("List the nodes of a directory: name, process, user, since when, state")
                 .after_help(
                     "The process is the node's VM if the system shows it, and otherwise the one that listens.\n\
-                     A busy node listens and accepts nobody at the moment.\n\
-                     A stale socket is what a killed node has left: its next one takes it over.\n\
-                     A closed one does not let this user connect, and so does not say who listens.",
+                     States:\n  \
+                     up      it listens\n  \
+                     busy    it listens, and accepts nobody at the moment\n  \
+                     closed  it does not let this user connect, and so does not say who listens\n  \
+                     stale   nobody listens: a killed node has left it, and the next one takes it over\n  \
+                     gone    it runs, and nobody can reach it: its socket file was removed or replaced\n\n\
+                     Where standard output is no terminal, a tab stands between columns.",
                 )
                 .arg(dir_arg())
-                .arg(json_arg()),
+                .arg(json_arg().help(
+                    "Print an array of objects: name, pid, uid, user, since, state; null is unknown",
+                ).long_help(None)),
         )
         .subcommand(
             with_access(

@@ -16,6 +16,7 @@
 //! | [`json`]      | terms as JSON                                                               |
 //! | [`names`]     | the nodes of a directory                                                    |
 //! | [`process`]   | what the kernel says about their processes                                  |
+//! | [`sockets`]   | what it says about sockets that listen, wherever their files are            |
 //! | [`users`]     | users and groups by name                                                    |
 //! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
@@ -35,6 +36,7 @@ pub mod link;
 pub mod location;
 pub mod names;
 pub mod process;
+pub mod sockets;
 pub mod users;
 
 use arguments::{Access, Invocation, Printed, Program, Request, Talk};
@@ -123,9 +125,20 @@ fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
             print(&match (printed, talk) {
                 (Printed::Json, _) => names::json(&entries),
                 (Printed::Plain, Talk::Quiet) => names::bare(&entries),
-                (Printed::Plain, _) => names::table(&entries),
+                (Printed::Plain, _) => names::table(&entries, reader()),
             })
         }
+    }
+}
+
+/// Whom standard output is for. NO_COLOR is that of no-color.org.
+fn reader() -> names::Reader {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    match io::stdout().is_terminal() {
+        true => names::Reader::Person {
+            color: set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb"),
+        },
+        false => names::Reader::Program,
     }
 }
 

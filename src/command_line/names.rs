@@ -8,15 +8,20 @@ use crate::failure::{Failure, Kind};
 use crate::json;
 use crate::location::Directory;
 use crate::process;
+use crate::sockets::{self, File, Listening};
+use crate::users;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::iter;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::str;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::probe::{Probe, probe};
 use uds_dist::protocol::Credentials;
@@ -29,11 +34,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A name, and what is known of its owner.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Entry {
     name: Vec<u8>,
     pid: Option<u32>,
     uid: Option<u32>,
+    /// When the process was started.
+    since: Option<SystemTime>,
     state: State,
 }
 
@@ -46,6 +53,8 @@ enum State {
     Stale,
     /// It is not for us to know.
     Closed,
+    /// Somebody listens at a file that is not there any more: nobody can reach them.
+    Gone,
 }
 
 impl State {
@@ -55,6 +64,16 @@ impl State {
             State::Busy => "busy",
             State::Stale => "stale",
             State::Closed => "closed",
+            State::Gone => "gone",
+        }
+    }
+
+    /// Green, yellow or red, of the terminal's eight colours.
+    fn color(self) -> u8 {
+        match self {
+            State::Up => 32,
+            State::Busy | State::Closed => 33,
+            State::Stale | State::Gone => 31,
         }
     }
 }
@@ -75,10 +94,15 @@ pub fn list(directory: &Directory) -> Result<Vec<Entry>, Failure> {
     names.dedup();
     let addresses: Vec<_> = names.iter().map(|name| directory.address(name)).collect();
     let probes = probe_all(&addresses, Instant::now() + PATIENCE);
-    let entries = names.into_iter().zip(probes);
-    Ok(entries
+    let found = names.into_iter().zip(probes);
+    let mut entries: Vec<_> = found
         .filter_map(|(name, probe)| entry(name, probe, directory))
-        .collect())
+        .collect();
+    if let Directory::Path(path) = directory {
+        entries.extend(without_file(path, &entries));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
 }
 
 type Listed = Result<Vec<Vec<u8>>, (String, io::Error)>;
@@ -164,50 +188,189 @@ fn entry(name: Vec<u8>, probe: Probe, directory: &Directory) -> Option<Entry> {
         // or at a path that is too long for a node to listen there.
         Probe::Failed(_) => return None,
     };
-    Some(Entry {
-        name,
-        pid: owner.as_ref().and_then(process::node_of),
-        uid: owner.map(|owner| owner.uid),
-        state,
-    })
+    Some(Entry::new(name, owner, state))
 }
 
-/// Names, processes, users and states in columns.
-pub fn table(entries: &[Entry]) -> String {
-    const NAME: &str = "NAME";
-    let names: Vec<_> = entries
-        .iter()
-        .map(|entry| escape::name(&entry.name))
-        .collect();
-    let width = names.iter().map(|name| name.chars().count());
-    let width = width.max().unwrap_or_default().max(NAME.len());
-    let mut table = format!("{NAME:width$}  {:>7}  {:>6}  STATE\n", "PID", "UID");
-    let number = |number: Option<u32>| number.map_or("-".into(), |number| number.to_string());
-    for (entry, name) in entries.iter().zip(names) {
+/// Nodes that listen at a path of this directory, where another file is by now, or none. Two living
+/// nodes can have one name so. Where the system does not tell, there are none.
+fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
+    let mut by_name: BTreeMap<Vec<u8>, Vec<Listening>> = BTreeMap::new();
+    for (name, socket) in bound_in(directory).unwrap_or_default() {
+        by_name.entry(name).or_default().push(socket);
+    }
+    let mut gone = Vec::new();
+    for (name, mut sockets) in by_name {
+        let path = directory.join(OsStr::from_bytes(&[&name, EXTENSION].concat()));
+        let file = fs::symlink_metadata(path).ok();
+        let is_at = |socket: &Listening| socket.file == file.as_ref().map(File::of);
+        match sockets.iter().position(is_at) {
+            Some(index) => _ = sockets.remove(index),
+            // Some file systems have other numbers for the kernel than for us.
+            None if entries
+                .iter()
+                .any(|entry| entry.name == name && entry.is_alive()) =>
+            {
+                sockets.pop();
+            }
+            None => (),
+        }
+        let owners = sockets.iter().map(|socket| {
+            socket.uid.map(|uid| Credentials {
+                uid,
+                pid: process::holder_of(socket.inode).unwrap_or(Credentials::UNKNOWN.pid),
+                ..Credentials::UNKNOWN
+            })
+        });
+        gone.extend(owners.map(|owner| Entry::new(name.clone(), owner, State::Gone)));
+    }
+    gone
+}
+
+/// Sockets that were given to paths in this directory, with their names there. Another container may
+/// have a directory of the same path on a file system of its own.
+fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
+    let device = File::of(&fs::metadata(directory)?).device;
+    let resolved = fs::canonicalize(directory)?;
+    let name_of = |socket: &Listening| {
+        let path = Path::new(OsStr::from_bytes(&socket.path));
+        let parent = path.parent()?;
+        let is_here = (parent == directory || parent == resolved)
+            && socket.file.is_some_and(|file| file.device == device);
+        let name = path.file_name()?.as_bytes().strip_suffix(EXTENSION)?;
+        is_here.then(|| name.to_vec())
+    };
+    let sockets = sockets::listening()?.into_iter();
+    let named = sockets.filter_map(|socket| Some((name_of(&socket)?, socket)));
+    Ok(named.collect())
+}
+
+impl Entry {
+    fn new(name: Vec<u8>, owner: Option<Credentials>, state: State) -> Entry {
+        let pid = owner.as_ref().and_then(process::node_of);
+        Entry {
+            name,
+            pid,
+            uid: owner.map(|owner| owner.uid),
+            since: pid.and_then(process::started),
+            state,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        matches!(self.state, State::Up | State::Busy | State::Closed)
+    }
+}
+
+/// Whom a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// Somebody at a terminal: the columns are aligned.
+    Person {
+        /// Whether the states have colours.
+        color: bool,
+    },
+    /// Programs, for which a tab stands between columns.
+    Program,
+}
+
+/// Names, processes, users, times and states in columns.
+pub fn table(entries: &[Entry], reader: Reader) -> String {
+    const HEAD: [&str; 5] = ["NAME", "PID", "USER", "SINCE", "STATE"];
+    let unknown = || "-".to_owned();
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(entries.iter().map(|entry| {
+        [
+            escape::name(&entry.name),
+            entry.pid.map_or_else(unknown, |pid| pid.to_string()),
+            entry.uid.map_or_else(unknown, user),
+            entry.since.map_or_else(unknown, rfc3339),
+            entry.state.word().into(),
+        ]
+    }));
+    let color = match reader {
+        Reader::Person { color } => color,
+        Reader::Program => {
+            let lines = rows.iter().map(|row| row.join("\t") + "\n");
+            return lines.collect();
+        }
+    };
+    let width = |column: usize| {
+        rows.iter()
+            .map(move |row| row[column].chars().count())
+            .max()
+    };
+    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut table = String::new();
+    let colors = entries.iter().map(|entry| Some(entry.state.color()));
+    for (row, color_code) in rows.iter().zip(iter::once(None).chain(colors)) {
+        let [name, pid, user, since, state] = row;
+        let [name_width, pid_width, user_width, since_width, _] = widths;
+        let (begin, end) = match color_code.filter(|_| color) {
+            Some(code) => (format!("\x1b[{code}m"), "\x1b[0m"),
+            None => (String::new(), ""),
+        };
         writeln!(
             table,
-            "{name:width$}  {:>7}  {:>6}  {}",
-            number(entry.pid),
-            number(entry.uid),
-            entry.state.word()
+            "{name:name_width$}  {pid:>pid_width$}  {user:user_width$}  {since:since_width$}  \
+             {begin}{state}{end}"
         )
         .expect("a string takes everything");
     }
     table
 }
 
+/// By name, if there is one. Names are the system's, but whoever writes its database may err.
+fn user(uid: u32) -> String {
+    users::name_of(uid).map_or_else(|| uid.to_string(), |name| escape::line(&name))
+}
+
+/// Seconds of the universal time, such as 2026-11-27T14:47:03Z.
+pub fn rfc3339(time: SystemTime) -> String {
+    const DAY: u64 = 24 * 3600;
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let (year, month, day) = date(seconds / DAY);
+    let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that
+/// the day that not all of them have is their last one.
+fn date(days: u64) -> (u64, u64, u64) {
+    const DAYS_TO_1970: u64 = 719_468; // from 0000-03-01
+    const CENTURIES: u64 = 146_097; // days of 400 years
+    let days = days + DAYS_TO_1970;
+    let (era, day) = (days / CENTURIES, days % CENTURIES);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, turn) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + turn, month, day)
+}
+
 /// The same as an array of objects. A name that is no text is escaped as in the table.
 pub fn json(entries: &[Entry]) -> String {
     let number = |number: Option<u32>| number.map_or("null".into(), |number| number.to_string());
+    let text = |text: Option<String>| text.map_or("null".into(), |text| json::quoted(&text));
     let objects = entries.iter().map(|entry| {
         let name = match str::from_utf8(&entry.name) {
-            Ok(name) => json::quoted(name),
-            Err(_) => json::quoted(&escape::name(&entry.name)),
+            Ok(name) => name.to_owned(),
+            Err(_) => escape::name(&entry.name),
         };
         format!(
-            r#"{{"name":{name},"pid":{},"uid":{},"state":"{}"}}"#,
+            r#"{{"name":{},"pid":{},"uid":{},"user":{},"since":{},"state":"{}"}}"#,
+            json::quoted(&name),
             number(entry.pid),
             number(entry.uid),
+            text(entry.uid.and_then(users::name_of)),
+            text(entry.since.map(rfc3339)),
             entry.state.word()
         )
     });
@@ -216,6 +379,10 @@ pub fn json(entries: &[Entry]) -> String {
 
 /// The names alone, one a line.
 pub fn bare(entries: &[Entry]) -> String {
-    let lines = entries.iter().map(|entry| escape::name(&entry.name) + "\n");
-    lines.collect()
+    let mut lines: Vec<_> = entries
+        .iter()
+        .map(|entry| escape::name(&entry.name) + "\n")
+        .collect();
+    lines.dedup();
+    lines.concat()
 }

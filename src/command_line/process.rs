@@ -1,6 +1,7 @@
 //! What the kernel says about processes, by proc(5). Where there is no such table nothing is known.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 use uds_dist::protocol::Credentials;
 
 /// The process of the node whose socket `listener` listens at: the VM where that is a sidecar's
@@ -17,6 +18,40 @@ fn vm_of(sidecar: u32, uid: u32) -> Option<u32> {
     let between = Status::of(setup, uid)?;
     let vm = (between.name == BETWEEN).then_some(between.parent)?;
     Status::of(vm, uid).map(|_| vm)
+}
+
+/// When a process was started.
+pub fn started(pid: u32) -> Option<SystemTime> {
+    /// Of proc_pid_stat(5), counted from the one behind the name.
+    const START_TIME: usize = 22 - 3;
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, behind_name) = stat.rsplit_once(") ")?;
+    let ticks: u64 = behind_name.split(' ').nth(START_TIME)?.parse().ok()?;
+    let milliseconds = ticks.checked_mul(1000)? / rustix::param::clock_ticks_per_second();
+    let system = fs::read_to_string("/proc/stat").ok()?;
+    let boot = system
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?;
+    let boot = Duration::from_secs(boot.parse().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(boot + Duration::from_millis(milliseconds))
+}
+
+/// A process that has this socket open, of those that we may look into.
+pub fn holder_of(inode: u32) -> Option<u32> {
+    let socket = format!("socket:[{inode}]");
+    let holds = |pid: &u32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        let mut links = descriptors
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.any(|link| link.as_os_str() == socket.as_str())
+    };
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(holds)
 }
 
 struct Status {
