@@ -25,6 +25,7 @@
     eval_evaluates/1,
     eval_reads_files_and_stdin/1,
     eval_speaks_elixir/1,
+    elixir_that_is_taken_for_erlang_is_recognized/1,
     exceptions_fail/1,
     output_is_forwarded/1,
     input_is_at_its_end/1,
@@ -256,12 +257,43 @@ eval_speaks_elixir(Config) ->
             Start = "{ok, _} = application:ensure_all_started(elixir), ok.",
             assert_prints("ok\n", run(["eval", "a", Start, "--wait", "30s"], Config)),
             Eval = fun(Text) -> run(["eval", "a", "--elixir" | Text], Config) end,
+            Rpc = fun(Call) -> run(["rpc", "a" | Call], Config) end,
             assert_prints("6\n", Eval(["Enum.sum([1, 2, 3])"])),
+            assert_prints("6\n", Rpc(["Enum.sum([1, 2, 3])", "--elixir"])),
+            assert_prints("6\n", Rpc(["--elixir", "Enum", "sum", "[[1, 2, 3]]"])),
+            assert_prints("%{a: :b}\n", Rpc(["--elixir", ":maps", "from_list", "[[a: :b]]"])),
+            %% Whoever asks, its terms are Elixir's.
+            assert_prints("{:ok, nil, \"b\"}\n", run(["eval", "a", "{ok, nil, <<\"b\">>}."], Config)),
+            assert_prints(":a\n", Rpc(["lists", "nth", "[1, [a]]"])),
+            assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Rpc(["1 / 0"])),
             assert_prints("hello\n%{a: \"b\"}\n", Eval(["IO.puts(\"hello\"); %{a: \"b\"}"])),
             assert_prints("[1,null]\n", Eval(["--json", "{1, nil}"])),
             assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Eval(["1 / 0"])),
             assert_fails(?RAISED, "\\*\\* \\(TokenMissingError\\)", Eval(["(1"]))
     end.
+
+%% Where the syntax is not Erlang's, and where only the name of a module looks so.
+elixir_that_is_taken_for_erlang_is_recognized(Config) ->
+    Hint = "This looks like Elixir, which --elixir is for",
+    Fails = fun(Call) ->
+        {?RAISED, Text} = shared(Call, Config),
+        string:find(Text, Hint) =/= nomatch
+    end,
+    Eval = fun(Text) -> Fails(["eval", "shared", Text]) end,
+    Elixir = [
+        "Enum.sum([1])", "x = :ok", "f a: 1", "\"a\" <> \"b\"", "[1] |> hd", "fn x -> x end",
+        "%{a: 1}", "a != b", "Enum.map([1], &(&1 + 1))", "IO.puts \"x\""
+    ],
+    ?assertEqual([], [Text || Text <- Elixir, not Eval(Text)]),
+    ?assert(Fails(["rpc", "shared", "Enum", "sum", "[[1]]"])),
+    ?assert(Fails(["rpc", "shared", "lists", "sum", "[%{}]"])),
+    Erlang = [
+        "1 +", "lists:map(fun(X) -> X end [1])", "\"text", "[X || X <- [1]", "#{a => 1", "A#r{b = 1",
+        "receive X when X /= 1 -> X end end", "lists:foldl(fun(X, Y) -> X + Y end, 0, [1)"
+    ],
+    ?assertEqual([], [Text || Text <- Erlang, Eval(Text)]),
+    ?assertNot(Fails(["rpc", "shared", "nomodule", "f"])),
+    assert_prints("ok\n", shared(["eval", "shared", "% a comment"], Config)).
 
 %% The shell's own words, without what is ours.
 exceptions_fail(Config) ->

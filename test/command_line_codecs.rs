@@ -627,6 +627,15 @@ fn what_to_call() {
         call("[total]")
     );
     assert_eq!(given(&["rpc", "a", "node()"]), Job::Erlang("node()".into()));
+    let elixir = |call: &[&str]| given(&[&["rpc", "a", "--elixir"], call].concat());
+    assert_eq!(
+        elixir(&["Enum.sum([1])"]),
+        Job::Elixir("Enum.sum([1])".into())
+    );
+    let apply = r#"apply(Enum, :"sum", [[1]])"#;
+    assert_eq!(elixir(&["Enum", "sum", "[[1]]"]), Job::Elixir(apply.into()));
+    let quoted = r##"apply(:m, :"\"\\\#{f", [])"##;
+    assert_eq!(elixir(&[":m", r##""\#{f"##]), Job::Elixir(quoted.into()));
     assert!(parse(&["rpc", "a"]).is_err());
     assert!(parse(&["rpc", "a", "m", "f", "[]", "more"]).is_err());
 }

@@ -219,6 +219,9 @@ pub fn command() -> Command {
                     .allow_negative_numbers(true)
                     .help("erlang memory '[total]', or as one expression: 'erlang:memory(total)'"),
             )
+            .arg(elixir_arg(
+                "The call is Elixir's: Enum sum '[[1, 2]]', or 'Enum.sum([1, 2])'",
+            ))
             .arg(json_arg()),
         )
         .subcommand(
@@ -241,12 +244,7 @@ pub fn command() -> Command {
                     .value_parser(value_parser!(PathBuf))
                     .help("Evaluate the expressions of a file"),
             )
-            .arg(
-                Arg::new("elixir")
-                    .long("elixir")
-                    .action(ArgAction::SetTrue)
-                    .help("They are Elixir's, for Code.eval_string/1"),
-            )
+            .arg(elixir_arg("They are Elixir's, for Code.eval_string/1"))
             .arg(json_arg()),
         )
         .subcommand(with_access(
@@ -353,6 +351,13 @@ fn dir_arg() -> Arg {
         )
 }
 
+fn elixir_arg(help: &'static str) -> Arg {
+    Arg::new("elixir")
+        .long("elixir")
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
 fn json_arg() -> Arg {
     Arg::new("json")
         .long("json")
@@ -414,22 +419,34 @@ fn call(matches: &ArgMatches) -> Job {
         .expect("it is required")
         .cloned()
         .collect();
-    match &words[..] {
-        [expression] => Job::Erlang(expression.clone()),
-        [module, function, rest @ ..] => Job::Call {
+    let language = language(matches);
+    let [module, function, rest @ ..] = &words[..] else {
+        return language.job(words.concat());
+    };
+    let arguments = rest.first().map_or("[]", String::as_str);
+    match language {
+        Language::Erlang => Job::Call {
             module: module.clone(),
             function: function.clone(),
-            arguments: rest.first().map_or("[]", String::as_str).into(),
+            arguments: arguments.into(),
         },
-        [] => unreachable!("it has at least one"),
+        Language::Elixir => {
+            let function = function.replace('\\', r"\\").replace('"', "\\\"");
+            let function = function.replace("#{", r"\#{");
+            Job::Elixir(format!("apply({module}, :\"{function}\", {arguments})"))
+        }
+    }
+}
+
+fn language(matches: &ArgMatches) -> Language {
+    match matches.get_flag("elixir") {
+        true => Language::Elixir,
+        false => Language::Erlang,
     }
 }
 
 fn expressions(matches: &ArgMatches) -> Program {
-    let language = match matches.get_flag("elixir") {
-        true => Language::Elixir,
-        false => Language::Erlang,
-    };
+    let language = language(matches);
     match value::<String>(matches, "EXPRESSIONS") {
         Some(text) if text != "-" => Program::Given(language.job(text)),
         _ => Program::From(value(matches, "file"), language),
