@@ -1271,3 +1271,81 @@ fn man_pages_and_completions_are_written() {
     fs::write(&file, "").expect("a file");
     write_docs::write(&file).expect_err("a file is no directory");
 }
+
+/// In shells that are there: bash at least.
+#[test]
+fn shells_complete_nodes_and_cookie_files() {
+    let directory = TempDir::new();
+    let share = directory.path("share");
+    write_docs::write(&share).expect("a directory");
+    fs::create_dir(directory.path("d")).expect("a directory");
+    let _listeners = [
+        "here.sock",
+        "d/alpha.sock",
+        "d/alto.sock",
+        "d/beta.sock",
+        "d/$(touch x).sock",
+    ]
+    .map(|name| UnixListener::bind(directory.path(name)).expect("a socket"));
+    fs::write(directory.path("cookie_file"), "").expect("a file");
+
+    let bash = r#"
+        source share/bash-completion/completions/uds_dist
+        set -- $1 "$2"
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _uds_dist_nodes "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let fish = r#"
+        set fish_complete_path
+        source share/fish/vendor_completions.d/uds_dist.fish
+        complete -C "$argv[1] $argv[2]" | string replace -r '\t.*' ''"#;
+    // Bash takes such a word apart.
+    let split = |words: &str| words.replace('=', " = ");
+    let path = format!(
+        "{}:{}",
+        Path::new(BINARY).parent().expect("a directory").display(),
+        std::env::var("PATH").expect("a path")
+    );
+    let completed = |shell: &str, script: &str, words: &str, word: &str| {
+        let mut program = Program::new(shell);
+        program.args(["-c", script]);
+        if shell == "bash" {
+            program.args(["bash", &split(words), word]);
+        } else {
+            program.args([words, word]);
+        }
+        let output = program
+            .current_dir(directory.path(""))
+            .env("PATH", &path)
+            .env_remove("UDS_DIST_DIR")
+            .output();
+        match output {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            output => Some(text(&output.expect("it starts").stdout).trim().to_owned()),
+        }
+    };
+    for (shell, script, dollar) in [
+        ("bash", bash, r"\$\(touch\ x\)"),
+        ("fish", fish, "$(touch x)"),
+    ] {
+        let all = format!("{dollar}\nalpha\nalto\nbeta");
+        for (words, word, expected) in [
+            ("uds_dist ping", "", "here"),
+            ("uds_dist ping --dir d", "", &all[..]),
+            ("uds_dist -q rpc --timeout 5s --dir=d", "al", "alpha\nalto"),
+            ("uds_dist stop --cookie-file", "coo", "cookie_file"),
+            ("uds_dist ping --dir d beta", "al", ""),
+            ("uds_dist ping --allow-uid", "roo", "root"),
+        ] {
+            match completed(shell, script, words, word) {
+                Some(seen) => assert_eq!(seen, expected, "{shell}: {words} {word}"),
+                None => assert_ne!(shell, "bash", "it is not there"),
+            }
+        }
+    }
+    // What a name says was not done.
+    assert_eq!(
+        directory.names(),
+        ["cookie_file", "d", "here.sock", "share"]
+    );
+}

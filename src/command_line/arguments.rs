@@ -8,7 +8,7 @@ use crate::json;
 use crate::location::{Directory, Location};
 use crate::users;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -215,6 +215,7 @@ pub fn command() -> Command {
             .arg(
                 Arg::new("CALL")
                     .num_args(1..=3)
+                    .value_hint(ValueHint::Other)
                     .required(true)
                     .allow_negative_numbers(true)
                     .help("erlang memory '[total]', or as one expression: 'erlang:memory(total)'"),
@@ -232,6 +233,7 @@ pub fn command() -> Command {
             )
             .arg(
                 Arg::new("EXPRESSIONS")
+                    .value_hint(ValueHint::Other)
                     .required_unless_present("file")
                     .allow_negative_numbers(true)
                     .help("'lists:sum([1, 2, 3]).', or - for standard input"),
@@ -281,6 +283,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
         .arg(
             Arg::new("NODE")
                 .required(true)
+                .value_hint(ValueHint::Other)
                 .help("Its name, with or without a host"),
         )
         .arg(dir_arg())
@@ -290,6 +293,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_name("PATH")
                 .conflicts_with("dir")
                 .value_parser(not_empty())
+                .value_hint(ValueHint::FilePath)
                 .help("The node's socket, if it is not <dir>/<name>.sock"),
         )
         .arg(
@@ -303,6 +307,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("cookie")
                 .long("cookie")
                 .value_name("COOKIE")
+                .value_hint(ValueHint::Other)
                 .conflicts_with("cookie-file")
                 .help("The cookie itself; whoever can list processes sees it"),
         )
@@ -310,6 +315,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("allow-uid")
                 .long("allow-uid")
                 .value_name("USER")
+                .value_hint(ValueHint::Username)
                 .action(ArgAction::Append)
                 .value_parser(admitted)
                 .help("Talk to nodes of this user too (number or name), or of any; besides yours and root's"),
@@ -318,6 +324,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("allow-gid")
                 .long("allow-gid")
                 .value_name("GROUP")
+                .value_hint(ValueHint::Other)
                 .action(ArgAction::Append)
                 .value_parser(users::gid)
                 .help("Talk to nodes of this group too (number or name)"),
@@ -326,6 +333,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("wait")
                 .long("wait")
                 .value_name("TIME")
+                .value_hint(ValueHint::Other)
                 .default_value("0s")
                 .hide_default_value(true)
                 .value_parser(duration)
@@ -335,6 +343,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("TIME")
+                .value_hint(ValueHint::Other)
                 .default_value(timeout)
                 .value_parser(time_limit)
                 .help("How long the answer may take: 500ms, 5s, 2m, 1h"),
@@ -346,6 +355,7 @@ fn dir_arg() -> Arg {
         .long("dir")
         .value_name("DIR")
         .value_parser(not_empty())
+        .value_hint(ValueHint::DirPath)
         .help(
             "Directory of the sockets, or @name for an abstract namespace; else UDS_DIST_DIR, or .",
         )
