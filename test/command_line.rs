@@ -610,6 +610,48 @@ fn a_peer_that_answers_is_there() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// It is asked again while it waits, on a new connection each time, even if it goes down meanwhile.
+#[test]
+fn waiting_until_a_node_is_ready() {
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    let waiting = command(
+        &directory,
+        &["ping", "n", "--app", "my_app", "--wait", "10s", "-v"],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .expect("it starts");
+    let binary = |text: &[u8]| [&b"m\0\0\0"[..], &[text.len() as u8], text].concat();
+    for answer in [Some(&b"it does not run\x1b"[..]), None, Some(b"")] {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut stream = limited(stream);
+        shake_hands(&mut stream, |challenge| {
+            proof(&cookie(), challenge).to_vec()
+        });
+        receive_frame(&mut stream);
+        send_frame(&mut stream, &message(yes));
+        let asked = receive_frame(&mut stream);
+        assert!(String::from_utf8_lossy(&asked).contains("<<\"my_app\"/utf8>>"));
+        if let Some(answer) = answer {
+            send_frame(&mut stream, &result(&binary(answer)));
+            read_until_reset(&mut stream);
+        }
+    }
+    let output = waiting.wait_with_output().expect("it ends");
+    assert_eq!(output.stdout, b"pong from n@h\n");
+    let steps = text(&output.stderr);
+    assert!(
+        steps.contains("waiting, as n@h answers, but it does not run\\x1b\n"),
+        "{steps}"
+    );
+    assert!(
+        steps.contains("waiting, as n@h closed the connection"),
+        "{steps}"
+    );
+}
+
 #[test]
 fn more_or_less_is_said_of_what_is_done() {
     let script = |stream: &mut UnixStream| {

@@ -17,7 +17,10 @@
     a_killed_node_is_stale/1,
     a_stopped_node_runs_into_the_time_limit/1,
     names_lists_who_is_there/1,
-    erl_uds_dist_answers/1
+    erl_uds_dist_answers/1,
+    ready_is_not_alive/1,
+    an_application_that_does_not_start_is_not_ready/1,
+    a_node_that_does_not_start_is_not_ready/1
 ]).
 %% What it says.
 -export([
@@ -56,12 +59,14 @@
 -define(TIMED_OUT, 3).
 -define(LOST, 4).
 -define(NOT_THERE, 5).
+-define(NOT_READY, 6).
 
 -define(PINGS, 100).
 -define(TERMS, 500).
 -define(LARGE, 16 bsl 20).
 
 -define(JOB, uds_dist_test_job).
+-define(APPLICATION, command_line_application).
 
 all() ->
     test_node:cases(?MODULE) -- [init_per_suite, end_per_suite, printed, mapped].
@@ -214,6 +219,44 @@ erl_uds_dist_answers(Config) ->
         {skip, _} = Skip ->
             Skip
     end.
+
+%% While an application starts, a node answers and is not ready. Whoever waits for it sees it come.
+ready_is_not_alive(Config) ->
+    _ = boot_with(when_told, Config),
+    App = ["--app", atom_to_list(?APPLICATION)],
+    Ping = fun(Options) -> run(["ping", "a", "--timeout", "30s" | Options], Config) end,
+    ?assertMatch({0, "pong from a@" ++ _}, Ping(["--wait", "30s"])),
+    assert_fails(?NOT_READY, "a@.* answers, but it is starting$", Ping(["--started"])),
+    assert_fails(?NOT_READY, "the application .* does not run", Ping(App)),
+    Both = "it is starting, the application .* does not run",
+    assert_fails(?NOT_READY, Both, Ping(["--started", "--wait", "200ms" | App])),
+    Waiting = [open(["ping", "a", "--wait", "60s" | Options], options(Config)) || Options <- [["--started"], App]],
+    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)),
+    [?assertMatch({0, "pong from a@" ++ _}, test_project:collect(Port)) || Port <- Waiting],
+    ?assertMatch({0, _}, Ping(["--started", "--app", "kernel" | App])),
+    assert_fails(?NOT_READY, "the application kern does not run", Ping(["--app", "kern"])),
+    assert_fails(?NOT_READY, "the application \"'\x{E9} does not run", Ping(["--app", "\"'\x{E9}"])).
+
+%% The node has started without it.
+an_application_that_does_not_start_is_not_ready(Config) ->
+    _ = boot_with(failing, Config),
+    Ping = fun(Options) -> run(["ping", "a", "--wait", "30s" | Options], Config) end,
+    ?assertMatch({0, _}, Ping(["--started"])),
+    App = ["--app", atom_to_list(?APPLICATION), "--wait", "500ms"],
+    assert_fails(?NOT_READY, "does not run", run(["ping", "a" | App], Config)).
+
+%% One that ends for that is never ready, however long somebody waits.
+a_node_that_does_not_start_is_not_ready(Config) ->
+    Node = boot_with(fatal, Config),
+    Waiting = open(["ping", "a", "--started", "--wait", "2s"], options(Config)),
+    {Status, _} = test_node:expect_exit(Node),
+    ?assertNotEqual(0, Status),
+    assert_fails(?DOWN, "is not there", test_project:collect(Waiting)).
+
+%% A node that starts an application when it boots.
+boot_with(How, Config) ->
+    Boot = ["-s", atom_to_list(?APPLICATION), "boot", atom_to_list(How)],
+    test_node:launch(#{name => "a", args => ["-noinput" | Boot]}, Config).
 
 %% ---------------------------------------------------------------------------------------------
 %% What it says

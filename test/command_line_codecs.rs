@@ -468,7 +468,7 @@ fn invocation(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invoca
 
 fn access(arguments: &[&str], environment: &[(&str, &str)]) -> Access {
     match parse_in(arguments, environment) {
-        Ok(Request::Ping(access) | Request::Pid(access) | Request::Stop(access)) => access,
+        Ok(Request::Ping(access, _) | Request::Pid(access) | Request::Stop(access)) => access,
         other => panic!("{arguments:?} is {other:?}"),
     }
 }
@@ -595,6 +595,30 @@ fn users_and_groups() {
         }
     }
     assert!(parse(&["ping", "a", "--allow-gid", "any"]).is_err());
+}
+
+#[test]
+fn what_a_node_has_to_be() {
+    let readiness = |arguments: &[&str]| match parse(&[&["ping", "a"], arguments].concat()) {
+        Ok(Request::Ping(_, readiness)) => Ok((readiness.started, readiness.applications)),
+        other => Err(format!("{other:?}")),
+    };
+    assert_eq!(readiness(&[]), Ok((false, vec![])));
+    assert_eq!(readiness(&["--started"]), Ok((true, vec![])));
+    let both = readiness(&[
+        "--app",
+        "my_app",
+        "--app",
+        "other",
+        "--started",
+        "--wait",
+        "9s",
+    ]);
+    assert_eq!(both, Ok((true, vec!["my_app".into(), "other".into()])));
+    for wrong in ["", "a\nb", &"x".repeat(256)] {
+        assert!(readiness(&["--app", wrong]).is_err(), "{wrong:?}");
+    }
+    assert!(parse(&["pid", "a", "--started"]).is_err());
 }
 
 fn program(arguments: &[&str]) -> (Program, Printed) {

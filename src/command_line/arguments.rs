@@ -1,7 +1,7 @@
 //! The command line: its words, and what they mean. It looks into the environment and at the names of
 //! users and groups, at nothing else.
 
-use crate::call::Job;
+use crate::call::{Job, Readiness};
 use crate::cookie::{self, Source};
 use crate::failure::EXIT_CODES;
 use crate::json;
@@ -46,8 +46,8 @@ pub enum Talk {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Request {
-    /// Does the node answer?
-    Ping(Access),
+    /// Does the node answer, and is it ready?
+    Ping(Access, Readiness),
     /// Its process.
     Pid(Access),
     /// Its end.
@@ -128,7 +128,7 @@ pub fn parse(
         (false, false) => Talk::Normal,
     };
     let request = match name {
-        "ping" => Request::Ping(access(matches, &variable)),
+        "ping" => Request::Ping(access(matches, &variable), readiness(matches)),
         "pid" => Request::Pid(access(matches, &variable)),
         "stop" => Request::Stop(access(matches, &variable)),
         "info" => Request::Info(access(matches, &variable), printed(matches)),
@@ -181,10 +181,27 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Say on standard error what is done: socket, cookie, connection, time"),
         )
-        .subcommand(with_access(
-            Command::new("ping").about("Does the node answer? For health checks"),
-            TIMEOUT,
-        ))
+        .subcommand(
+            with_access(
+                Command::new("ping").about("Does the node's distribution answer? For health checks"),
+                TIMEOUT,
+            )
+            .arg(
+                Arg::new("started")
+                    .long("started")
+                    .action(ArgAction::SetTrue)
+                    .help("Has it started, with all its applications?"),
+            )
+            .arg(
+                Arg::new("app")
+                    .long("app")
+                    .value_name("NAME")
+                    .action(ArgAction::Append)
+                    .value_parser(application)
+                    .value_hint(ValueHint::Other)
+                    .help("Does this application run? (May be given several times)"),
+            ),
+        )
         .subcommand(
             Command::new("names")
                 .about("List the nodes of a directory: name, process, user, since when, state")
@@ -337,7 +354,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .default_value("0s")
                 .hide_default_value(true)
                 .value_parser(duration)
-                .help("Wait until the node is there, for so long (30s)"),
+                .help("Wait until the node is there (and ready, for ping), for so long: 30s"),
         )
         .arg(
             Arg::new("timeout")
@@ -421,6 +438,22 @@ fn policy(matches: &ArgMatches) -> Policy {
     let gids = matches.get_many("allow-gid").into_iter().flatten();
     policy.gids.extend::<Vec<u32>>(gids.copied().collect());
     policy
+}
+
+fn readiness(matches: &ArgMatches) -> Readiness {
+    let applications = matches.get_many("app").into_iter().flatten();
+    Readiness {
+        started: matches.get_flag("started"),
+        applications: applications.cloned().collect(),
+    }
+}
+
+/// Its name is an atom.
+fn application(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=255 if !text.contains(char::is_control) => Ok(text.into()),
+        _ => Err("an application's name has 1 to 255 characters".into()),
+    }
 }
 
 fn call(matches: &ArgMatches) -> Job {

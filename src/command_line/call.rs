@@ -41,6 +41,15 @@ pub enum Job {
     Elixir(String),
 }
 
+/// What a node has to be besides there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// All that it starts with is started.
+    pub started: bool,
+    /// These applications run.
+    pub applications: Vec<String>,
+}
+
 /// How the result is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -113,6 +122,43 @@ fn is_yes(mut answer: Reader<'_>) -> Result<(), Malformed> {
         "yes" => Ok(()),
         _ => Err(Malformed::Invalid("answer")),
     }
+}
+
+/// Asks whether the node is as far as it should be.
+pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
+    let mut lacking = Vec::new();
+    if readiness.started {
+        lacking.push(
+            "case init:get_status() of {started, _} -> []; \
+             {Status, _} -> [[\"it is \", atom_to_list(Status)]] end"
+                .to_owned(),
+        );
+    }
+    lacking.extend(readiness.applications.iter().map(|name| {
+        let name = name.replace('\\', r"\\").replace('"', "\\\"");
+        format!(
+            "case [found || {{Name, _, _}} <- application:which_applications(), \
+             atom_to_binary(Name, utf8) =:= <<\"{name}\"/utf8>>] of [] -> \
+             [<<\"the application {name} does not run\"/utf8>>]; _ -> [] end"
+        )
+    }));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let job = Job::Erlang(format!("lists:join(\", \", {}).", lacking.join(" ++ ")));
+    let problem = match run(link, &job, Form::Text, |_| Ok(()))? {
+        Outcome::Result(received) => {
+            let text = received.reader().binary("text").map(<[u8]>::to_vec);
+            text.map_err(|malformed| not_understood(link, malformed))?
+        }
+        Outcome::Raised(text) => [b"cannot say how far it is: ", &text[..]].concat(),
+    };
+    if problem.is_empty() {
+        return Ok(());
+    }
+    let problem = String::from_utf8_lossy(&problem);
+    let explanation = format!("{} answers, but {problem}", link.node);
+    Err(Failure::new(Kind::NotReady, explanation))
 }
 
 /// Runs a job, and passes on what it prints.

@@ -40,7 +40,7 @@ pub mod sockets;
 pub mod users;
 
 use arguments::{Access, Invocation, Printed, Program, Request, Talk};
-use call::{Form, Job, Outcome};
+use call::{Form, Job, Outcome, Readiness};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
 use json::{Limits, Untranslatable};
@@ -57,6 +57,9 @@ use uds_dist::probe::{Probe, probe};
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The same at one that is not ready, which takes some work to find out.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Bytes of the longest result in JSON: more than anybody reads, and far less than a machine has.
 const MAX_JSON: usize = 128 << 20;
 
@@ -67,11 +70,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => return explain(&error),
     };
-    let is_ping = matches!(request, Request::Ping(_));
+    let is_ping = matches!(request, Request::Ping(..));
     let done = carry_out(request, talk);
-    if talk == Talk::Verbose {
-        say(&format!("uds_dist: done after {:.1?}", begin.elapsed()));
-    }
+    tell(talk, || format!("done after {:.1?}", begin.elapsed()));
     let failure = match done {
         Ok(code) => return code,
         Err(failure) => failure,
@@ -96,12 +97,11 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
     match request {
-        Request::Ping(access) => {
-            let mut link = open(&access, talk)?;
-            call::ping(&mut link)?;
+        Request::Ping(access, readiness) => {
+            let node = ping(&access, &readiness, talk)?;
             match talk {
                 Talk::Quiet => Ok(ExitCode::SUCCESS),
-                _ => print(&format!("pong from {}\n", escape::line(&link.node))),
+                _ => print(&format!("pong from {}\n", escape::line(&node))),
             }
         }
         Request::Pid(access) => evaluate(&access, talk, r#"[os:getpid(), "\n"]."#, Form::Text),
@@ -240,53 +240,86 @@ fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
     Failure::new(kind, explanation)
 }
 
+/// Asks until the node answers and is ready, if that is wanted. The node's name.
+fn ping(access: &Access, readiness: &Readiness, talk: Talk) -> Result<String, Failure> {
+    let peer = peer(access, talk)?;
+    patiently(access, talk, || {
+        let mut link = connect(&peer, access, talk)?;
+        let asked = call::ping(&mut link).and_then(|()| call::check(&mut link, readiness));
+        asked
+            .map(|()| link.node.clone())
+            .map_err(|failure| Failure {
+                // One that goes down may be about to come back.
+                may_pass: failure.may_pass || failure.kind == Kind::Lost,
+                ..failure
+            })
+    })
+}
+
 /// Connects, and keeps trying until the node is there if that is wanted.
 fn open(access: &Access, talk: Talk) -> Result<Link, Failure> {
+    let peer = peer(access, talk)?;
+    patiently(access, talk, || connect(&peer, access, talk))
+}
+
+/// Tries until it succeeds, fails for good, or `--wait` is over.
+fn patiently<T>(
+    access: &Access,
+    talk: Talk,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let patience = Instant::now() + access.wait;
+    let mut last = String::new();
+    loop {
+        match attempt() {
+            Err(failure) if failure.may_pass && Instant::now() < patience => {
+                if failure.explanation != last {
+                    tell(talk, || format!("waiting, as {failure}"));
+                }
+                thread::sleep(match failure.kind {
+                    Kind::NotReady => READY_INTERVAL,
+                    _ => POLL_INTERVAL,
+                });
+                last = failure.explanation;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn peer(access: &Access, talk: Talk) -> Result<Peer, Failure> {
     let peer = Peer {
         node: access.node.clone(),
         address: access.location.address(&access.node)?,
         policy: access.policy.clone(),
         cookie: access.cookie.read(|name| env::var_os(name))?,
     };
-    let tell = |step: &dyn Fn() -> String| {
-        if talk == Talk::Verbose {
-            say(&format!("uds_dist: {}", step()));
-        }
-    };
-    tell(&|| {
-        format!(
-            "connecting to {}, with the cookie of {}",
-            peer.address,
-            peer.cookie.origin()
-        )
-    });
     if let (Source::Argument(_), true) = (&access.cookie, talk != Talk::Quiet) {
         say("uds_dist: warning: everybody who can list processes sees --cookie; use --cookie-file");
     }
-    let patience = Instant::now() + access.wait;
-    let mut waits = false;
-    loop {
-        match Link::open(&peer, Instant::now() + access.timeout) {
-            Err(failure) if failure.may_pass && Instant::now() < patience => {
-                if !waits {
-                    tell(&|| format!("waiting, as {failure}"));
-                }
-                waits = true;
-                thread::sleep(POLL_INTERVAL);
-            }
-            Err(failure) => return Err(failure),
-            Ok(link) => {
-                let (listener, us) = (&link.listener, &link.identity.node);
-                tell(&|| {
-                    let (user, process) = (users::shown(listener.uid), listener.pid);
-                    format!(
-                        "connected as {us} to {}; process {process} of {user} listens",
-                        link.node
-                    )
-                });
-                return Ok(link);
-            }
-        }
+    tell(talk, || {
+        let origin = peer.cookie.origin();
+        format!(
+            "connecting to {}, with the cookie of {origin}",
+            peer.address
+        )
+    });
+    Ok(peer)
+}
+
+fn connect(peer: &Peer, access: &Access, talk: Talk) -> Result<Link, Failure> {
+    let link = Link::open(peer, Instant::now() + access.timeout)?;
+    tell(talk, || {
+        let (us, node, listener) = (&link.identity.node, &link.node, &link.listener);
+        let (user, process) = (users::shown(listener.uid), listener.pid);
+        format!("connected as {us} to {node}; process {process} of {user} listens")
+    });
+    Ok(link)
+}
+
+fn tell(talk: Talk, step: impl FnOnce() -> String) {
+    if talk == Talk::Verbose {
+        say(&format!("uds_dist: {}", step()));
     }
 }
 
