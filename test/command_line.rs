@@ -791,21 +791,44 @@ fn a_peer_of_another_name() {
     }
 }
 
+/// It goes on listening.
 #[test]
 fn a_peer_with_another_cookie() {
-    let peer = Peer::new(|stream| {
-        receive(stream);
-        send(stream, NAMED);
-        send(stream, &challenge("n@h"));
-        receive(stream);
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    let peer = thread::spawn(move || {
+        refuse_proof(&mut limited(listener.accept().expect("a connection").0));
+        listener
     });
-    let output = peer.asked(&["ping", "n"]);
+    let output = run(&directory, &["ping", "n"]);
     let words = [
         "cookie mismatch",
         "not that of ERLANG_COOKIE;",
         "--cookie-file",
     ];
     assert_fails(&output, 2, &words);
+    peer.join().expect("a connection");
+}
+
+fn refuse_proof(stream: &mut UnixStream) {
+    receive(stream);
+    send(stream, NAMED);
+    send(stream, &challenge("n@h"));
+    receive(stream);
+}
+
+/// What it would do if it did not like the cookie.
+#[test]
+fn a_peer_that_goes_down_when_it_should_check_the_cookie() {
+    let peer = Peer::new(refuse_proof);
+    assert_fails(
+        &peer.asked(&["ping", "n"]),
+        4,
+        &["went down during the handshake"],
+    );
+    let peer = Peer::new(refuse_proof);
+    let output = peer.asked(&["ping", "n", "--wait", "200ms"]);
+    assert_fails(&output, 1, &["is not there"]);
 }
 
 #[test]

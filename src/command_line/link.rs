@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use uds_dist::address::Address;
 use uds_dist::admission::Policy;
 use uds_dist::os;
+use uds_dist::probe::{Probe, probe};
 use uds_dist::protocol::Credentials;
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
@@ -22,6 +23,9 @@ const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Between two tries to connect to a node whose backlog is full: there is no event to wait for.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A node that has closed a connection since it goes down does not listen any more after this time.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Bytes of the largest message: far more than anybody reads, and far less than a machine has.
 const MAX_FRAME: usize = 256 << 20;
@@ -342,6 +346,10 @@ impl Handshake<'_> {
                 may_pass: true,
                 ..self.failure(Kind::Refused, &self.silence())
             },
+            Stage::Proof if self.goes_down() => Failure {
+                may_pass: true,
+                ..self.failure(Kind::Lost, "went down during the handshake")
+            },
             Stage::Proof => {
                 let problem = format!(
                     "hung up when it saw our proof, a cookie mismatch: its cookie is not that of \
@@ -349,6 +357,19 @@ impl Handshake<'_> {
                     self.peer.cookie.origin()
                 );
                 self.failure(Kind::Refused, &problem)
+            }
+        }
+    }
+
+    /// A node that has seen a wrong proof goes on listening. One that goes down closes its connections
+    /// and its listener at the same time, as far as we can see.
+    fn goes_down(&self) -> bool {
+        let end = self.deadline.min(Instant::now() + LAST_WORDS);
+        loop {
+            match probe(&self.peer.address) {
+                Probe::Nobody => return true,
+                _ if Instant::now() >= end => return false,
+                _ => thread::sleep(LAST_WORDS / 4),
             }
         }
     }
