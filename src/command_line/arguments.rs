@@ -183,7 +183,8 @@ pub fn command() -> Command {
         )
         .subcommand(
             with_access(
-                Command::new("ping").about("Does the node's distribution answer? For health checks"),
+                Command::new("ping")
+                    .about("Does the distribution of the node answer? For health checks"),
                 TIMEOUT,
             )
             .arg(
@@ -205,20 +206,14 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("names")
                 .about("List the nodes of a directory: name, process, user, since when, state")
-                .after_help(
-                    "The process is the node's VM if the system shows it, and otherwise the one that listens.\n\
-                     States:\n  \
-                     up      it listens\n  \
-                     busy    it listens, and accepts nobody at the moment\n  \
-                     closed  it does not let this user connect, and so does not say who listens\n  \
-                     stale   nobody listens: a killed node has left it, and the next one takes it over\n  \
-                     gone    it runs, and nobody can reach it: its socket file was removed or replaced\n\n\
-                     Where standard output is no terminal, a tab stands between columns.",
-                )
+                .after_help(STATES)
                 .arg(dir_arg())
-                .arg(json_arg().help(
-                    "Print an array of objects: name, pid, uid, user, since, state; null is unknown",
-                ).long_help(None)),
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("Print an array of objects: name, pid, uid, user, since, state"),
+                ),
         )
         .subcommand(
             with_access(
@@ -284,13 +279,26 @@ pub fn command() -> Command {
         )
 }
 
+const STATES: &str = "\
+The process is the node's VM if the system shows it, and otherwise the one that listens.
+States:
+  up      it listens
+  busy    it listens, and accepts nobody at the moment
+  closed  it does not let this user connect, and so does not say who listens
+  stale   nobody listens: a killed node has left it, and the next one takes it over
+  gone    it runs, and nobody can reach it: its socket file was removed or replaced
+
+Where standard output is no terminal, a tab stands between columns. -q prints the names alone.
+What is not known is - in the table and null in JSON.";
+
 fn environment() -> String {
+    let [first, second] = cookie::VARIABLES;
     format!(
-        "Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir\n             \
-         {}, {}\n                             the cookie, if there is no --cookie-file; the first one \
-         counts,\n                             and without any it is that of ~/.erlang.cookie",
-        cookie::VARIABLES[0],
-        cookie::VARIABLES[1]
+        "\
+Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir
+             {first}, {second}
+                             the cookie, if there is no --cookie-file; the first one counts,
+                             and without any it is that of ~/.erlang.cookie"
     )
 }
 
@@ -335,7 +343,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_hint(ValueHint::Username)
                 .action(ArgAction::Append)
                 .value_parser(admitted)
-                .help("Talk to nodes of this user too (number or name), or of any; besides yours and root's"),
+                .help("Talk to nodes of this user too (number or name), or of any"),
         )
         .arg(
             Arg::new("allow-gid")
@@ -344,7 +352,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_hint(ValueHint::Other)
                 .action(ArgAction::Append)
                 .value_parser(users::gid)
-                .help("Talk to nodes of this group too (number or name)"),
+                .help("Talk to nodes of this group (number or name)"),
         )
         .arg(
             Arg::new("wait")

@@ -23,8 +23,8 @@ pub enum Kind {
     Usage = 64,
     /// The result cannot be written to where it should go.
     Output = 74,
-    /// Whoever read the output has gone, such as `head`: no reason to say anything. A shell has this
-    /// code for a program that SIGPIPE has ended.
+    /// The reader of the output has gone, as `head` does, and nothing is said. A shell reports this code
+    /// for a program that SIGPIPE has ended.
     NoReader = 141,
 }
 

@@ -57,7 +57,7 @@ use uds_dist::probe::{Probe, probe};
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The same at one that is not ready, which takes some work to find out.
+/// The same for a node that is not ready: asking costs it some work.
 const READY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes of the longest result in JSON: more than anybody reads, and far less than a machine has.
@@ -131,7 +131,7 @@ fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Whom standard output is for. NO_COLOR is that of no-color.org.
+/// Who reads standard output. NO_COLOR is the variable of no-color.org.
 fn reader() -> names::Reader {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     match io::stdout().is_terminal() {
@@ -189,15 +189,16 @@ fn still_there(node: &str, problem: &str) -> Failure {
 
 /// Runs a job, and shows what comes of it.
 fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
-    // Where a script reads the result, nothing else may be. On standard output, what the called code
-    // prints may do to a terminal what it likes.
+    // Standard output has nothing but the result where a script reads it. Otherwise it also has what the
+    // user's code prints, as it is: that may well control a terminal.
     let mut printed = |bytes: &[u8]| match form {
         Form::Term => {
-            // Whether or not somebody reads it, the result is wanted.
+            // The result is wanted, whether or not somebody reads this.
             let _ = write_escaped(io::stderr().lock(), bytes);
             Ok(())
         }
-        Form::Shell | Form::Text => write(io::stdout().lock(), bytes),
+        Form::Text => write_escaped(io::stdout().lock(), bytes),
+        Form::Shell => write(io::stdout().lock(), bytes),
     };
     match call::run(link, job, form, &mut printed)? {
         Outcome::Raised(text) => {
@@ -219,7 +220,7 @@ fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
                 let text = term
                     .binary("text")
                     .map_err(|problem| unprintable(link, &problem.into()))?;
-                match io::stdout().is_terminal() {
+                match form == Form::Text || io::stdout().is_terminal() {
                     true => write_escaped(io::stdout().lock(), text)?,
                     false => write(io::stdout().lock(), text)?,
                 }
@@ -240,7 +241,7 @@ fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
     Failure::new(kind, explanation)
 }
 
-/// Asks until the node answers and is ready, if that is wanted. The node's name.
+/// Asks until the node answers and is ready, for as long as `--wait` says. Returns the node's name.
 fn ping(access: &Access, readiness: &Readiness, talk: Talk) -> Result<String, Failure> {
     let peer = peer(access, talk)?;
     patiently(access, talk, || {
@@ -256,7 +257,7 @@ fn ping(access: &Access, readiness: &Readiness, talk: Talk) -> Result<String, Fa
     })
 }
 
-/// Connects, and keeps trying until the node is there if that is wanted.
+/// Connects, and keeps trying for as long as `--wait` says.
 fn open(access: &Access, talk: Talk) -> Result<Link, Failure> {
     let peer = peer(access, talk)?;
     patiently(access, talk, || connect(&peer, access, talk))

@@ -247,9 +247,9 @@ impl Handshake<'_> {
             Status::Named(identity) => identity,
             Status::Other(status) => {
                 let problem = match status.as_str() {
-                    // We come without a name, and are known by our host alone.
+                    // We have no name yet: to the node's list we are our host.
                     "not_allowed" => format!(
-                        "lets in those alone whom net_kernel:allow/1 has named there, and so no \
+                        "admits only the nodes on its list of allowed nodes, which excludes \
                          commands; net_kernel:allow(['{}']) there adds them",
                         host_name()
                     ),
@@ -352,8 +352,8 @@ impl Handshake<'_> {
             },
             Stage::Proof => {
                 let problem = format!(
-                    "hung up when it saw our proof, a cookie mismatch: its cookie is not that of \
-                     {}; give the node's with --cookie-file",
+                    "has another cookie (cookie mismatch): it is not that of {}; give the node's \
+                     with --cookie-file",
                     self.peer.cookie.origin()
                 );
                 self.failure(Kind::Refused, &problem)

@@ -1,7 +1,7 @@
 //! The nodes of a directory, found without speaking to any of them.
 //!
-//! Others may be able to create files there, so nothing in it is opened or followed, and all that is
-//! shown of a node but its name are the kernel's words.
+//! Others may be able to create files there. So nothing in the directory is opened or followed, and all
+//! that is shown of a node, except its name, is what the kernel says.
 
 use crate::escape;
 use crate::failure::{Failure, Kind};
@@ -26,11 +26,10 @@ use uds_dist::address::Address;
 use uds_dist::probe::{Probe, probe};
 use uds_dist::protocol::Credentials;
 
-/// How long to wait for those that accept nobody at the moment: their backlogs are full. It is one
-/// time for all of them.
+/// How long to wait for nodes whose backlog is full: one wait for all of them together.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Between two looks at them: no event tells.
+/// Time between two attempts to connect to them: there is no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A name, and what is known of its owner.
@@ -53,7 +52,7 @@ enum State {
     Stale,
     /// It is not for us to know.
     Closed,
-    /// Somebody listens at a file that is not there any more: nobody can reach them.
+    /// A node listens at a file that is not there any more: nobody can reach it.
     Gone,
 }
 
@@ -125,8 +124,8 @@ fn files(directory: &Path) -> Listed {
     Ok(names)
 }
 
-/// Reads the kernel's table. A name that has a newline in it can pretend to be a line of that: only
-/// asking tells whether there is such a socket.
+/// Reads the kernel's table. A name with a newline in it can pretend to be a line of the table; whether
+/// there is such a socket shows when it is asked.
 fn abstract_names(namespace: &[u8]) -> Listed {
     const TABLE: &str = "/proc/net/unix";
     let table = fs::read(TABLE).map_err(|error| (TABLE.into(), error))?;
@@ -191,8 +190,8 @@ fn entry(name: Vec<u8>, probe: Probe, directory: &Directory) -> Option<Entry> {
     Some(Entry::new(name, owner, state))
 }
 
-/// Nodes that listen at a path of this directory, where another file is by now, or none. Two living
-/// nodes can have one name so. Where the system does not tell, there are none.
+/// Nodes that listen at a path in this directory where there is now another file, or none. Two living
+/// nodes can have the same name in this way. Empty where the system does not tell.
 fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     let mut by_name: BTreeMap<Vec<u8>, Vec<Listening>> = BTreeMap::new();
     for (name, socket) in bound_in(directory).unwrap_or_default() {
@@ -205,7 +204,7 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
         let is_at = |socket: &Listening| socket.file == file.as_ref().map(File::of);
         match sockets.iter().position(is_at) {
             Some(index) => _ = sockets.remove(index),
-            // Some file systems have other numbers for the kernel than for us.
+            // On some file systems the kernel's number of a file is not the one that programs see.
             None if entries
                 .iter()
                 .any(|entry| entry.name == name && entry.is_alive()) =>
@@ -226,8 +225,8 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     gone
 }
 
-/// Sockets that were given to paths in this directory, with their names there. Another container may
-/// have a directory of the same path on a file system of its own.
+/// Sockets that are bound to paths in this directory, with their names there. Another container may have
+/// a directory with the same path, on a file system of its own.
 fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
     let device = File::of(&fs::metadata(directory)?).device;
     let resolved = fs::canonicalize(directory)?;
@@ -261,15 +260,15 @@ impl Entry {
     }
 }
 
-/// Whom a table is for.
+/// Who reads a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
-    /// Somebody at a terminal: the columns are aligned.
+    /// A person at a terminal: the columns are aligned.
     Person {
         /// Whether the states have colours.
         color: bool,
     },
-    /// Programs, for which a tab stands between columns.
+    /// A program: columns are separated by a tab.
     Program,
 }
 
@@ -319,7 +318,7 @@ pub fn table(entries: &[Entry], reader: Reader) -> String {
     table
 }
 
-/// By name, if there is one. Names are the system's, but whoever writes its database may err.
+/// The name of a user, or the number of one that has no name.
 fn user(uid: u32) -> String {
     users::name_of(uid).map_or_else(|| uid.to_string(), |name| escape::line(&name))
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 use uds_dist::protocol::Credentials;
 
-/// The process of the node whose socket `listener` listens at: the VM where that is a sidecar's
-/// parent's parent, and otherwise the listener itself. Nobody can make it a process of somebody else's.
+/// The process of the node whose socket `listener` listens at: the VM where the listener is
+/// its sidecar, and otherwise the listener itself. It is always a process of the listener's user.
 pub fn node_of(listener: &Credentials) -> Option<u32> {
     let process = listener.process()?;
     Some(vm_of(process, listener.uid).unwrap_or(process))

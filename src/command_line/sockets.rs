@@ -9,13 +9,13 @@ use std::os::unix::fs::MetadataExt;
 /// A stream socket that listens at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
-    /// The path that it was given to, as it was written.
+    /// The path that it is bound to, as it was given to bind(2).
     pub path: Vec<u8>,
     /// Its number among all sockets.
     pub inode: u32,
     /// Its file.
     pub file: Option<File>,
-    /// Whose it is.
+    /// The user that it belongs to.
     pub uid: Option<u32>,
 }
 
