@@ -21,7 +21,7 @@ demo: build
 	@scripts/demo
 
 test:
-	@SUITE="$(SUITE)" CASE="$(CASE)" scripts/test $(OTP)
+	@SUITE="$(SUITE)" GROUP="$(GROUP)" CASE="$(CASE)" scripts/test $(OTP)
 
 # Its one case, for longer and with other choices than as a part of the tests.
 chaos: SECONDS ?= 60
@@ -58,6 +58,7 @@ help:
 	@echo "make test        run all tests on the Erlang/OTP at hand"
 	@echo "  OTP=\"25 27 29\" ... on each of these, and between them"
 	@echo "  SUITE=name     ... only those of test/name_SUITE.erl or test/name.rs"
+	@echo "  GROUP=name     ... only this group of them, such as direct"
 	@echo "  CASE=name      ... only this one of them"
 	@echo "make chaos       kill, stop, flood and confuse nodes that talk, at random, for a minute"
 	@echo "  SECONDS=n      ... for so long"

@@ -51,6 +51,8 @@ show_processes([], []) ->
 show_processes(Before, Now) ->
     title("Their sidecars have the sockets. No process listens at a TCP port"),
     line("process                   sockets at start  connected  TCP listeners", []),
+    %% The title is true of what the table shows, or this ends here.
+    true = [] =:= [Who || {{Who, _, Old}, {_, _, New}} <- lists:zip(Before, Now), Old =/= New, lists:suffix("VM", Who)],
     [
         line("~-16s ~7s ~17s ~10s ~14s", [Who, Pid, count(Old), count(New), tcp_listeners(New)])
      || {{Who, Pid, Old}, {_, _, New}} <- lists:zip(Before, Now)
@@ -79,7 +81,7 @@ processes(Nodes) ->
     case filelib:is_dir("/proc/self/fd") of
         true ->
             Pids = [
-                {io_lib:format("~s's ~s", [Name, What]), Pid}
+                {lists:flatten(io_lib:format("~s's ~s", [Name, What])), Pid}
              || #{name := Name, pid := Vm} <- Nodes, {What, Pid} <- [{"VM", Vm}, {"sidecar", sidecar(Vm)}]
             ],
             [{Who, Pid, sockets(Pid)} || {Who, Pid} <- Pids ++ [{"a VM, no node", os:getpid()}]];

@@ -6,7 +6,8 @@
 %% with which choices. The same seed makes the same choices, though not at the same microseconds.
 -module(chaos_SUITE).
 
--export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
+-export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([everything_at_once/1]).
 
 -define(DEFAULT_SECONDS, "10").
@@ -24,6 +25,7 @@
     name :: string(),
     node :: test_node:t(),
     otp :: default | test_node:otp(),
+    transport :: relay | direct,
     incarnation = 0 :: non_neg_integer(),
     %% Processes that are stopped, and after how many more disturbances they go on.
     stopped = [] :: [pos_integer()],
@@ -41,7 +43,17 @@ suite() ->
     [{timetrap, {seconds, 180 + 2 * seconds()}}].
 
 all() ->
-    [everything_at_once].
+    [{group, relay}, {group, mixed}].
+
+%% In `mixed` there are connections with each transport at either end.
+groups() ->
+    [{Group, [], [everything_at_once]} || Group <- [relay, mixed]].
+
+init_per_group(Group, Config) ->
+    [{transports, Group} | Config].
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).
@@ -84,12 +96,23 @@ say(Format, Arguments) ->
 start_members(Config) ->
     Otps = [default | [Otp || {_Major, Otp} <- test_node:other_otps()]],
     maps:from_list([
-        {I, start_member(#member{name = name(I), node = #{}, otp = Otp}, Config)}
+        {I, start_member(new_member(I, Otp, Config), Config)}
      || I <- lists:seq(1, ?NODES), Otp <- [lists:nth(1 + I rem length(Otps), Otps)]
     ]).
 
-start_member(#member{name = Name, otp = Otp, incarnation = Incarnation} = Member, Config) ->
-    Options = #{args => ["-kernel", "net_ticktime", integer_to_list(?TICKTIME)]},
+new_member(I, Otp, Config) ->
+    Transport =
+        case proplists:get_value(transports, Config, relay) of
+            mixed when I =< ?NODES div 2 -> direct;
+            _ -> relay
+        end,
+    #member{name = name(I), node = #{}, otp = Otp, transport = Transport}.
+
+start_member(Member, Config) ->
+    #member{name = Name, otp = Otp, transport = Transport, incarnation = Incarnation} = Member,
+    Options = #{
+        args => ["-kernel", "net_ticktime", integer_to_list(?TICKTIME)], transport => Transport
+    },
     Node = test_node:start(
         Name,
         case Otp of

@@ -5,9 +5,9 @@ mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
 mod write_docs;
 
-use fixtures::{TempDir, bytes, fill_backlog, limited, listen_only, read, read_to_end};
-use nix::sys::signal::Signal;
-use nix::sys::socket::UnixAddr;
+use fixtures::{TempDir, bytes, fill_backlog, kill, limited, listen_only, read, read_to_end};
+use rustix::net::SocketAddrUnix;
+use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -504,7 +504,7 @@ fn nodes_that_accept_nobody_are_asked_together() {
     let full: Vec<_> = (0..20)
         .map(|number| {
             let path = directory.path(&format!("full{number:02}.sock"));
-            let address = UnixAddr::new(&path).expect("an address");
+            let address = SocketAddrUnix::new(&path).expect("an address");
             let listener = listen_only(&address, 1);
             (fill_backlog(&address), listener)
         })
@@ -523,7 +523,7 @@ fn nodes_that_accept_nobody_are_asked_together() {
 #[test]
 fn a_node_that_accepts_in_time_is_up() {
     let directory = TempDir::new();
-    let address = UnixAddr::new(&directory.path("a.sock")).expect("an address");
+    let address = SocketAddrUnix::new(directory.path("a.sock")).expect("an address");
     let listener = UnixListener::from(listen_only(&address, 1));
     let _clients = fill_backlog(&address);
     let asked = command(&directory, &["names"])
@@ -1212,11 +1212,10 @@ fn a_signal_ends_a_command() {
     let (stream, _) = listener.accept().expect("a connection");
     let mut stream = limited(stream);
     receive(&mut stream);
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    kill(child.id(), Signal::TERM).expect("it runs");
     assert_eq!(read_to_end(&mut stream), b"");
     let status = child.wait().expect("it ends");
-    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
 }
 
 // --- what it says of itself ----------------------------------------------------------------------

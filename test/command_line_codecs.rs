@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
-use uds_dist::admission::{Base, Policy};
+use uds_dist::peer::{Base, Policy};
 use uds_dist_command_line::arguments::{
     self, Access, Invocation, Language, Printed, Program, Request, Talk,
 };

@@ -1,7 +1,8 @@
 %% Configuration that comes after distribution has started, and the names of a directory's nodes.
 -module(configuration_SUITE).
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     listener_moves_when_the_application_starts/1,
     settings_of_the_same_place_count/1,
@@ -23,10 +24,25 @@
 -include_lib("stdlib/include/assert.hrl").
 
 all() ->
-    test_node:cases(?MODULE).
+    [{group, relay}, {group, direct}].
+
+groups() ->
+    [
+        {relay, [], test_node:cases(?MODULE)},
+        {direct, [], [
+            listener_moves_when_the_application_starts,
+            settings_of_the_same_place_count
+        ]}
+    ].
 
 suite() ->
     test_node:suite().
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).

@@ -3,15 +3,17 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
+use rustix::net::SocketAddrUnix;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::thread;
-use uds_dist::protocol::{ConnId, Credentials, Reason, Report, WINDOW};
+use uds_dist::failure::Reason;
+use uds_dist::peer::Credentials;
+use uds_dist::port::protocol::{ConnId, WINDOW};
 
 /// A sidecar that listens at the first path of the directory.
 fn listening() -> (Sidecar, TempDir) {
@@ -29,7 +31,7 @@ fn connected() -> (Sidecar, ConnId, UnixStream, TempDir) {
 }
 
 fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.establish(conn);
     (conn, peer)
@@ -50,12 +52,12 @@ fn outbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) 
 #[test]
 fn both_sides_learn_who_the_peer_is() {
     let us = Credentials {
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
         pid: std::process::id(),
     };
     let (mut sidecar, directory) = listening();
-    let _peer = connect_peer(directory.path("a.sock"));
+    let _peer = connect_node(directory.path("a.sock"));
     assert_eq!(sidecar.accepted().1, us);
     let _listener = UnixListener::bind(directory.path("b.sock")).expect("a listener");
     assert_eq!(sidecar.connect(directory.path("b.sock")).1, us);
@@ -66,7 +68,7 @@ fn the_sidecar_numbers_what_it_accepts_with_even_numbers() {
     let (mut sidecar, directory) = listening();
     let mut peers = Vec::new();
     for expected in [2, 4, 6] {
-        peers.push(connect_peer(directory.path("a.sock")));
+        peers.push(connect_node(directory.path("a.sock")));
         assert_eq!(sidecar.accepted().0, expected);
     }
 }
@@ -75,7 +77,7 @@ fn the_sidecar_numbers_what_it_accepts_with_even_numbers() {
 fn two_sidecars_talk_to_each_other() {
     let (mut a, directory) = listening();
     let mut b = Sidecar::start();
-    let (conn_b, _) = b.connect(directory.path("a.sock"));
+    let (conn_b, _) = b.call(directory.path("a.sock"));
     let (conn_a, _) = a.accepted();
     a.establish(conn_a);
     b.establish(conn_b);
@@ -145,7 +147,7 @@ fn a_socket_of_another_kind_is_an_error() {
 fn a_full_backlog_is_told_from_nobody() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
-    let address = UnixAddr::new(&path).expect("an address");
+    let address = SocketAddrUnix::new(&path).expect("an address");
     let foreign = listen_only(&address, 1);
     let waiting = fill_backlog(&address);
     let mut sidecar = Sidecar::start();
@@ -403,7 +405,7 @@ fn all_bytes_come_before_the_end_of_a_peer_that_closes_in_the_middle_of_a_frame(
 #[test]
 fn a_peer_that_closes_before_it_is_accepted_has_still_said_something() {
     let (mut sidecar, directory) = listening();
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     peer.write_all(b"last words").expect("room");
     drop(peer);
     let (conn, _) = sidecar.accepted();
@@ -473,12 +475,12 @@ fn a_peer_that_will_read_no_more_is_found_out_by_writing() {
 fn the_end_waits_until_the_vm_has_taken_the_bytes_before_it() {
     // More than the window of a handshake: the sidecar cannot have read to the end yet.
     let (mut sidecar, directory) = listening();
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     let sent = bytes(1, 100_000);
     peer.write_all(&sent).expect("room");
     drop(peer);
-    let mut seen = sidecar.take(conn, 16 << 10);
+    let mut seen = sidecar.take(conn, (16 << 10) - NAME.len());
     sidecar.settle();
     assert_eq!(sidecar.untaken(conn), 0);
     sidecar.establish(conn);
@@ -564,8 +566,8 @@ fn packets_about_a_connection_that_has_ended_are_ignored() {
     let (mut sidecar, conn, peer, _directory) = connected();
     drop(peer);
     sidecar.closed(conn);
-    use uds_dist::protocol::Command;
-    let mut stream = uds_dist::protocol::data_head(conn, 5).to_vec();
+    use uds_dist::port::protocol::Command;
+    let mut stream = uds_dist::port::codec::data_head(conn, 5).to_vec();
     stream.extend(b"hello");
     let late = [
         Command::Ack { conn, count: 5 },
@@ -592,10 +594,7 @@ fn the_end_of_one_connection_leaves_the_others_alone() {
         match index % 3 {
             0 => {
                 drop(peer);
-                match sidecar.expect_report("CLOSED") {
-                    Report::Closed { conn: ended, .. } => assert_eq!(ended, conn),
-                    other => sidecar.fail(&format!("CLOSED, not {other:?}")),
-                }
+                assert_eq!(sidecar.expect_closed().0, conn);
             }
             1 => {
                 sidecar.close(conn);

@@ -6,10 +6,10 @@ mod port;
 
 use port::*;
 use std::os::unix::net::UnixStream;
-use uds_dist::protocol::{ConnId, HANDSHAKE_WINDOW, WINDOW};
+use uds_dist::port::protocol::{ConnId, HANDSHAKE_WINDOW, WINDOW};
 
 const WHOLE: usize = WINDOW as usize;
-const HANDSHAKE: usize = HANDSHAKE_WINDOW as usize;
+const HANDSHAKE: usize = HANDSHAKE_WINDOW as usize - NAME.len();
 
 /// Bytes in a pipe to the VM: 256 pieces, and what is spliced from a socket may come in pieces of
 /// 32 KiB. Those that wait for it, with some room above.
@@ -30,7 +30,7 @@ fn listening() -> (Sidecar, TempDir) {
 }
 
 fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     (sidecar.accepted().0, peer)
 }
 

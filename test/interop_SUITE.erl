@@ -1,7 +1,8 @@
 %% Other carriers and other OTPs at the other end of the socket.
 -module(interop_SUITE).
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     erl_uds_dist_connects_to_us/1,
     we_connect_to_erl_uds_dist/1,
@@ -16,10 +17,22 @@
 -define(SIZES, [0, 1, 1000, 65535, 65536, 65537, 1 bsl 20, 16 bsl 20]).
 
 all() ->
-    test_node:cases(?MODULE).
+    [{group, relay}, {group, direct}].
+
+groups() ->
+    [
+        {relay, [], test_node:cases(?MODULE)},
+        {direct, [], test_node:cases(?MODULE)}
+    ].
 
 suite() ->
     test_node:suite().
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).

@@ -9,7 +9,8 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
-use uds_dist::protocol::{ConnId, Reason, Report, WINDOW};
+use uds_dist::failure::Reason;
+use uds_dist::port::protocol::{Command, ConnId, Report, WINDOW};
 
 /// MAX_HANDSHAKES of the sidecar.
 const HANDSHAKES: usize = 128;
@@ -22,7 +23,7 @@ fn listening() -> (Sidecar, TempDir) {
 }
 
 fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
-    let peer = connect_peer(directory.path("a.sock"));
+    let peer = connect_node(directory.path("a.sock"));
     (sidecar.accepted().0, peer)
 }
 
@@ -68,6 +69,39 @@ fn a_handshake_that_is_over_leaves_its_place() {
     }
 }
 
+/// Peers that come and go faster than the VM can deal with them wait in the backlog.
+#[test]
+fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
+    let (mut sidecar, directory) = listening();
+    let crowd: Vec<_> = (0..HANDSHAKES)
+        .map(|_| inbound(&mut sidecar, &directory))
+        .collect();
+    let (crowd, peers): (Vec<_>, Vec<_>) = crowd.into_iter().unzip();
+    drop(peers);
+    for _ in &crowd {
+        let report = sidecar.expect_report("CLOSED");
+        assert!(matches!(report, Report::Closed { .. }), "{report:?}");
+    }
+    let mut next = connect_node(directory.path("a.sock"));
+    // Longer than who says nothing may stay while others wait.
+    sidecar.expect_idle();
+    sidecar.settle();
+    sidecar.expect_no_report();
+    sidecar.send(&Command::Close { conn: crowd[7] });
+    let (conn, _) = sidecar.accepted();
+    sidecar.send_data(conn, b"ping");
+    assert_eq!(read(&mut next, 4), b"ping");
+    // One place, one peer.
+    let _another = connect_node(directory.path("a.sock"));
+    sidecar.settle();
+    sidecar.expect_no_report();
+    sidecar.send(&Command::Established {
+        conn: crowd[8],
+        node: "late@host".into(),
+    });
+    sidecar.accepted();
+}
+
 #[test]
 fn connections_that_the_vm_makes_are_no_strangers() {
     let (mut sidecar, directory) = listening();
@@ -86,7 +120,7 @@ fn connections_that_the_vm_makes_are_no_strangers() {
         peers.push(peer);
     }
     // And they make no room for strangers when they end: one of the crowd has to.
-    let _one_more = connect_peer(directory.path("a.sock"));
+    let _one_more = connect_node(directory.path("a.sock"));
     let (_, explanation, _) = sidecar.closed(crowd[0].0);
     assert!(explanation.contains("make room"), "{explanation}");
     sidecar.accepted();
@@ -177,7 +211,7 @@ fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
     sidecar.listen_with(1, directory.path("b.sock"), 0o600);
     sidecar.settle();
     let mut waiting: VecDeque<_> = (0..PEERS)
-        .map(|_| connect_peer(directory.path("a.sock")))
+        .map(|_| connect_node(directory.path("a.sock")))
         .collect();
     sidecar.expect_log("cannot accept connections");
     sidecar.settle();
@@ -298,7 +332,9 @@ fn idle_after_traffic() {
 #[test]
 fn idle_with_silent_and_half_open_peers() {
     let (mut sidecar, directory) = listening();
-    let (_, _silent) = inbound(&mut sidecar, &directory);
+    let _silent = connect_peer(directory.path("a.sock"));
+    let mut half_a_name = connect_peer(directory.path("a.sock"));
+    half_a_name.write_all(&NAME[..10]).expect("room");
     let (half, mut half_a_frame) = inbound(&mut sidecar, &directory);
     half_a_frame.write_all(b"\0").expect("room");
     sidecar.take(half, 1);
@@ -326,7 +362,7 @@ fn idle_with_a_peer_that_writes_more_than_the_window() {
     drop(peer);
     sidecar.settle();
     sidecar.expect_idle();
-    assert_eq!(sidecar.untaken(conn), 16 << 10);
+    assert_eq!(sidecar.untaken(conn), (16 << 10) - NAME.len());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 %% Out of descriptors, out of disk, and a thousand peers.
 -module(limits_SUITE).
 
--export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
+-export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([accepting_pauses_without_descriptors/1]).
 -export([full_disk_is_a_clear_error/1, read_only_directory_is_a_clear_error/1]).
 -export([thousand_connections/1]).
@@ -15,12 +16,24 @@ suite() ->
     test_node:suite().
 
 all() ->
+    [{group, relay}, {group, direct}].
+
+groups() ->
     [
-        accepting_pauses_without_descriptors,
-        full_disk_is_a_clear_error,
-        read_only_directory_is_a_clear_error,
-        thousand_connections
+        {relay, [], [
+            accepting_pauses_without_descriptors,
+            full_disk_is_a_clear_error,
+            read_only_directory_is_a_clear_error,
+            thousand_connections
+        ]},
+        {direct, [], [accepting_pauses_without_descriptors, thousand_connections]}
     ].
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).

@@ -3,13 +3,17 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::net::SocketAddrUnix;
+use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use uds_dist::protocol::{Reason, Report};
+use std::process::Command as Program;
+use uds_dist::failure::Reason;
+use uds_dist::port::protocol::{Command, Report};
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).expect("a file").mode() & 0o7777
@@ -46,7 +50,7 @@ fn a_name_can_be_had_again_after_unlisten() {
     let mut peers = Vec::new();
     for _ in 0..3 {
         sidecar.listen(directory.path("a.sock"));
-        peers.push(connect_peer(directory.path("a.sock")));
+        peers.push(connect_node(directory.path("a.sock")));
         sidecar.accepted();
         sidecar.unlisten(0);
     }
@@ -71,7 +75,7 @@ fn two_listeners_of_a_sidecar_are_told_apart() {
     sidecar.listen_with(1, directory.path("new.sock"), 0o600);
     let mut peers = Vec::new();
     for (name, expected) in [("new.sock", 1), ("old.sock", 0), ("new.sock", 1)] {
-        peers.push(connect_peer(directory.path(name)));
+        peers.push(connect_node(directory.path(name)));
         match sidecar.expect_report("ACCEPTED") {
             Report::Accepted { listener, .. } => assert_eq!(listener, expected),
             other => sidecar.fail(&format!("ACCEPTED, not {other:?}")),
@@ -86,7 +90,7 @@ fn unlisten_keeps_connections() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     sidecar.listen(directory.path("a.sock"));
-    let mut peer = connect_peer(directory.path("a.sock"));
+    let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     sidecar.unlisten(0);
     sidecar.send_data(conn, b"still here");
@@ -104,7 +108,7 @@ fn unlisten_leaves_a_socket_that_replaced_ours() {
     sidecar.unlisten(0);
     assert_eq!(directory.names(), ["a.sock"]);
     sidecar.expect_log("no longer ours");
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn a_name_of_the_same_sidecar_is_a_duplicate() {
     let mut sidecar = Sidecar::start();
     sidecar.listen_with(1, &path, 0o600);
     assert_fails(sidecar.listen_fails(&path), Reason::DuplicateName, &[]);
-    connect_peer(&path);
+    connect_node(&path);
 }
 
 #[test]
@@ -162,7 +166,7 @@ fn a_live_listener_without_a_lock_file_is_a_duplicate() {
     );
     assert_eq!(directory.names(), ["a.sock"]);
     foreign.accept().expect("the probe");
-    connect_peer(&path);
+    connect_node(&path);
     foreign.accept().expect("the peer");
 }
 
@@ -172,7 +176,7 @@ fn a_listener_with_a_full_backlog_is_alive() {
     let mut sidecar = Sidecar::start();
     for backlog in [0, 1] {
         let path = directory.path(&format!("{backlog}.sock"));
-        let address = UnixAddr::new(&path).expect("an address");
+        let address = SocketAddrUnix::new(&path).expect("an address");
         let _foreign = listen_only(&address, backlog);
         let _waiting = fill_backlog(&address);
         assert_fails(
@@ -183,6 +187,39 @@ fn a_listener_with_a_full_backlog_is_alive() {
         assert!(is_socket(&path));
     }
     assert_eq!(directory.names(), ["0.sock", "1.sock"]);
+}
+
+/// The C library's SOMAXCONN, 4096 or 128, is no limit: the kernel's net.core.somaxconn is.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_backlog_is_as_long_as_the_kernel_allows() {
+    const BACKLOG: u32 = 5000;
+    let setup = "echo 6000 >/proc/sys/net/core/somaxconn";
+    let works = Program::new("unshare")
+        .args(["--net", "sh", "-c", setup])
+        .output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can raise somaxconn, in a network namespace");
+        return;
+    }
+    let mut program = Program::new("unshare");
+    program.args(["--net", "sh", "-c", &format!("{setup} && exec \"$0\"")]);
+    let mut sidecar = Sidecar::start_program(program.arg(BINARY));
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    sidecar.send(&Command::Listen {
+        listener: 0,
+        backlog: BACKLOG,
+        mode: 0o600,
+        vm_pid: VM_PID,
+        address: path.as_os_str().as_encoded_bytes().to_vec(),
+    });
+    sidecar.expect_this(&Report::Listening { listener: 0 });
+    // It accepts nobody while it is stopped.
+    sidecar.signal(Signal::STOP);
+    let waiting = fill_backlog(&SocketAddrUnix::new(&path).expect("an address"));
+    // Of a stream socket, one more than the backlog may wait.
+    assert_eq!(waiting.len(), BACKLOG as usize + 1);
 }
 
 #[test]
@@ -215,7 +252,7 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
         match starter.expect_report("LISTENING or LISTEN_FAILED") {
             Report::Listening { .. } => {
                 owners += 1;
-                let _peer = connect_peer(&path);
+                let _peer = connect_node(&path);
                 // Those who came later have knocked, too; the last one to come is our peer.
                 starter.settle();
             }
@@ -243,7 +280,7 @@ fn the_socket_of_a_killed_sidecar_is_taken_over() {
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
     sidecar.expect_log("took over");
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
     sidecar.unlisten(0);
     assert_eq!(directory.names(), Vec::<String>::new());
@@ -286,7 +323,7 @@ fn a_stale_socket_without_a_lock_file_is_taken_over() {
     drop(UnixListener::bind(&path).expect("a listener"));
     let mut sidecar = Sidecar::start();
     sidecar.listen(&path);
-    let _peer = connect_peer(&path);
+    let _peer = connect_node(&path);
     sidecar.accepted();
 }
 
@@ -354,7 +391,7 @@ fn what_is_no_lock_file_is_left_alone() {
     let (_, explanation) = sidecar.listen_fails(directory.path("a.sock"));
     assert!(explanation.contains("a.sock.lock"), "{explanation}");
     fs::remove_dir(&lock).expect("an empty directory");
-    nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    mkfifoat(CWD, &lock, Mode::RWXU).expect("a FIFO");
     assert_fails(
         sidecar.listen_fails(directory.path("a.sock")),
         Reason::BadAddress,
@@ -457,7 +494,7 @@ fn the_longest_path_works_and_a_longer_one_is_a_bad_address() {
     let length = directory.path("").as_os_str().len();
     let longest = directory.path(&"x".repeat(LONGEST_PATH - length));
     sidecar.listen(&longest);
-    let _peer = connect_peer(&longest);
+    let _peer = connect_node(&longest);
     sidecar.accepted();
     sidecar.unlisten(0);
     let too_long = directory.path(&"x".repeat(LONGEST_PATH - length + 1));
@@ -480,6 +517,7 @@ fn a_path_with_a_nul_is_a_bad_address() {
 #[cfg(target_os = "linux")]
 mod abstract_namespace {
     use super::*;
+    use std::io::Write;
 
     fn name(test: &str) -> String {
         format!("uds_dist-{}/{test}", std::process::id())
@@ -488,15 +526,16 @@ mod abstract_namespace {
     #[test]
     fn a_name_is_listened_at_and_connected_to() {
         let name = name("connect");
-        let address = UnixAddr::new_abstract(name.as_bytes()).expect("an address");
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("an address");
         let mut sidecar = Sidecar::start();
         sidecar.listen(format!("\0{name}"));
         let mut peer = try_connect_peer(&address).expect("a connection");
+        peer.write_all(NAME).expect("room");
         let (conn, _) = sidecar.accepted();
         sidecar.send_data(conn, b"hello");
         assert_eq!(read(&mut peer, 5), b"hello");
         let mut other = Sidecar::start();
-        other.connect(format!("\0{name}"));
+        other.call(format!("\0{name}"));
         sidecar.accepted();
     }
 

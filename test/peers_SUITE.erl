@@ -2,7 +2,8 @@
 %% are found dead as fast as with inet_tcp.
 -module(peers_SUITE).
 
--export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
+-export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 %% Slow.
 -export([stopped_peer_delays_no_other/1, senders_to_a_stopped_peer_are_suspended/1]).
 -export([everything_arrives_in_order_after_a_stop/1]).
@@ -20,10 +21,12 @@ suite() ->
     test_node:suite().
 
 all() ->
-    [{group, slow}, {group, dead}].
+    [{group, relay}, {group, direct}].
 
 groups() ->
     [
+        {relay, [], [{group, slow}, {group, dead}]},
+        {direct, [], [{group, slow}, {group, dead}]},
         {slow, [], [
             stopped_peer_delays_no_other,
             senders_to_a_stopped_peer_are_suspended,
@@ -39,6 +42,12 @@ groups() ->
             counters_move
         ]}
     ].
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).

@@ -2,23 +2,23 @@
 %% silently or leaves rubbish behind. Real nodes, real processes, real signals.
 -module(resilience_SUITE).
 
--export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
+-export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 %% The sidecar dies.
--export([connections_outlive_their_sidecars/1, connections_do_without_a_stopped_sidecar/1]).
 -export([killed_sidecar_is_replaced/1, hundred_kills_under_traffic/1, restarts_are_paced/1]).
 -export([replaced_binary_is_taken_by_the_next_start/1, other_protocol_version_is_refused/1]).
 %% The VM dies.
 -export([sidecar_ends_with_its_idle_vm/1, sidecar_ends_with_its_flooding_vm/1]).
 -export([halt_does_not_wait_for_a_stopped_peer/1, stop_does_not_wait_for_a_stopped_peer/1]).
 -export([killed_together_is_taken_over/1, closed_port_is_opened_again/1]).
--export([handed_over_before_stop_arrives/1, handed_over_before_halt_arrives/1]).
+-export([sent_before_stop_arrives/1, sent_before_halt_arrives/1]).
 %% Signals.
 -export([signals_leave_connections_up/1, sigusr1_logs_a_table/1]).
 %% Names.
 -export([one_of_twenty_nodes_gets_the_name/1, full_backlog_is_not_stale/1]).
 -export([file_or_directory_is_never_deleted/1]).
 %% Run in the nodes.
--export([owner_and_acceptor/0, close_port/0, start_time/0]).
+-export([close_port/0, start_time/0]).
 
 -include_lib("kernel/include/file.hrl").
 -include_lib("stdlib/include/assert.hrl").
@@ -29,18 +29,21 @@
 -define(OUTLIVES, 1000).
 %% An orderly end may take this long, whatever the peers do.
 -define(ORDERLY_END, 10000).
+%% Bytes of the messages that flood a peer.
+-define(FLOOD, 100000).
 
 suite() ->
     test_node:suite().
 
 all() ->
-    [{group, sidecar_dies}, {group, vm_dies}, {group, signals}, {group, names}].
+    [{group, relay}, {group, direct}].
 
 groups() ->
     [
+        {relay, [], [{group, sidecar_dies}, {group, vm_dies}, {group, signals}, {group, names}]},
+        %% That connections do not notice what happens to a sidecar is shown in direct_SUITE.
+        {direct, [], [{group, vm_dies}]},
         {sidecar_dies, [], [
-            connections_outlive_their_sidecars,
-            connections_do_without_a_stopped_sidecar,
             killed_sidecar_is_replaced,
             hundred_kills_under_traffic,
             restarts_are_paced,
@@ -54,8 +57,8 @@ groups() ->
             stop_does_not_wait_for_a_stopped_peer,
             killed_together_is_taken_over,
             closed_port_is_opened_again,
-            handed_over_before_stop_arrives,
-            handed_over_before_halt_arrives
+            sent_before_stop_arrives,
+            sent_before_halt_arrives
         ]},
         {signals, [], [signals_leave_connections_up, sigusr1_logs_a_table]},
         {names, [], [
@@ -64,6 +67,12 @@ groups() ->
             file_or_directory_is_never_deleted
         ]}
     ].
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).
@@ -74,65 +83,17 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar dies
 
-%% Connections that are handed over do not notice: kills of either side in turn and of both at once,
-%% while both nodes talk, and what is sent arrives, all of it and in order.
-connections_outlive_their_sidecars(Config) ->
-    [A, B] = Nodes = pair(Config),
-    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
-    Controllers = [test_node:call(Node, test_load, controllers, []) || Node <- Nodes],
-    [
-        ok = test_load:start_traffic(Node, Other, Size)
-     || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
-    ],
-    ok = test_load:start_ledger(B),
-    ok = test_load:start_numbers(A, B, 10000),
-    [
-        begin
-            Old = [{Node, test_node:sidecar(Node)} || Node <- Victims],
-            ok = test_node:signal("KILL", [Sidecar || {_, Sidecar} <- Old]),
-            [expect_listening(socket(Node, Config), Node, Sidecar) || {Node, Sidecar} <- Old]
-        end
-     || _ <- lists:seq(1, 10), Victims <- [[A], [B], [A, B]]
-    ],
-    [test_load:expect_traffic(Node) || Node <- Nodes],
-    Count = test_load:stop_numbers(A),
-    ct:pal("~b messages were sent", [Count]),
-    test_node:expect(
-        fun() ->
-            case test_load:ledger(B) of
-                All when length(All) =:= Count -> All =:= lists:seq(1, Count);
-                Some -> {received, length(Some)}
-            end
-        end,
-        {in_order, Count}
-    ),
-    [0, 0] = [test_load:downs(Node) || Node <- Nodes],
-    Controllers = [test_node:call(Node, test_load, controllers, []) || Node <- Nodes],
-    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
-    C = test_node:start("c", Config),
-    [true = connect(C, Node) || Node <- Nodes].
-
-%% A sidecar that is stopped delays nothing on connections that are handed over.
-connections_do_without_a_stopped_sidecar(Config) ->
-    [A, B] = Nodes = pair(Config),
-    Sidecars = [test_node:sidecar(Node) || Node <- Nodes],
-    ok = test_node:signal("STOP", Sidecars),
-    [ok = round_trip(From, To) || {From, To} <- [{A, B}, {B, A}]],
-    ok = test_node:signal("CONT", Sidecars).
-
-%% kill -9 with connections that the sidecar has kept: nodedown on both sides, the same Erlang
-%% processes, a new sidecar at the same path within a second, and connections again: by sending, and
-%% by connect_node.
+%% kill -9: nodedown on both sides, the same Erlang processes, a new sidecar at the same path within a
+%% second, and connections again, by sending and by connect_node.
 killed_sidecar_is_replaced(Config) ->
-    [A, B] = Nodes = relayed_pair(Config),
-    Path = socket(A, Config),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
+    [A, B] = Nodes = pair(Config),
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     lists:foreach(
         fun({Round, Reconnect}) ->
             Downs = [{Node, test_load:downs(Node)} || Node <- Nodes],
             Old = test_node:sidecar(A),
             ok = test_node:signal("KILL", Old),
-            expect_listening(Path, A, Old),
+            test_node:expect_listening(A, Old, Config),
             [ok = test_load:await_down(Node, Before) || {Node, Before} <- Downs],
             Took = recovery(Round, A),
             Start = test_node:call(A, ?MODULE, start_time, []),
@@ -150,7 +111,7 @@ killed_sidecar_is_replaced(Config) ->
             fun() -> ok = round_trip(B, A) end
         ])
     ),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []).
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []).
 
 %% Milliseconds that this VM takes to run the sidecar's binary for nothing: how busy the machine is.
 start_time() ->
@@ -176,10 +137,10 @@ recovery(Round, Node) ->
     (Listening - Gone + Day) rem Day.
 
 %% A hundred kills, of either side in turn and of both at once, while both nodes talk: each time
-%% they find each other again, if it was the sidecars that had their connection.
+%% they find each other again.
 hundred_kills_under_traffic(Config) ->
-    [A, B] = Nodes = relayed_pair(Config),
-    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
+    [A, B] = Nodes = pair(Config),
+    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
     [
         ok = test_load:start_traffic(Node, Other, Size)
      || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
@@ -192,7 +153,7 @@ hundred_kills_under_traffic(Config) ->
         test_system:percentile(50, Times), lists:max(Times)
     ]),
     [test_load:expect_traffic(Node) || Node <- Nodes],
-    Before = [test_node:call(Node, ?MODULE, owner_and_acceptor, []) || Node <- Nodes],
+    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
     [1 = length(test_node:call(Node, test_load, controllers, [])) || Node <- Nodes],
     [ok = round_trip(From, To) || {From, To} <- [{A, B}, {B, A}]].
 
@@ -204,8 +165,8 @@ kill_and_recover(Victims, Nodes) ->
     [ok = test_load:await_reconnected(Node, Count) || {Node, Count} <- Downs],
     test_system:now_ms() - Start.
 
-%% A sidecar that ends as soon as it is started is started less and less often, and each failure is
-%% one line. The VM does not mind.
+%% A sidecar that ends as soon as it is started is started less and less often. One line says that it
+%% does, and one that it is back, with the number of tries. The VM does not mind.
 restarts_are_paced(Config) ->
     Binary = own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
@@ -218,10 +179,10 @@ restarts_are_paced(Config) ->
     %% At once, and then after 25, 50, ... 800 ms.
     ct:pal("7 starts took ~b ms", [Took]),
     true = Took >= 25 + 50 + 100 + 200 + 400 + 800,
-    test_node:expect_output(A, "(?s:it exited with status 3.*){7}"),
-    true = length(string:split(test_node:output(A), "exited with status 3", all)) - 1 =< 8,
     replace_binary(Binary),
-    expect_listening(socket(A, Config), A, none).
+    test_node:expect_output(A, "the sidecar is back, after [0-9]+ tries"),
+    test_node:expect_listening(A, none, Config),
+    1 = length(string:split(test_node:output(A), "exited with status 3", all)) - 1.
 
 %% The next start takes a binary that was replaced on disk: upgrading needs no restart of the node.
 replaced_binary_is_taken_by_the_next_start(Config) ->
@@ -237,10 +198,9 @@ replaced_binary_is_taken_by_the_next_start(Config) ->
     ok = round_trip(A, B),
     {_, OldInode} = test_system:executable(Old),
     ok = test_node:signal("KILL", Old),
-    expect_listening(socket(A, Config), A, Old),
+    test_node:expect_listening(A, Old, Config),
     {Binary, NewInode} = test_system:executable(test_node:sidecar(A)),
     true = NewInode =/= OldInode,
-    0 = test_load:downs(B),
     ok = round_trip(B, A).
 
 %% A binary of another version of the port protocol is refused, in words; the node lives without
@@ -249,7 +209,7 @@ other_protocol_version_is_refused(Config) ->
     Binary = own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     B = test_node:start("b", Config),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     %% HELLO as src/protocol.rs has it, with version 99, and an empty release.
     Hello = "\\000\\000\\000\\017 \\000\\143\\0\\0\\0\\0\\000\\020\\0\\0\\0\\0\\100\\0",
     replace_by_script(Binary, ["printf '", Hello, "'\nexec cat\n"]),
@@ -259,10 +219,10 @@ other_protocol_version_is_refused(Config) ->
         A, "the sidecar (.*) did not start: it speaks version 99 of the port protocol, and this"
     ),
     Binary = binary_to_list(Path),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     false = connect(B, A),
     replace_binary(Binary),
-    expect_listening(socket(A, Config), A, Old),
+    test_node:expect_listening(A, Old, Config),
     ok = round_trip(B, A).
 
 %% ---------------------------------------------------------------------------------------------
@@ -300,14 +260,25 @@ flooding_a_stopped_peer(Config) ->
     [A, B] = pair(Config),
     ok = test_load:start_sink(B),
     ok = test_node:signal("STOP", [test_node:sidecar(B), test_node:os_pid(B)]),
-    ok = test_load:start_flood(A, B, 8, 100000),
+    ok = test_load:start_flood(A, B, 8, ?FLOOD),
     ok = test_load:await_suspended(A),
+    case test_node:transport(Config) of
+        relay -> expect_waiting_bytes(A);
+        direct -> ok
+    end,
     A.
+
+%% The sidecar has a message or more that the peer does not take.
+expect_waiting_bytes(Node) ->
+    ok = test_node:signal("USR1", test_node:sidecar(Node)),
+    [_, Waiting] = test_node:expect_output(Node, "out, (\\d+) wait for the peer"),
+    ct:log("~s bytes wait in the sidecar", [Waiting]),
+    true = binary_to_integer(Waiting) >= ?FLOOD.
 
 expect_end(How, A, Config) ->
     OsPid = test_node:os_pid(A),
     Sidecar = test_node:sidecar(A),
-    Path = socket(A, Config),
+    Path = test_node:socket(A, Config),
     true = test_system:is_listening(Path),
     case How of
         kill -> ok = test_node:signal("KILL", OsPid);
@@ -345,29 +316,29 @@ leave_stale_socket(A, Config) ->
 %% way; another one listens at the same path.
 closed_port_is_opened_again(Config) ->
     A = flooding_a_stopped_peer(Config),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     Old = test_node:sidecar(A),
     ok = test_load:cast(A, ?MODULE, close_port, []),
     {ok, Took} = test_system:await_end(Old, ?LIMIT),
-    expect_listening(socket(A, Config), A, Old),
-    Processes = test_node:call(A, ?MODULE, owner_and_acceptor, []),
+    test_node:expect_listening(A, Old, Config),
+    Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     true = Took =< ?OUTLIVES.
 
-%% init:stop() delivers what the VM has handed over, all of it and in order.
-handed_over_before_stop_arrives(Config) ->
-    expect_handed_over_arrives(init, stop, Config).
+%% init:stop() delivers what the VM has written, all of it and in order.
+sent_before_stop_arrives(Config) ->
+    expect_sent_arrives(init, stop, Config).
 
 %% So does halt().
-handed_over_before_halt_arrives(Config) ->
-    expect_handed_over_arrives(erlang, halt, Config).
+sent_before_halt_arrives(Config) ->
+    expect_sent_arrives(erlang, halt, Config).
 
-expect_handed_over_arrives(Module, Function, Config) ->
+expect_sent_arrives(Module, Function, Config) ->
     [A, B] = pair(Config),
     ok = test_load:start_ledger(B),
     %% Several windows, so that at the end the pipe, both sidecars and the socket are full of it.
     Count = 5000,
     ok = test_load:send_numbered(A, B, Count, 1000),
-    ok = test_load:await_handed_over(A, B),
+    ok = test_load:await_sent(A, B),
     ok = test_load:cast(A, Module, Function, []),
     {ok, _} = test_system:await_end(test_node:os_pid(A), ?ORDERLY_END),
     test_node:expect_nodes(B, []),
@@ -394,14 +365,9 @@ signals_leave_connections_up(Config) ->
     [0 = test_load:downs(Node) || Node <- [A, B]],
     Sidecar = test_node:sidecar(A).
 
-%% SIGUSR1 tells how many connections were handed over; of those that the sidecar has, with whom they
-%% are and how much has passed.
+%% SIGUSR1 tells with whom the connections of a sidecar are, and how much has passed.
 sigusr1_logs_a_table(Config) ->
-    [C, D] = [test_node:start(Name, Config) || Name <- ["c", "d"]],
-    true = connect(C, D),
-    ok = test_node:signal("USR1", test_node:sidecar(C)),
-    test_node:expect_output(C, "0 connections, 0 shaking hands, 1 handed over so far"),
-    [A, B] = relayed_pair(Config),
+    [A, B] = pair(Config),
     ok = test_node:signal("USR1", test_node:sidecar(A)),
     [_, Bytes] = test_node:expect_output(A, [
         "1 connections, 0 shaking hands, 0 handed over so far\\n.*to ",
@@ -517,14 +483,7 @@ refused(Config) ->
 
 %% Two nodes, connected, which count what happens to their connections and answer round trips.
 pair(Config) ->
-    pair(#{}, Config).
-
-%% The same with a connection that stays with the sidecars.
-relayed_pair(Config) ->
-    pair(test_node:relayed(), Config).
-
-pair(Options, Config) ->
-    [A, B] = Nodes = [test_node:start(Name, Options, Config) || Name <- ["a", "b"]],
+    [A, B] = Nodes = [test_node:start(Name, Config) || Name <- ["a", "b"]],
     [ok = test_load:prepare(Node) || Node <- Nodes],
     true = connect(A, B),
     test_node:expect_nodes(B, [test_node:name(A)]),
@@ -537,23 +496,6 @@ round_trip(From, To) ->
     Name = test_node:name(To),
     Name = test_node:call(From, erpc, call, [Name, erlang, node, []]),
     ok.
-
-socket(Node, Config) ->
-    [Name, _] = string:split(atom_to_list(test_node:name(Node)), "@"),
-    filename:join(test_node:dir(Config), Name ++ ".sock").
-
-%% Another sidecar than Old listens at the path.
-expect_listening(Path, Node, Old) ->
-    test_node:expect(
-        fun() ->
-            %% In this order: a socket of the old one is gone when its process is.
-            case test_node:sidecar(Node) of
-                Old -> {old_sidecar, Old};
-                _ -> test_system:is_listening(Path)
-            end
-        end,
-        {listening_again, Path}
-    ).
 
 %% Socket and lock files of a name.
 left_in(Config, Name) ->
@@ -581,13 +523,8 @@ rename(Binary) ->
 %% ---------------------------------------------------------------------------------------------
 %% In the nodes
 
-%% The processes that net_sup and net_kernel cannot do without.
-owner_and_acceptor() ->
-    [Acceptor] = test_load:running(uds_dist_acceptor),
-    {whereis(uds_dist_sidecar), Acceptor, whereis(net_kernel)}.
-
 close_port() ->
-    Owner = whereis(uds_dist_sidecar),
+    Owner = test_load:owner(),
     [Port] = [
         Port
      || Port <- erlang:ports(),

@@ -2,7 +2,8 @@
 %% attacker of SECURITY.md, or somebody whom it must not keep out.
 -module(security_SUITE).
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
 %% Who gets in.
 -export([
@@ -56,7 +57,18 @@
 -define(PROMPT, 3000).
 
 all() ->
-    test_node:cases(?MODULE) -- [timed_connect, init_per_suite, end_per_suite].
+    [{group, relay}, {group, direct}].
+
+groups() ->
+    [
+        {relay, [], test_node:cases(?MODULE) -- [timed_connect, init_per_suite, end_per_suite]},
+        {direct, [], [
+            users_that_are_listed_get_in,
+            groups_that_are_listed_get_in,
+            root_gets_in_by_default,
+            a_flood_costs_little
+        ]}
+    ].
 
 suite() ->
     test_node:suite().
@@ -92,6 +104,12 @@ is_root() ->
 may_run_erlang() ->
     Command = as(?ALICE, ?ALICE) ++ ["test", "-x", test_node:erl(), "&& echo yes"],
     string:trim(os:cmd(lists:append(lists:join(" ", Command)))) =:= "yes".
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 %% Where everybody may create files, and nobody may remove another one's: a shared /tmp.
 init_per_testcase(_Case, Config) ->
@@ -423,15 +441,15 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     end),
     ?assertMatch([_ | _], [D || D <- test_node:descriptors(os_pid(Alice)), D =:= File]),
     Pid = sidecar(Alice),
-    ?assertEqual(["UDS_DIST_LOG=debug"], environment(Pid)),
+    ?assertMatch(["UDS_DIST_LOG=debug", "UDS_DIST_SPIN=" ++ _], lists:sort(environment(Pid))),
     Descriptors = test_node:descriptors(Pid),
     ct:pal("descriptors of the sidecar: ~p", [Descriptors]),
     Lock = filename:join(proplists:get_value(tmp, Config), "alice.sock.lock"),
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.
     ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
-    %% A pair for signals, the listener, and the channel to the VM.
-    ?assertEqual(4, length([socket || "socket" <- Kinds])),
+    %% A pair for signals, and the listener.
+    ?assertEqual(3, length([socket || "socket" <- Kinds])),
     ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
     {ok, "/"} = file:read_link(proc(Pid, "cwd")),
     ?assertEqual([], test_node:tcp_listeners(Pid)).
@@ -446,9 +464,8 @@ the_cookie_stays_in_the_vm(Config) ->
     Alice = node_of(?ALICE, ?ALICE, "alice", [{allowed_uids, any}], Options, Config),
     Pid = sidecar(Alice),
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
-    VmPid = integer_to_binary(os_pid(Alice)),
-    ?assertMatch([_, VmPid, <<>>], binary:split(CommandLine, <<0>>, [global])),
-    ?assertEqual([], environment(Pid)),
+    ?assertMatch([_, <<>>], binary:split(CommandLine, <<0>>, [global])),
+    ?assertMatch(["UDS_DIST_SPIN=" ++ _], environment(Pid)),
     %% Who calls it says nothing, and hears nothing.
     Tmp = proplists:get_value(tmp, Config),
     {ok, Client} = connect(filename:join(Tmp, "alice.sock")),

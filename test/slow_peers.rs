@@ -4,7 +4,7 @@ mod port;
 
 use port::*;
 use std::fs;
-use uds_dist::protocol::WINDOW;
+use uds_dist::port::protocol::WINDOW;
 
 const PEERS: usize = 50;
 const WHOLE: usize = WINDOW as usize;
@@ -24,7 +24,7 @@ fn memory_is_bounded_by_connections_times_window() {
     sidecar.listen(directory.path("a.sock"));
     let mut peers: Vec<_> = (0..PEERS)
         .map(|_| {
-            let peer = connect_peer(directory.path("a.sock"));
+            let peer = connect_node(directory.path("a.sock"));
             let (conn, _) = sidecar.accepted();
             sidecar.establish(conn);
             (conn, peer)

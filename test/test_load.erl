@@ -7,15 +7,15 @@
 -export([prepare/1, downs/1, down_at/1, await_down/2, await_reconnected/2, is_up_for/2]).
 -export([start_traffic/3, expect_traffic/1]).
 -export([start_sink/1, start_flood/4, await_suspended/1]).
--export([start_ledger/1, ledger/1, send_numbered/4, is_sender_suspended/1, await_handed_over/2]).
+-export([start_ledger/1, ledger/1, send_numbered/4, is_sender_suspended/1, await_sent/2]).
 -export([start_numbers/3, stop_numbers/1]).
--export([controllers/0, running/1, cast/4]).
+-export([owner/0, owner_and_acceptor/0, controllers/0, cast/4]).
 %% Run in the nodes.
 -export([prepare_here/0, ask_watcher/1, is_up_for_here/1]).
 -export([start_traffic_here/2, expect_traffic_here/0]).
 -export([start_sink_here/0, start_flood_here/3, await_suspended_here/1]).
 -export([start_ledger_here/0, ledger_here/0, send_numbered_here/3, is_sender_suspended_here/0]).
--export([await_handed_over_here/1]).
+-export([await_sent_here/1]).
 -export([start_numbers_here/2, stop_numbers_here/0]).
 
 %% Milliseconds, as in test_node.
@@ -95,9 +95,9 @@ stop_numbers(Node) ->
 is_sender_suspended(Node) ->
     test_node:call(Node, ?MODULE, is_sender_suspended_here, []).
 
-%% Waits until the VM has given all that it has for another node to the sidecar's port.
-await_handed_over(Node, To) ->
-    test_node:call(Node, ?MODULE, await_handed_over_here, [test_node:name(To)]).
+%% Waits until the VM has written all that it has for another node, to the sidecar or to the socket.
+await_sent(Node, To) ->
+    test_node:call(Node, ?MODULE, await_sent_here, [test_node:name(To)]).
 
 %% Calls a function of a node that may not live to answer.
 cast(#{peer := Peer}, Module, Function, Arguments) ->
@@ -298,7 +298,7 @@ is_sender_suspended_here() ->
     end.
 
 %% The VM's queue of the connection is empty, and its controller has gone to sleep.
-await_handed_over_here(Node) ->
+await_sent_here(Node) ->
     [Connection] = ets:lookup(sys_dist, Node),
     DHandle = element(3, Connection),
     poll(
@@ -310,18 +310,40 @@ await_handed_over_here(Node) ->
         ?LIMIT
     ).
 
-%% The controllers of this node's connections.
-controllers() ->
-    running(uds_dist_connection).
+%% The processes that net_sup and net_kernel cannot do without.
+owner_and_acceptor() ->
+    {owner(), acceptor(), whereis(net_kernel)}.
 
-%% The processes that run a module's init.
-running(Module) ->
-    [
+%% The owner of the sidecar's port: what runs under net_sup for this carrier.
+owner() ->
+    {ok, [#{id := Id}]} = uds_dist:childspecs(),
+    {Id, Owner, worker, _} = lists:keyfind(Id, 1, supervisor:which_children(net_sup)),
+    Owner.
+
+acceptor() ->
+    [Acceptor] = [
         Pid
      || Pid <- processes(),
-        {initial_call, {Running, init, _}} <- [process_info(Pid, initial_call)],
-        Running =:= Module
-    ].
+        {uds_dist_acceptor, init, _} <- [initial_call(Pid)]
+    ],
+    Acceptor.
+
+%% That of a process of a behaviour is known to proc_lib.
+initial_call(Pid) ->
+    case proc_lib:initial_call(Pid) of
+        false ->
+            case process_info(Pid, initial_call) of
+                {initial_call, Call} -> Call;
+                %% It has ended meanwhile.
+                undefined -> undefined
+            end;
+        Call ->
+            Call
+    end.
+
+%% The distribution controllers of this node's connections.
+controllers() ->
+    [Controller || {_Node, Controller} <- erlang:system_info(dist_ctrl)].
 
 poll(Fun, Limit) when Limit > 0 ->
     case Fun() of

@@ -7,21 +7,22 @@
 %% with what it saw instead.
 -module(test_node).
 
--export([cases/1, suite/0, init/1, cleanup/1, dir/1, dir/2]).
+-export([cases/1, suite/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
 %% Nodes that run, and erl commands that may end.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
--export([on_demand/0, relayed/0, erl_uds_dist/1, erl/0, other_otps/0]).
--export([name/1, os_pid/1, sidecar/1, sidecars/1, call/2, call/4, call/5]).
+-export([on_demand/0, direct/0, transport/1, erl_uds_dist/1, erl/0, other_otps/0]).
+-export([name/1, os_pid/1, sidecar/1, sidecars/1, socket/2, expect_listening/3]).
+-export([call/2, call/4, call/5]).
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
 -export([expect_nodes/2, expect/2]).
 %% What the system knows of a process.
--export([descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
+-export([work/1, descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
 %% Run in the nodes.
 -export([await_nodes/2]).
 
--export_type([t/0, options/0]).
+-export_type([t/0, options/0, work/0]).
 
 %% A VM under test.
 -type t() :: #{
@@ -38,6 +39,8 @@
     %% The value of -uds_dist_dir, if any; the test case's directory if not given.
     dir => string() | none,
     cookie => string(),
+    %% The value of -uds_dist transport, if any; that of the Config if not given.
+    transport => relay | direct,
     %% Written to a sys.config.
     config => [{atom(), [{atom(), term()}]}],
     args => [string()],
@@ -47,6 +50,10 @@
     carrier => [string()],
     prefix => [string()],
     otp => otp()
+}.
+
+-type work() :: #{
+    rchar | wchar | syscr | syscw | voluntary_ctxt_switches => non_neg_integer()
 }.
 
 %% An erl command, and the ebin directory that was compiled for it.
@@ -67,6 +74,11 @@ cases(Suite) ->
 %% What suites have in common.
 suite() ->
     [{timetrap, {minutes, 3}}].
+
+%% For the groups `relay` and `direct`, in which suites run what they ask of connections. The nodes of
+%% `relay` have no setting, so that this is what they do by default.
+init_group(direct, Config) -> [{transport, direct} | Config];
+init_group(_Group, Config) -> Config.
 
 %% A new directory, with a path short enough for sockets, which that of Common Test is not.
 init(Config) ->
@@ -260,9 +272,9 @@ arguments(Options, Config) ->
             #{config := Terms} -> ["-config", write_config(Terms, Config)];
             #{} -> []
         end,
-        case proplists:get_bool(relayed, Config) of
-            true -> ["-uds_dist", "relay", "true"];
-            false -> []
+        case maps:get(transport, Options, proplists:get_value(transport, Config)) of
+            undefined -> [];
+            Transport -> ["-uds_dist", "transport", atom_to_list(Transport)]
         end,
         maps:get(args, Options, [])
     ]).
@@ -302,10 +314,15 @@ this_otp() ->
 on_demand() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
 
-%% Options of a node whose connections stay with its sidecar. A Config with `relayed` says it for all.
--spec relayed() -> options().
-relayed() ->
-    #{config => [{uds_dist, [{relay, true}]}]}.
+%% Options of a node to which the sidecar hands over the sockets of its connections.
+-spec direct() -> options().
+direct() ->
+    #{transport => direct}.
+
+%% The transport of nodes that are started without an option for it.
+-spec transport(list()) -> relay | direct.
+transport(Config) ->
+    proplists:get_value(transport, Config, relay).
 
 %% Options of a node that runs OTP's example carrier, which listens at ./name.
 -spec erl_uds_dist(list()) -> {ok, options()} | {skip, string()}.
@@ -359,6 +376,27 @@ sidecar(#{os_pid := OsPid} = Node) ->
             end
         end,
         {one_sidecar, Node}
+    ).
+
+%% The path of the socket at which a node listens in the test case's directory.
+-spec socket(t(), list()) -> string().
+socket(#{name := NodeName}, Config) ->
+    [Name, _Host] = string:split(atom_to_list(NodeName), "@"),
+    filename:join(dir(Config), Name ++ ".sock").
+
+%% Waits until the node listens there with another sidecar than Old.
+-spec expect_listening(t(), Old :: pos_integer() | none, list()) -> true.
+expect_listening(Node, Old, Config) ->
+    Path = socket(Node, Config),
+    expect(
+        fun() ->
+            %% In this order: a socket of the old one is gone when its process is.
+            case sidecar(Node) of
+                Old -> {old_sidecar, Old};
+                _ -> test_system:is_listening(Path)
+            end
+        end,
+        {listening_again, Path}
     ).
 
 %% Runs a fun in a process of the node. The fun's module is there too.
@@ -572,7 +610,7 @@ now_ms() ->
 %% The system's view
 
 %% The sidecars of a VM, which starts its ports through a child of its own. A sidecar is known by
-%% the name of its program; a script that stands in for it is the second word, behind its shell.
+%% its command line, whatever binary stands in for it.
 sidecars(OsPid) ->
     Processes = processes_of_the_system(),
     [
@@ -582,11 +620,8 @@ sidecars(OsPid) ->
         {Pid, Grandparent, _Command} <- Processes,
         Grandparent =:= ChildSetup,
         {ok, CommandLine} <- [read_proc(["/proc/", integer_to_list(Pid), "/cmdline"])],
-        lists:any(fun is_sidecar/1, lists:sublist(string:lexemes(CommandLine, [0]), 2))
+        string:find(CommandLine, "sidecar") =/= nomatch
     ].
-
-is_sidecar(Word) ->
-    lists:suffix("sidecar", filename:basename(Word)).
 
 processes_of_the_system() ->
     {ok, Entries} = file:list_dir("/proc"),
@@ -648,6 +683,31 @@ read_all(File, Read) ->
         eof -> {ok, binary_to_list(iolist_to_binary(Read))};
         {error, _} = Error -> Error
     end.
+
+%% What a process has read and written, in system calls and bytes, and how often it has waited, when
+%% it has come to rest.
+-spec work(pos_integer()) -> work().
+work(Pid) ->
+    Proc = ["/proc/", integer_to_list(Pid)],
+    expect(
+        fun() ->
+            {ok, Status} = read_proc([Proc, "/status"]),
+            {ok, Io} = read_proc([Proc, "/io"]),
+            case re:run(Status, "^State:\\s+S", [multiline]) of
+                {match, _} -> {ok, counts([Status, Io])};
+                nomatch -> Status
+            end
+        end,
+        asleep
+    ).
+
+counts(Text) ->
+    Names = [rchar, wchar, syscr, syscw, voluntary_ctxt_switches],
+    maps:from_list([
+        {Name, binary_to_integer(Count)}
+     || Name <- Names,
+        [_, Count] <- [expect_output_of(Text, ["^", atom_to_list(Name), ":\\s+(\\d+)$"])]
+    ]).
 
 %% What the descriptors of a process lead to.
 -spec descriptors(pos_integer()) -> [string()].

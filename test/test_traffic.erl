@@ -4,7 +4,7 @@
 
 -export([exchange/3, count_up/4, keep_small/4]).
 -export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
--export([priorities/0, turns/2, flooded_round_trips/3]).
+-export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Processes.
@@ -286,11 +286,7 @@ status(Name) ->
 %% Those of the carrier's processes: of the owner of the port, and of each connection's controller.
 -spec priorities() -> {Owner :: atom(), Controllers :: [atom()]}.
 priorities() ->
-    {priority(whereis(uds_dist_sidecar)), [priority(Controller) || Controller <- controllers()]}.
-
-controllers() ->
-    {monitors, Monitored} = process_info(whereis(uds_dist_sidecar), monitors),
-    [Controller || {process, Controller} <- Monitored].
+    {priority(test_load:owner()), [priority(Controller) || Controller <- test_load:controllers()]}.
 
 priority(Pid) ->
     {priority, Priority} = process_info(Pid, priority),
@@ -300,7 +296,7 @@ priority(Pid) ->
 %% many bytes go to Node.
 -spec turns(node(), Size :: non_neg_integer()) -> non_neg_integer().
 turns(Node, Size) ->
-    [Controller] = controllers(),
+    [Controller] = test_load:controllers(),
     Echo = spawn_link(Node, ?MODULE, echo, []),
     Calls = {erlang, process_flag, 2},
     1 = erlang:trace_pattern(Calls, [{[priority, normal], [], []}], []),
@@ -318,6 +314,16 @@ count_calls(Controller, Count) ->
         {trace, Controller, call, _} -> count_calls(Controller, Count + 1)
     after 0 -> Count
     end.
+
+%% A message of Size bytes goes to Node and comes back, so many times.
+-spec round_trips(node(), Count :: pos_integer(), Size :: non_neg_integer()) -> ok.
+round_trips(Node, Count, Size) ->
+    Echo = spawn_link(Node, ?MODULE, echo, []),
+    Payload = binary:copy(<<"x">>, Size),
+    _ = [{Number, Payload} = round_trip(Echo, {Number, Payload}) || Number <- lists:seq(1, Count)],
+    true = unlink(Echo),
+    true = exit(Echo, kill),
+    ok.
 
 %% A process of this node sends messages of Size bytes to Node as fast as it can, while another one
 %% has so many round trips.

@@ -2,7 +2,8 @@
 %% to those who send when the other end does not read.
 -module(traffic_SUITE).
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     payloads_of_all_sizes_go_both_ways/1,
     messages_of_each_sender_stay_in_order/1,
@@ -35,10 +36,22 @@
 -define(GREETINGS, 10).
 
 all() ->
-    test_node:cases(?MODULE).
+    [{group, relay}, {group, direct}].
+
+groups() ->
+    [
+        {relay, [], test_node:cases(?MODULE)},
+        {direct, [], test_node:cases(?MODULE)}
+    ].
 
 suite() ->
     test_node:suite().
+
+init_per_group(Group, Config) ->
+    test_node:init_group(Group, Config).
+
+end_per_group(_Group, _Config) ->
+    ok.
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).
@@ -162,16 +175,22 @@ fifty_nodes_dial_one_hub_at_once(Config) ->
     Results = connect_at_once([{Node, Hub} || Node <- Nodes], 500),
     ?assertEqual(lists:duplicate(Count, true), Results),
     expect_nodes(Hub, [name(Node) || Node <- Nodes]),
-    ?assertEqual(Before + Count, descriptors(Hub)),
+    ?assertEqual(more_descriptors(Count, Before, Config), descriptors(Hub)),
     Hubs = call(Hub, erpc, multicall, [[name(Node) || Node <- Nodes], erlang, nodes, []]),
     ?assertEqual(lists:duplicate(Count, {ok, [name(Hub)]}), Hubs),
     test_node:signal("KILL", [os_pid(Node) || Node <- Nodes]),
     expect_nodes(Hub, []),
     expect(fun() -> descriptors(Hub) =:= Before end, no_descriptor_is_left).
 
-%% A connection takes one of the VM, and none of the sidecar.
 descriptors(Node) ->
-    length(test_node:descriptors(sidecar(Node))) + length(test_node:sockets(os_pid(Node))).
+    #{
+        relay => length(test_node:descriptors(sidecar(Node))),
+        direct => length(test_node:sockets(os_pid(Node)))
+    }.
+
+%% A connection takes one of the sidecar or one of the VM.
+more_descriptors(Count, Before, Config) ->
+    maps:update_with(test_node:transport(Config), fun(Number) -> Number + Count end, Before).
 
 %% ---------------------------------------------------------------------------------------------
 %% Who does not read
@@ -188,7 +207,11 @@ sender_waits_for_a_node_that_stands_still(Config) ->
     Sidecars = [sidecar(A), sidecar(B)],
     Before = [test_node:resident(Sidecar) || Sidecar <- Sidecars],
     test_node:signal("STOP", os_pid(B)),
+    Work = [test_node:work(Sidecar) || Sidecar <- Sidecars],
     ok = call(A, test_traffic, send_until_busy, [name(B), Count, Size]),
+    %% It is the relay's sidecars that have to bear what is sent.
+    HasWorked = [test_node:work(Sidecar) || Sidecar <- Sidecars] =/= Work,
+    ?assertEqual(test_node:transport(Config) =:= relay, HasWorked),
     ok = call(A, test_traffic, exchange, [name(C), [[1 bsl 20, 1, 1 bsl 20]], 1]),
     ?assertEqual({status, suspended}, call(A, test_traffic, status, [test_sender])),
     %% No more than a window each way, and what the allocator keeps.

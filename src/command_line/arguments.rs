@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use uds_dist::admission::{Base, Policy};
+use uds_dist::peer::{Base, Policy};
 
 const DIRECTORY_VARIABLE: &str = "UDS_DIST_DIR";
 

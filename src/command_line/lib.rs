@@ -52,7 +52,7 @@ use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
-use uds_dist::probe::{Probe, probe};
+use uds_dist::door::probe::{Probe, probe};
 
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -12,10 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 use uds_dist::address::Address;
-use uds_dist::admission::Policy;
+use uds_dist::door::probe::{Probe, probe};
 use uds_dist::os;
-use uds_dist::probe::{Probe, probe};
-use uds_dist::protocol::Credentials;
+use uds_dist::peer::{Credentials, Policy};
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
 /// may be a few seconds. So much less than that.
@@ -168,8 +167,9 @@ impl Link {
 
 fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), Failure> {
     let Peer { node, address, .. } = peer;
-    let socket_address = address.to_socket_address().map_err(|failure| {
-        let explanation = format!("{}; give another --dir", failure.explanation);
+    let socket_address = os::socket_address(address).map_err(|error| {
+        let explanation =
+            format!("{address} cannot be a socket address: {error}; give another --dir");
         Failure::new(Kind::Usage, explanation)
     })?;
     loop {
@@ -210,7 +210,7 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), 
 fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
-    if !peer.policy.admits(&credentials) {
+    if !peer.policy.admits(&credentials, os::own_uid()) {
         return Err(Failure::new(
             Kind::Refused,
             format!(
@@ -377,7 +377,7 @@ impl Handshake<'_> {
     /// A node that does not admit a user is silent as one that goes down is. Its own user, and root,
     /// it does admit unless it was told otherwise.
     fn silence(&self) -> String {
-        let (own, theirs) = (rustix::process::geteuid().as_raw(), self.listener.uid);
+        let (own, theirs) = (os::own_uid(), self.listener.uid);
         match own == 0 || own == theirs {
             true => "hung up without an answer: it is starting or going down; its log says more, \
                      and --wait tries again"

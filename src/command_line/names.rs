@@ -23,8 +23,8 @@ use std::str;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
-use uds_dist::probe::{Probe, probe};
-use uds_dist::protocol::Credentials;
+use uds_dist::door::probe::{Probe, probe};
+use uds_dist::peer::Credentials;
 
 /// How long to wait for nodes whose backlog is full: one wait for all of them together.
 const PATIENCE: Duration = Duration::from_millis(500);

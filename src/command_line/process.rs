@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::time::{Duration, SystemTime};
-use uds_dist::protocol::Credentials;
+use uds_dist::peer::Credentials;
 
 /// The process of the node whose socket `listener` listens at: the VM where the listener is
 /// its sidecar, and otherwise the listener itself. It is always a process of the listener's user.

@@ -2,10 +2,8 @@
 //! stdin and stdout, and ends with the VM.
 
 use std::env;
-use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 use uds_dist::event_loop::EventLoop;
 
@@ -19,17 +17,13 @@ const SPIN: &str = "UDS_DIST_SPIN";
 /// More than this would be no short wait on any machine.
 const MAX_SPIN: u64 = 1000;
 
-/// Several times what a message and its answer take between two nodes that are awake.
-const DEFAULT_SPIN: u64 = 50;
-
 /// Exit status of a program that was called wrongly: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let Some(vm_pid) = vm_pid(&arguments) else {
-        return misused("its only argument is the number of the VM's process");
-    };
+    if env::args_os().len() > 1 {
+        return misused("it takes no arguments");
+    }
     if io::stdin().is_terminal() {
         return misused("stdin is a terminal, not a VM");
     }
@@ -42,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match EventLoop::new(vm_pid, spin).and_then(EventLoop::run) {
+    match run(spin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -51,13 +45,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The process that may have sockets handed over, if the VM names it; `None` for other arguments.
-fn vm_pid(arguments: &[OsString]) -> Option<Option<u32>> {
-    match arguments {
-        [] => Some(None),
-        [number] => number.to_str()?.parse().ok().map(Some),
-        _ => None,
-    }
+fn run(spin: Duration) -> io::Result<()> {
+    let mut event_loop = EventLoop::new(io::stdin(), io::stdout(), spin)?;
+    event_loop.catch_signals()?;
+    event_loop.run()
 }
 
 /// People start a sidecar only by mistake: one line says how it is meant.
@@ -85,19 +76,19 @@ fn set_up_log() {
         .init();
 }
 
-/// On a single processor, spinning would keep the processes that it waits for from running.
+/// The VM knows how many processors there are, and whether spinning is worth it; without its word there
+/// is none.
 fn spin() -> Result<Duration, String> {
     let text = env::var_os(SPIN).unwrap_or_default();
     let text = text.to_string_lossy();
     let microseconds = match text.parse() {
         Ok(number) if number <= MAX_SPIN => number,
-        _ if !text.is_empty() => {
+        _ if text.is_empty() => 0,
+        _ => {
             return Err(format!(
                 "{SPIN}={text} must be a number of microseconds from 0 to {MAX_SPIN}"
             ));
         }
-        _ if thread::available_parallelism().is_ok_and(|count| count.get() > 1) => DEFAULT_SPIN,
-        _ => 0,
     };
     Ok(Duration::from_micros(microseconds))
 }

@@ -10,10 +10,9 @@
 mod fixtures;
 
 pub use fixtures::*;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -24,10 +23,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use uds_dist::failure::Reason;
 use uds_dist::os;
-use uds_dist::protocol::{
-    Command, ConnId, Credentials, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD,
-    Reason, Report, WINDOW, data_head,
+use uds_dist::peer::Credentials;
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{
+    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD, Report, WINDOW,
 };
 
 /// More bytes than a window and the largest buffer that a socket gets.
@@ -93,17 +94,6 @@ impl Sidecar {
         }
     }
 
-    /// Starts a sidecar that hands sockets over to this process, and the address of its channel.
-    pub fn start_with_channel(vm_pid: u32) -> (Sidecar, Vec<u8>) {
-        let mut program = Program::new(BINARY);
-        let mut sidecar =
-            Sidecar::spawn(program.arg(vm_pid.to_string())).expect("the sidecar starts");
-        match sidecar.expect_report("HELLO") {
-            Report::Hello { channel, .. } => (sidecar, channel),
-            other => sidecar.fail(&format!("HELLO first, not {other:?}")),
-        }
-    }
-
     /// Starts a sidecar and takes nothing of it.
     pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
         let mut process = program
@@ -144,7 +134,7 @@ impl Sidecar {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("a live process");
+        kill(self.pid(), signal).expect("a live process");
     }
 
     // What the VM says
@@ -165,7 +155,7 @@ impl Sidecar {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !wait(&*stdin, PollFlags::POLLOUT, deadline) {
+                    if !wait(&*stdin, PollFlags::OUT, deadline) {
                         self.fail("the sidecar to read its stdin");
                     }
                 }
@@ -223,17 +213,36 @@ impl Sidecar {
         self.send(&Command::Ack { conn, count });
     }
 
-    /// Says that the handshake is through.
+    /// Says that the handshake is through, and acknowledges what the test has taken of it: the peer's name,
+    /// or more.
     pub fn establish(&mut self, conn: ConnId) {
-        self.connection(conn).established = true;
+        let connection = self.connection(conn);
+        connection.established = true;
+        let taken = connection.received - connection.data.len() as u64;
         let node = format!("peer{conn}@host");
         self.send(&Command::Established { conn, node });
+        self.acknowledge(conn, taken);
     }
 
     /// Asks for the socket of a connection.
     pub fn send_hand_over(&mut self, conn: ConnId) {
         let node = format!("peer{conn}@host");
         self.send(&Command::HandOver { conn, node });
+    }
+
+    /// Asks for a channel for the process `vm_pid`, and takes its address.
+    pub fn open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) -> Vec<u8> {
+        self.send_open_channel(vm_pid, directory);
+        match self.expect_report("CHANNEL") {
+            Report::Channel { address } => address,
+            other => self.fail(&format!("CHANNEL, not {other:?}")),
+        }
+    }
+
+    /// Asks for a channel for the process `vm_pid`.
+    pub fn send_open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) {
+        let directory = directory.as_ref().as_bytes().to_vec();
+        self.send(&Command::OpenChannel { vm_pid, directory });
     }
 
     /// Closes a connection.
@@ -305,6 +314,13 @@ impl Sidecar {
         }
     }
 
+    /// Connects to another sidecar, and says the name of a node.
+    pub fn call(&mut self, address: impl AsRef<OsStr>) -> (ConnId, Credentials) {
+        let (conn, peer) = self.connect(address);
+        self.send_data(conn, NAME);
+        (conn, peer)
+    }
+
     /// Connects to an address where it must not succeed.
     pub fn connect_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
         let conn = self.send_connect(address);
@@ -360,16 +376,38 @@ impl Sidecar {
         }
     }
 
-    /// Takes ACCEPTED.
+    /// Takes ACCEPTED, and the name of the peer.
     pub fn accepted(&mut self) -> (ConnId, Credentials) {
         match self.expect_report("ACCEPTED") {
-            Report::Accepted { conn, peer, .. } => (conn, peer),
+            Report::Accepted { conn, peer, .. } => {
+                assert_eq!(self.take(conn, NAME.len()), NAME);
+                (conn, peer)
+            }
             other => self.fail(&format!("ACCEPTED, not {other:?}")),
         }
     }
 
-    /// Takes CLOSED, and with it all bytes of the connection that came before.
+    /// Takes CLOSED, and with it all bytes of the connection that came before; and answers with CLOSE.
     pub fn closed(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
+        let ended = self.ended(conn);
+        self.send(&Command::Close { conn });
+        ended
+    }
+
+    /// Takes CLOSED of whatever connection it is, and answers with CLOSE.
+    pub fn expect_closed(&mut self) -> (ConnId, String) {
+        match self.expect_report("CLOSED") {
+            Report::Closed {
+                conn, explanation, ..
+            } => {
+                self.close(conn);
+                (conn, explanation)
+            }
+            other => self.fail(&format!("CLOSED, not {other:?}")),
+        }
+    }
+
+    fn ended(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
         match self.expect_report("CLOSED") {
             Report::Closed {
                 conn: same,
@@ -537,7 +575,7 @@ impl Sidecar {
     /// Reads stdout once.
     fn pump(&mut self, deadline: Instant) -> Pumped {
         let stdout = self.stdout.as_mut().expect("stdout is open");
-        if !wait(&*stdout, PollFlags::POLLIN, deadline) {
+        if !wait(&*stdout, PollFlags::IN, deadline) {
             return Pumped::Nothing;
         }
         let mut buffer = vec![0; 256 << 10];
@@ -604,8 +642,8 @@ impl Sidecar {
                     connection.closed = true;
                 }
             }
-            Report::Kept { conn } => {
-                if let Some(connection) = self.open_connection(*conn, "KEPT") {
+            Report::Relayed { conn } => {
+                if let Some(connection) = self.open_connection(*conn, "RELAYED") {
                     connection.established = true;
                 }
             }
@@ -680,10 +718,10 @@ fn first_packet(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).expect("a short time");
-        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
+        let timeout = Timespec::try_from(left).expect("a short time");
+        match poll(&mut [PollFd::new(&fd, events)], Some(&timeout)) {
             Ok(0) if Instant::now() >= deadline => return false,
-            Ok(0) | Err(Errno::EINTR) => (),
+            Ok(0) | Err(Errno::INTR) => (),
             Ok(_) => return true,
             Err(errno) => panic!("poll: {errno}"),
         }
@@ -701,7 +739,7 @@ pub fn after_shell(setup: &str) -> Program {
 /// users. The binary stands in `directory`: that user may not be able to reach it elsewhere.
 pub fn as_nobody(directory: &TempDir) -> Option<Program> {
     const NOBODY: u32 = 65534;
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can start a sidecar as another user");
         return None;
     }

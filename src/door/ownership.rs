@@ -1,16 +1,14 @@
-//! Who owns the name of a socket file.
+//! Who owns the name of a socket file. Listening there is not known here.
 //!
-//! A name is owned by whoever holds the flock(2) of `<socket>.lock`, from before the socket
+//! A name is owned by the process that holds the flock(2) of `<socket>.lock`, from before the socket
 //! appears until after it is gone. So starters at the same instant cannot both find a dead node's
 //! socket stale and remove each other's new one. Carriers that know nothing of the lock are
 //! respected too: under the lock, a socket that answers has an owner.
 
-use crate::address::{Address, Failure};
+use super::probe::{Probe, probe};
+use crate::address::Address;
+use crate::failure::{Failure, Reason};
 use crate::os;
-use crate::probe::{Probe, probe};
-use crate::protocol::Reason;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -28,7 +26,7 @@ pub struct OwnedName {
     socket: Option<Identity>,
     lock_path: PathBuf,
     // Dropped last: the name is free when nothing of it is left.
-    lock: Flock<File>,
+    lock: File,
 }
 
 impl OwnedName {
@@ -42,7 +40,7 @@ impl OwnedName {
         let lock_path = lock_path(path);
         let mut lock = take_lock(&lock_path, path)?;
         // From here on, dropping the name gives it up and leaves what is not ours alone.
-        let noted = lock.set_len(0).and_then(|()| writeln!(*lock, "{vm_pid}"));
+        let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{vm_pid}"));
         let name = OwnedName {
             path: path.to_owned(),
             socket: None,
@@ -66,14 +64,14 @@ impl OwnedName {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failure(&error, "look at", path)),
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(Failure {
-                    reason: Reason::BadAddress,
-                    explanation: format!(
+                return Err(Failure::new(
+                    Reason::BadAddress,
+                    format!(
                         "{} is in the way and is not a socket; remove it, or choose another \
                          node name or socket_dir",
                         path.display()
                     ),
-                });
+                ));
             }
             Ok(_) => (),
         }
@@ -148,13 +146,13 @@ fn sweep_name(path: &Path, lock_path: &Path) {
     let Ok(opened) = file.metadata() else {
         return;
     };
-    if !opened.is_file() || !os::is_own_user(opened.uid()) {
+    if !opened.is_file() || !opened.uid() == os::own_uid() {
         return;
     }
-    // Held to the end of this function: whoever starts under this name meanwhile tries again.
-    let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+    // Held to the end of this function: a node that starts under this name meanwhile tries again.
+    if os::lock(&file).is_err() {
         return;
-    };
+    }
     let is_current = |found: io::Result<fs::Metadata>| {
         found.is_ok_and(|found| identity(&found) == identity(&opened))
     };
@@ -181,7 +179,7 @@ fn remove(path: &Path) {
 }
 
 /// Opens and locks the lock file; what we hold in the end is the file that stands at the path.
-fn take_lock(lock_path: &Path, path: &Path) -> Result<Flock<File>, Failure> {
+fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     let directory = lock_path.parent().unwrap_or(Path::new("/"));
     make_directory(directory)?;
     loop {
@@ -190,13 +188,15 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<Flock<File>, Failure> {
             .metadata()
             .map_err(|error| failure(&error, "look at", lock_path))?;
         check_lock(&opened, lock_path)?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((held, Errno::EAGAIN)) => return Err(held_by_another(held, lock_path, path)),
-            Err((_, errno)) => return Err(failure(&errno.into(), "lock", lock_path)),
-        };
+        match os::lock(&file) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(held_by_another(file, lock_path, path));
+            }
+            Err(error) => return Err(failure(&error, "lock", lock_path)),
+        }
         match fs::symlink_metadata(lock_path) {
-            Ok(found) if identity(&found) == identity(&opened) => return Ok(lock),
+            Ok(found) if identity(&found) == identity(&opened) => return Ok(file),
             // Its owner removed it between our open and our lock: what we hold is nobody's.
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -221,14 +221,14 @@ fn check_lock(lock: &fs::Metadata, lock_path: &Path) -> Result<(), Failure> {
 }
 
 fn in_the_way(lock_path: &Path, problem: &str) -> Failure {
-    Failure {
-        reason: Reason::BadAddress,
-        explanation: format!(
+    Failure::new(
+        Reason::BadAddress,
+        format!(
             "{} is in the way and {problem}; remove it, or set socket_dir to a directory of this \
              node's user",
             lock_path.display()
         ),
-    }
+    )
 }
 
 /// The error of open(2) says little about why: a link, another user's file.
@@ -258,10 +258,7 @@ fn open_lock(lock_path: &Path) -> io::Result<File> {
 
 fn lock_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits());
+    options.read(true).write(true).custom_flags(os::OPEN_WARILY);
     options
 }
 
@@ -274,14 +271,14 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
         // It may exist all the same, in a place where we cannot create anything.
         Err(error) if directory.is_dir() => log::debug!("{}: {error}", directory.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Failure {
-                reason: Reason::BadAddress,
-                explanation: format!(
+            return Err(Failure::new(
+                Reason::BadAddress,
+                format!(
                     "the directory {} does not exist, and neither does the one above it; create \
                      it, or set socket_dir to another",
                     directory.display()
                 ),
-            });
+            ));
         }
         Err(error) => return Err(failure(&error, "create the directory", directory)),
     }
@@ -293,10 +290,10 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
     };
     match distrust(&entry, &target) {
         None => Ok(()),
-        Some(problem) => Err(Failure {
-            reason: Reason::BadAddress,
-            explanation: format!("the directory {} {problem}", directory.display()),
-        }),
+        Some(problem) => Err(Failure::new(
+            Reason::BadAddress,
+            format!("the directory {} {problem}", directory.display()),
+        )),
     }
 }
 
@@ -344,27 +341,27 @@ fn held_by_another(held: File, lock_path: &Path, path: &Path) -> Failure {
             path,
             owner.or(listener.and_then(|listener| listener.process())),
         ),
-        Probe::Nobody | Probe::Failed(_) => Failure {
-            reason: Reason::NameBusy,
-            explanation: format!(
+        Probe::Nobody | Probe::Failed(_) => Failure::new(
+            Reason::NameBusy,
+            format!(
                 "the name is taken: {} is locked{}, but nobody answers at {}",
                 lock_path.display(),
                 by_process(owner),
                 path.display()
             ),
-        },
+        ),
     }
 }
 
 fn duplicate(path: &Path, pid: Option<u32>) -> Failure {
-    Failure {
-        reason: Reason::DuplicateName,
-        explanation: format!(
+    Failure::new(
+        Reason::DuplicateName,
+        format!(
             "the name is in use{}: a live node answers at {}",
             by_process(pid),
             path.display()
         ),
-    }
+    )
 }
 
 fn by_process(pid: Option<u32>) -> String {
@@ -390,8 +387,8 @@ fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
         io::ErrorKind::NotADirectory => (Reason::BadAddress, "; set socket_dir to a directory"),
         _ => (Reason::SystemError, ""),
     };
-    Failure {
+    Failure::new(
         reason,
-        explanation: format!("cannot {what} {}: {error}{advice}", path.display()),
-    }
+        format!("cannot {what} {}: {error}{advice}", path.display()),
+    )
 }

@@ -1,25 +1,36 @@
-//! One socket to a peer node: what waits for it, how much may be on its way, and when it ends.
+//! One socket to a peer node: what waits for it, how much may be on its way, and when it ends. Other
+//! connections, and whose turn it is, are the table's.
 
-use crate::command_reader::LONG;
+use super::window::{ReceiveWindow, RuleBroken, SendWindow};
+use crate::failure::{Failure, Reason};
 use crate::os;
-use crate::protocol::{Credentials, HANDSHAKE_WINDOW, Reason, WINDOW};
-use crate::window::{ReceiveWindow, RuleBroken, SendWindow};
+use crate::peer::Credentials;
+use crate::port::MIN_SPLICE;
+use crate::port::protocol::{HANDSHAKE_WINDOW, WINDOW};
 use mio::net::UnixStream;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 /// Pieces up to this size are collected and written together at the end of a turn; a larger one
 /// is worth a system call of its own and spares the copy.
 const COALESCE: usize = 16 << 10;
 
-/// A queue that had to grow gives its memory back when it is empty again.
-const KEPT_CAPACITY: usize = 16 << 10;
+/// A queue that is larger than this gives its memory back when it is empty again.
+const RETAINED_CAPACITY: usize = 16 << 10;
+
+/// Who made a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The peer connected to us.
+    In,
+    /// We connected to the peer.
+    Out,
+}
 
 /// How far a connection has come.
 #[derive(Debug)]
-pub enum Stage {
+enum Stage {
     /// The peer has not shown yet that it knows the cookie.
     Handshake,
     /// Open for distribution with the node of this name.
@@ -28,73 +39,39 @@ pub enum Stage {
     Closing,
 }
 
-/// Why a connection is over.
-#[derive(Debug)]
-pub struct Ended {
-    /// What the VM acts on.
-    pub reason: Reason,
-    /// One line for people.
-    pub explanation: String,
-}
-
-/// What a turn of reading brought.
+/// What one read has brought.
 #[derive(Debug)]
 pub enum ReadOutcome {
     /// There may be more.
     More,
     /// Nothing more until the socket is readable again.
     Drained,
-    /// The last byte is read.
-    Ended(Ended),
+    /// The last byte has been read.
+    Ended(Failure),
 }
 
 /// One socket to a peer.
 pub struct Connection {
     stream: UnixStream,
+    peer: Credentials,
+    direction: Direction,
+    stage: Stage,
     /// From the VM, not yet taken by the socket.
     outgoing: VecDeque<u8>,
     /// The socket failed when it was written to. What the peer sent before that is still read.
     write_error: Option<io::Error>,
+    /// The socket may have something to read.
+    readable: bool,
     /// The socket has said that the peer will send no more; reads must go on until they say so.
     read_closed: bool,
-    /// The socket may have something to read.
-    pub readable: bool,
-    /// Stands in the switchboard's queue of connections to read.
-    pub queued: bool,
-    /// Stands in the switchboard's list of connections to flush.
-    pub unflushed: bool,
-    /// The loop reports when the socket can be written to. Only while something waits for that:
-    /// otherwise each read by the peer would wake us up.
-    pub watched_for_writing: bool,
     /// Bytes from the VM.
-    pub from_vm: ReceiveWindow,
+    from_vm: ReceiveWindow,
     /// Bytes to the VM.
-    pub to_vm: SendWindow,
-    /// How far it has come.
-    pub stage: Stage,
-    /// Of a connection that came in, until its handshake is over: from when on it makes room if
-    /// others wait.
-    pub expendable: Option<Instant>,
-    /// We made it, the peer listens.
-    pub outbound: bool,
-    /// Who the peer is.
-    pub peer: Credentials,
+    to_vm: SendWindow,
     /// Bytes read from the socket so far.
-    pub bytes_in: u64,
+    bytes_in: u64,
     /// Bytes written to the socket so far.
-    pub bytes_out: u64,
-}
-
-/// Who made a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// The peer.
-    In {
-        /// [`Connection::expendable`].
-        expendable: Instant,
-    },
-    /// We did.
-    Out,
+    bytes_out: u64,
 }
 
 impl Connection {
@@ -102,25 +79,27 @@ impl Connection {
     pub fn new(stream: UnixStream, peer: Credentials, direction: Direction) -> Self {
         Connection {
             stream,
+            peer,
+            direction,
+            stage: Stage::Handshake,
             outgoing: VecDeque::new(),
             write_error: None,
-            read_closed: false,
             readable: false,
-            queued: false,
-            unflushed: false,
-            watched_for_writing: false,
+            read_closed: false,
             from_vm: ReceiveWindow::new(WINDOW),
             to_vm: SendWindow::new(HANDSHAKE_WINDOW),
-            stage: Stage::Handshake,
-            expendable: match direction {
-                Direction::In { expendable } => Some(expendable),
-                Direction::Out => None,
-            },
-            outbound: direction == Direction::Out,
-            peer,
             bytes_in: 0,
             bytes_out: 0,
         }
+    }
+
+    /// A connection that came in, and of which `heard` bytes were read. What else there is to read, reading
+    /// tells.
+    pub fn introduced(stream: UnixStream, peer: Credentials, heard: usize) -> Self {
+        let mut connection = Connection::new(stream, peer, Direction::In);
+        connection.count_read(heard);
+        connection.readable = true;
+        connection
     }
 
     /// The socket, to register it with the loop.
@@ -128,33 +107,42 @@ impl Connection {
         &mut self.stream
     }
 
+    // --- its stages ------------------------------------------------------------------------------
+
+    /// True until the handshake is through.
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.stage, Stage::Handshake)
+    }
+
+    /// True once the VM has closed it.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Closing)
+    }
+
     /// The handshake is through.
     pub fn establish(&mut self, node: String) {
         self.stage = Stage::Established(node);
-        // What fits there goes by, and what does not must be kept here.
+        // What fits there can be spliced; what does not has to wait in `outgoing`.
         os::enlarge_send_buffer(&self.stream, WINDOW);
         self.to_vm.widen(WINDOW);
     }
 
-    /// The socket is to go to the VM, as one that [`establish`](Self::establish) would leave.
-    pub fn prepare_handover(&mut self) {
+    /// The socket is about to go to the VM, in the state in which [`establish`](Self::establish) would
+    /// leave it.
+    pub fn prepare_hand_over(&mut self) {
         self.flush();
         os::enlarge_send_buffer(&self.stream, WINDOW);
     }
 
-    /// Readiness news of the socket.
-    pub fn ready(&mut self, readable: bool, read_closed: bool) {
-        self.readable |= readable || read_closed;
-        self.read_closed |= read_closed;
+    /// The VM has closed it.
+    pub fn close(&mut self) {
+        self.stage = Stage::Closing;
     }
 
-    /// True if a read could bring something that the VM has room for.
-    pub fn wants_read(&self) -> bool {
-        self.readable && self.to_vm.available() > 0 && !matches!(self.stage, Stage::Closing)
-    }
+    // --- from the VM to the peer -----------------------------------------------------------------
 
     /// Bytes that wait for the socket.
-    pub fn waiting(&self) -> usize {
+    pub fn unsent(&self) -> usize {
         self.outgoing.len()
     }
 
@@ -180,9 +168,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Moves the VM's next bytes, `limit` at most, from its pipe to the socket; the number of those
+    /// Splices the VM's next bytes, `limit` at most, from its pipe to the socket; the number of those
     /// that went, 0 if they have to take the way of [`send`](Self::send).
-    pub fn send_from(&mut self, pipe: impl AsFd, limit: usize) -> usize {
+    pub fn splice_from(&mut self, pipe: impl AsFd, limit: usize) -> usize {
         self.flush();
         if !self.outgoing.is_empty() || self.write_error.is_some() || !self.from_vm.admits(limit) {
             return 0;
@@ -214,7 +202,7 @@ impl Connection {
             self.from_vm.passed_on(queue.len());
             queue.clear();
         }
-        if queue.is_empty() && queue.capacity() > KEPT_CAPACITY {
+        if queue.is_empty() && queue.capacity() > RETAINED_CAPACITY {
             queue = VecDeque::new();
         }
         self.outgoing = queue;
@@ -257,28 +245,56 @@ impl Connection {
         self.from_vm.passed_on(count);
     }
 
-    /// Bytes that wait in the socket, `limit` at most, if they are many enough to go from there to the
-    /// VM directly. They count as read: [`receive_into`](Self::receive_into) moves them.
-    pub fn take_long(&mut self, limit: usize) -> Option<usize> {
-        if limit < LONG || !matches!(self.stage, Stage::Established(_)) {
+    /// Bytes that the VM is to be told have gone on to the peer, if it is time to.
+    pub fn take_acknowledgement(&mut self) -> Option<u32> {
+        self.from_vm.take_acknowledgement()
+    }
+
+    // --- from the peer to the VM -----------------------------------------------------------------
+
+    /// Readiness news of the socket.
+    pub fn ready(&mut self, readable: bool, read_closed: bool) {
+        self.readable |= readable || read_closed;
+        self.read_closed |= read_closed;
+    }
+
+    /// True if a read could bring something that the VM has room for.
+    pub fn wants_read(&self) -> bool {
+        self.readable && self.window() > 0 && !self.is_closing()
+    }
+
+    /// Bytes that the VM has room for.
+    pub fn window(&self) -> usize {
+        self.to_vm.available() as usize
+    }
+
+    /// True until the first byte of the peer has been read.
+    fn is_silent(&self) -> bool {
+        self.bytes_in == 0
+    }
+
+    /// The VM has passed on `count` bytes of the peer.
+    pub fn acknowledged(&mut self, count: u32) -> Result<(), RuleBroken> {
+        self.to_vm.acknowledged(count)
+    }
+
+    /// Bytes that wait in the socket, `limit` at most, if they are enough to be spliced to the VM. They
+    /// count as read: [`splice_to`](Self::splice_to) moves them.
+    pub fn reserve_splice(&mut self, limit: usize) -> Option<usize> {
+        if limit < MIN_SPLICE || !matches!(self.stage, Stage::Established(_)) {
             return None;
         }
         let count = os::spliceable(&self.stream).min(limit);
-        if count < LONG {
+        if count < MIN_SPLICE {
             return None;
         }
-        self.read_some(count);
+        self.count_read(count);
         Some(count)
     }
 
-    /// Moves bytes that [`take_long`](Self::take_long) has counted to the VM's pipe.
-    pub fn receive_into(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
+    /// Moves bytes that [`reserve_splice`](Self::reserve_splice) has counted to the VM's pipe.
+    pub fn splice_to(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
         os::splice(&self.stream, pipe, count)
-    }
-
-    fn read_some(&mut self, count: usize) {
-        self.bytes_in += count as u64;
-        self.to_vm.sent(count as u32);
     }
 
     /// Reads once into `buffer`, which must not be longer than the VM has room for.
@@ -287,16 +303,15 @@ impl Connection {
             return match self.stream.read(buffer) {
                 Ok(0) => (0, ReadOutcome::Ended(self.peer_closed())),
                 Ok(count) => {
-                    self.read_some(count);
+                    self.count_read(count);
                     // A short read has emptied the socket: the loop will say when there is more.
                     // Not so at the end of the stream, which is announced only once.
                     let more =
                         count == buffer.len() || self.read_closed || self.write_error.is_some();
                     self.readable = more;
-                    let outcome = if more {
-                        ReadOutcome::More
-                    } else {
-                        ReadOutcome::Drained
+                    let outcome = match more {
+                        true => ReadOutcome::More,
+                        false => ReadOutcome::Drained,
                     };
                     (count, outcome)
                 }
@@ -305,32 +320,73 @@ impl Connection {
                     self.readable = false;
                     match self.write_error.take() {
                         None => (0, ReadOutcome::Drained),
-                        Some(error) => (0, ReadOutcome::Ended(failed("write to", &error))),
+                        Some(error) => (0, ReadOutcome::Ended(self.failed("write to", &error))),
                     }
                 }
-                Err(error) => (0, ReadOutcome::Ended(failed("read from", &error))),
+                Err(error) => (0, ReadOutcome::Ended(self.failed("read from", &error))),
             };
         }
     }
 
-    fn peer_closed(&self) -> Ended {
-        Ended {
-            reason: Reason::PeerClosed,
-            explanation: match self.outgoing.len() {
-                0 => "the peer closed the connection".into(),
-                lost => format!("the peer closed the connection with {lost} bytes unsent to it"),
-            },
+    fn count_read(&mut self, count: usize) {
+        self.bytes_in += count as u64;
+        self.to_vm.sent(count as u32);
+    }
+
+    fn peer_closed(&self) -> Failure {
+        match self.outgoing.len() {
+            0 => self.ended("the peer closed the connection".into()),
+            lost => self.ended(format!(
+                "the peer closed the connection with {lost} bytes unsent to it"
+            )),
         }
     }
-}
 
-fn failed(what: &str, error: &io::Error) -> Ended {
-    let reason = match error.kind() {
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Reason::PeerClosed,
-        _ => Reason::SystemError,
-    };
-    Ended {
-        reason,
-        explanation: format!("cannot {what} the peer: {error}"),
+    fn failed(&self, what: &str, error: &io::Error) -> Failure {
+        let explanation = format!("cannot {what} the peer: {error}");
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended(explanation),
+            _ => Failure::new(Reason::SystemError, explanation),
+        }
+    }
+
+    /// The peer has ended the connection. One that does not admit us says nothing at all; of our own
+    /// user, it has no reason to.
+    fn ended(&self, explanation: String) -> Failure {
+        let is_refusal =
+            self.direction == Direction::Out && self.is_silent() && self.peer.uid != os::own_uid();
+        let explanation = match is_refusal {
+            true => format!(
+                "the peer, of uid {}, closed the connection before it said anything; it may not \
+                 allow this node's user (allowed_uids)",
+                self.peer.uid
+            ),
+            false => explanation,
+        };
+        Failure::new(Reason::PeerClosed, explanation)
+    }
+
+    // --- for people ------------------------------------------------------------------------------
+
+    /// One line for a table of connections.
+    pub fn describe(&self) -> String {
+        let direction = match self.direction {
+            Direction::In => "from",
+            Direction::Out => "to",
+        };
+        let node = match &self.stage {
+            Stage::Handshake => "(handshake)",
+            Stage::Established(node) => node,
+            Stage::Closing => "(closing)",
+        };
+        format!(
+            "{direction} {node} uid {} pid {}: {} bytes in, {} out, {} wait for the peer, {} for the VM",
+            self.peer.uid,
+            self.peer.pid,
+            self.bytes_in,
+            self.bytes_out,
+            self.outgoing.len(),
+            self.to_vm.unacknowledged(),
+        )
     }
 }

@@ -1,8 +1,8 @@
-//! Who listens at an address.
+//! Finds out who listens at an address, by connecting to it.
 
 use crate::address::Address;
 use crate::os;
-use crate::protocol::Credentials;
+use crate::peer::Credentials;
 use std::io;
 
 /// What connecting to an address shows.
@@ -19,10 +19,7 @@ pub enum Probe {
 /// Is somebody listening there? Only a refused connection says no: a full backlog is a sign of
 /// life, and what we may not connect to is not ours to judge.
 pub fn probe(address: &Address) -> Probe {
-    let connected = address
-        .to_socket_address()
-        .map_err(|failure| io::Error::new(io::ErrorKind::InvalidInput, failure.explanation))
-        .and_then(|address| os::connect(&address));
+    let connected = os::socket_address(address).and_then(|address| os::connect(&address));
     match connected {
         Ok(socket) => Probe::Answers(os::peer_credentials(&socket).ok()),
         Err(error) => match error.kind() {

@@ -1,21 +1,20 @@
-//! Bytes of the VM's port become commands. Pure: the caller reads the bytes.
+//! Bytes of the VM's port become commands. No I/O: the caller reads the bytes.
 //!
 //! DATA is streamed: its bytes are handed on as they arrive, whatever the length of the packet, so
-//! that a large one neither waits for its end nor needs a buffer of its size. The bytes of a long
-//! one need not come here at all.
+//! that a large one neither waits for its end nor needs a buffer of its size. The bytes of a large one
+//! need not come here at all: the caller may splice them.
 
-use crate::protocol::{
-    Command, ConnId, DATA, DATA_HEAD, DecodeError, MAX_CONN, MAX_CONTROL_BODY, MAX_DATA_BODY,
-    PACKET_HEAD,
+use super::MIN_SPLICE;
+use super::buffer::Buffer;
+use super::codec::DecodeError;
+use super::protocol::{
+    Command, ConnId, DATA, DATA_HEAD, MAX_CONN, MAX_CONTROL_BODY, MAX_DATA_BODY, PACKET_HEAD,
 };
 use byteorder::{BigEndian, ByteOrder};
 
 /// One read of stdin takes at most this much: many times the longest packet that must stand here
 /// whole, and as much of DATA as a read should bring at least where it has to come this way.
 const CAPACITY: usize = 64 << 10;
-
-/// Bytes of DATA that are worth the system call of their own that moves them past us.
-pub const LONG: usize = 16 << 10;
 
 /// What the VM said.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,26 +31,23 @@ pub enum Input<'a> {
 }
 
 /// Cuts the VM's byte stream into [`Input`]s.
+#[derive(Debug)]
 pub struct CommandReader {
-    /// `buffer[start..end]` is read and not consumed; `start <= end <= buffer.len()`.
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
+    /// Read and not consumed.
+    buffer: Buffer,
     /// Connection and missing bytes of the DATA packet that is being streamed; never 0 bytes.
     streaming: Option<(ConnId, usize)>,
-    /// The last DATA that was long went by, and nothing but DATA has come since. The next may be long
-    /// too: nothing behind its head is to be read.
-    only_head: bool,
+    /// Bytes of the last large DATA packet were spliced, and only DATA has come since. The next
+    /// packet may be as large: nothing behind its head is to be read, so that it can be spliced too.
+    head_only: bool,
 }
 
 impl Default for CommandReader {
     fn default() -> Self {
         CommandReader {
-            buffer: vec![0; CAPACITY].into_boxed_slice(),
-            start: 0,
-            end: 0,
+            buffer: Buffer::with_capacity(CAPACITY),
             streaming: None,
-            only_head: false,
+            head_only: false,
         }
     }
 }
@@ -59,41 +55,34 @@ impl Default for CommandReader {
 impl CommandReader {
     /// Where the next bytes belong; never empty once [`next`](Self::next) has returned `None`.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.start > 0 {
-            // What is left is less than one control packet: `next` stops nowhere else.
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        let capacity = match (self.only_head, self.streaming) {
-            (false, _) => self.buffer.len(),
-            (true, None) => PACKET_HEAD + DATA_HEAD,
-            (true, Some((_, missing))) => self.buffer.len().min(missing + PACKET_HEAD + DATA_HEAD),
+        const HEADS: usize = PACKET_HEAD + DATA_HEAD;
+        let wanted = match (self.head_only, self.streaming) {
+            (false, _) => CAPACITY,
+            (true, None) => HEADS,
+            (true, Some((_, missing))) => CAPACITY.min(missing + HEADS),
         };
-        &mut self.buffer[self.end..capacity]
-    }
-
-    /// Connection and number of the bytes of DATA that come next, if they are many and none of them
-    /// is here already.
-    pub fn long_data(&self) -> Option<(ConnId, usize)> {
-        let is_empty = self.start == self.end;
-        self.streaming
-            .filter(|(_, missing)| is_empty && *missing >= LONG)
-    }
-
-    /// The next `count` bytes of [`long_data`](Self::long_data) have gone another way.
-    pub fn went_by(&mut self, count: usize) {
-        let (conn, missing) = self.streaming.expect("only DATA goes by");
-        assert!(count <= missing);
-        self.streaming = (count < missing).then_some((conn, missing - count));
-        self.only_head = true;
+        // What waits is less than one control packet: `next` stops nowhere else.
+        self.buffer.space(wanted - self.buffer.len())
     }
 
     /// The first `count` bytes of [`space`](Self::space) have been filled.
     pub fn filled(&mut self, count: usize) {
-        assert!(count <= self.buffer.len() - self.end);
-        self.end += count;
+        self.buffer.filled(count);
+    }
+
+    /// Connection and number of the bytes of DATA that come next, if they are worth a splice and none
+    /// of them has been read already.
+    pub fn spliceable(&self) -> Option<(ConnId, usize)> {
+        self.streaming
+            .filter(|(_, missing)| self.buffer.is_empty() && *missing >= MIN_SPLICE)
+    }
+
+    /// The next `count` bytes of [`spliceable`](Self::spliceable) have been spliced.
+    pub fn spliced(&mut self, count: usize) {
+        let (conn, missing) = self.streaming.expect("only DATA is spliced");
+        assert!(count <= missing);
+        self.streaming = (count < missing).then_some((conn, missing - count));
+        self.head_only = true;
     }
 
     /// Takes the next input, or `None` when more bytes are needed. After an error the stream is
@@ -102,17 +91,15 @@ impl CommandReader {
     pub fn next(&mut self) -> Result<Option<Input<'_>>, DecodeError> {
         loop {
             if let Some((conn, missing)) = self.streaming {
-                let count = missing.min(self.end - self.start);
+                let count = missing.min(self.buffer.len());
                 if count == 0 {
                     return Ok(None);
                 }
                 self.streaming = (count < missing).then_some((conn, missing - count));
-                let bytes = &self.buffer[self.start..self.start + count];
-                self.start += count;
+                let bytes = self.buffer.take(count);
                 return Ok(Some(Input::Data { conn, bytes }));
             }
-            let pending = &self.buffer[self.start..self.end];
-            let Some((head, body)) = pending.split_at_checked(PACKET_HEAD) else {
+            let Some((head, body)) = self.buffer.bytes().split_at_checked(PACKET_HEAD) else {
                 return Ok(None);
             };
             let length = BigEndian::read_u32(head) as usize;
@@ -135,11 +122,11 @@ impl CommandReader {
                     if !(1..MAX_CONN).contains(&conn) {
                         return Err(DecodeError::Invalid("conn"));
                     }
-                    self.start += PACKET_HEAD + DATA_HEAD;
+                    self.buffer.take(PACKET_HEAD + DATA_HEAD);
                     self.streaming = (length > DATA_HEAD).then_some((conn, length - DATA_HEAD));
                 }
                 Some(_) => {
-                    self.only_head = false;
+                    self.head_only = false;
                     if length > MAX_CONTROL_BODY {
                         return Err(DecodeError::TooLong(length));
                     }
@@ -147,7 +134,7 @@ impl CommandReader {
                         return Ok(None);
                     };
                     let command = Command::decode(body)?;
-                    self.start += PACKET_HEAD + length;
+                    self.buffer.take(PACKET_HEAD + length);
                     return Ok(Some(Input::Command(command)));
                 }
             }

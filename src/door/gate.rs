@@ -1,0 +1,313 @@
+//! The gate: whether the first message of who has come in can be that of a node. No I/O.
+//!
+//! A node says its name first: a frame with a 16-bit length and the message `send_name` of
+//! erl_dist_protocol, in one of two forms.
+//!
+//! ```text
+//! N flags:64 creation:32 length:16 name:length ...   since OTP 23; more fields may follow
+//! n version:16 flags:32 name:rest                    of older ones, and of OTP 23 and 24 without epmd
+//! ```
+//!
+//! A node that wants to be given a name sets NAME_ME and says only which host it is on. The VM asks its
+//! cookie of whoever can say a name; what cannot be a node is not worth its time. What comes after this
+//! message is none of the gate's business.
+
+/// Bytes of the length before a frame of the handshake.
+const HEAD: usize = 2;
+
+/// Longest first message: 270 bytes, and room for fields that a later OTP appends.
+pub const MAX_MESSAGE: usize = 512;
+
+/// Most bytes that it takes.
+pub const MAX_HELD: usize = HEAD + MAX_MESSAGE;
+
+/// Bytes before the name.
+const BEFORE_NAME: usize = 15;
+const BEFORE_OLD_NAME: usize = 7;
+
+/// An atom has 255 characters at most, and so a node name. Here each character is one byte: dist_util
+/// sends and reads names in Latin-1, in every OTP there is.
+pub const MAX_NAME: usize = 255;
+
+/// The name that net_kernel gives to one that asks for it: 64 random bits in base 36, before the `@`.
+const GIVEN_NAME: usize = 13;
+
+/// Longest host that still leaves room for a given name and the `@`.
+pub const MAX_HOST: usize = MAX_NAME - GIVEN_NAME - 1;
+
+// Capabilities, numbered as in OTP's dist.hrl.
+const HANDSHAKE_23: u64 = 0x0100_0000;
+/// Short for HANDSHAKE_23 and others, since OTP 25. Later generations have reserved the bits above it for
+/// their own.
+const DIGESTS: u64 = 0xfc00_0000;
+const NAME_ME: u64 = 1 << 33;
+
+/// What is known of a first message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is not complete, and there is nothing wrong with it so far.
+    Incomplete,
+    /// It can be that of a node.
+    Plausible,
+    /// It cannot; for the log, why.
+    Implausible(&'static str),
+}
+
+/// The bytes of one who is not through yet.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// No more than one frame, and what came with it.
+    bytes: Vec<u8>,
+}
+
+impl Gate {
+    /// How many bytes it takes at a time; never 0 while the message is incomplete.
+    pub fn room(&self) -> usize {
+        MAX_HELD - self.bytes.len()
+    }
+
+    /// The next bytes of the peer, [`room`](Self::room) at most.
+    pub fn push(&mut self, bytes: &[u8]) -> Verdict {
+        assert!(bytes.len() <= self.room());
+        self.bytes.extend(bytes);
+        examine(&self.bytes)
+    }
+
+    /// All that has come, for the VM.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// Judges as early as it can: who is wrong is not waited for.
+fn examine(bytes: &[u8]) -> Verdict {
+    match judge(bytes) {
+        Ok(verdict) => verdict,
+        Err(problem) => Verdict::Implausible(problem),
+    }
+}
+
+fn judge(bytes: &[u8]) -> Result<Verdict, &'static str> {
+    let Some((head, frame)) = bytes.split_first_chunk::<HEAD>() else {
+        return Ok(Verdict::Incomplete);
+    };
+    let length = usize::from(u16::from_be_bytes(*head));
+    if length > MAX_MESSAGE {
+        return Err("the message is too long");
+    }
+    let message = &frame[..frame.len().min(length)];
+    let is_complete = message.len() == length;
+    let name = match message.first() {
+        Some(b'N') => name(message, length)?,
+        Some(b'n') => old_name(message, length)?,
+        Some(_) => return Err("it is not the message with which a handshake begins"),
+        None if is_complete => return Err("the message is empty"),
+        None => None,
+    };
+    match name {
+        Some(name) if is_complete => name.check().map(|()| Verdict::Plausible),
+        _ => Ok(Verdict::Incomplete),
+    }
+}
+
+/// How a node introduces itself.
+enum Name<'a> {
+    /// With its name.
+    Own(&'a [u8]),
+    /// With its host, and with the wish to be given a name.
+    Host(&'a [u8]),
+}
+
+/// The name of a message of this length, of which some has come; `None` if the name has not.
+fn name(message: &[u8], length: usize) -> Result<Option<Name<'_>>, &'static str> {
+    if length < BEFORE_NAME {
+        return Err("the message is too short");
+    }
+    let Some((before, rest)) = message.split_first_chunk::<BEFORE_NAME>() else {
+        return Ok(None);
+    };
+    let [_, flags @ .., _, _, _, _, high, low] = before;
+    let flags = u64::from_be_bytes(*flags);
+    if flags & (HANDSHAKE_23 | DIGESTS) == 0 {
+        return Err("its flags are those of a node that does not know this message");
+    }
+    let name_length = usize::from(u16::from_be_bytes([*high, *low]));
+    if name_length > length - BEFORE_NAME {
+        return Err("the name is longer than the message");
+    }
+    let name = rest.get(..name_length);
+    Ok(name.map(|name| match flags & NAME_ME {
+        0 => Name::Own(name),
+        _ => Name::Host(name),
+    }))
+}
+
+fn old_name(message: &[u8], length: usize) -> Result<Option<Name<'_>>, &'static str> {
+    if length < BEFORE_OLD_NAME {
+        return Err("the message is too short");
+    }
+    let name = message.get(BEFORE_OLD_NAME..length);
+    Ok(name.map(Name::Own))
+}
+
+impl Name<'_> {
+    fn check(&self) -> Result<(), &'static str> {
+        let (text, limit, parts) = match *self {
+            Name::Own(name) => (name, MAX_NAME, 2),
+            Name::Host(host) => (host, MAX_HOST, 1),
+        };
+        if text.len() > limit {
+            return Err("the name is too long");
+        }
+        if !text.iter().all(is_printable) {
+            return Err("the name has characters that no node name has");
+        }
+        let mut found = 0;
+        for part in text.split(|byte| *byte == b'@') {
+            if part.is_empty() {
+                return Err("the name or the host is empty");
+            }
+            found += 1;
+        }
+        match found == parts {
+            true => Ok(()),
+            false => Err("it is not name@host"),
+        }
+    }
+}
+
+/// As net_kernel wants a host: `!` to `ÿ` of Latin-1, without its control characters.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xa0..=0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Implausible, Incomplete, Plausible};
+
+    /// What OTP 27 sends; MANDATORY_25_DIGEST is among it.
+    const FLAGS: u64 = 0x0d_07df_7fbd;
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        [&(message.len() as u16).to_be_bytes(), message].concat()
+    }
+
+    fn new(flags: u64, name: &[u8]) -> Vec<u8> {
+        let length = (name.len() as u16).to_be_bytes();
+        let creation = 0x1234_5678_u32.to_be_bytes();
+        framed(&[b"N", &flags.to_be_bytes()[..], &creation, &length, name].concat())
+    }
+
+    fn old(name: &[u8]) -> Vec<u8> {
+        framed(&[b"n\0\x05\x01\x03\x7f\xff", name].concat())
+    }
+
+    fn long(count: usize, host: &str) -> Vec<u8> {
+        [&vec![b'a'; count - host.len()], host.as_bytes()].concat()
+    }
+
+    #[test]
+    fn nodes_pass() {
+        for frame in [
+            new(FLAGS, b"a@b"),
+            new(FLAGS, b"app_1-x@host.example.org"),
+            new(FLAGS, b"caf\xe9@h\xf6st"),
+            new(FLAGS, &long(MAX_NAME, "@host")),
+            new(FLAGS | NAME_ME, b"host"),
+            new(FLAGS | NAME_ME, &long(MAX_HOST, "host")),
+            new(HANDSHAKE_23, b"c1@host"),
+            new(0x8000_0000, b"later@host"),
+            old(b"a@host"),
+            old(&long(MAX_NAME, "@host")),
+        ] {
+            assert_eq!(examine(&frame), Plausible, "{frame:?}");
+            for end in 0..frame.len() {
+                assert_eq!(examine(&frame[..end]), Incomplete, "{end} of {frame:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fields_of_later_versions_may_follow_the_name() {
+        let mut frame = new(FLAGS, b"a@b");
+        frame.extend(b"later");
+        frame[1] += 5;
+        assert_eq!(examine(&frame), Plausible);
+        assert_eq!(examine(&frame[..frame.len() - 1]), Incomplete);
+    }
+
+    #[test]
+    fn what_follows_the_frame_is_none_of_its_business() {
+        let mut frame = new(FLAGS, b"a@b");
+        frame.extend(b"\xff\xff\0\x01");
+        assert_eq!(examine(&frame), Plausible);
+    }
+
+    #[test]
+    fn what_no_node_says_is_implausible() {
+        for (frame, problem) in [
+            (framed(b""), "empty"),
+            (framed(&[b'N'; MAX_MESSAGE + 1]), "too long"),
+            (b"\xff\xff".to_vec(), "too long"),
+            (b"GET / HTTP".to_vec(), "too long"),
+            (framed(b"s"), "not the message"),
+            (framed(b"a12345678"), "not the message"),
+            (framed(b"N"), "too short"),
+            (framed(b"n12345"), "too short"),
+            (new(FLAGS, b""), "empty"),
+            (new(FLAGS, b"a"), "not name@host"),
+            (new(FLAGS, b"a@b@c"), "not name@host"),
+            (new(FLAGS, b"a@"), "empty"),
+            (new(FLAGS, b"@b"), "empty"),
+            (new(FLAGS, &long(MAX_NAME + 1, "@host")), "too long"),
+            (new(FLAGS, b"a b@host"), "characters"),
+            (new(FLAGS, b"a\n@host"), "characters"),
+            (new(FLAGS, b"a@host\0"), "characters"),
+            (new(FLAGS, b"a\x1b[2J@host"), "characters"),
+            (new(FLAGS, b"a\x9b2J@host"), "characters"),
+            (new(FLAGS, b"a@host\x7f"), "characters"),
+            (new(FLAGS | NAME_ME, b""), "empty"),
+            (new(FLAGS | NAME_ME, b"a@b"), "not name@host"),
+            (new(FLAGS | NAME_ME, &long(MAX_HOST + 1, "h")), "too long"),
+            (new(0, b"a@b"), "flags"),
+            (new(NAME_ME, b"host"), "flags"),
+            (old(b""), "empty"),
+            (old(b"host"), "not name@host"),
+            (old(&long(MAX_NAME + 1, "@host")), "too long"),
+        ] {
+            let verdict = examine(&frame);
+            let Implausible(why) = verdict else {
+                panic!("{verdict:?}: {frame:?}");
+            };
+            assert!(why.contains(problem), "{why}: {frame:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_longer_than_its_message() {
+        let mut frame = new(FLAGS, b"a@b");
+        frame[16] += 1;
+        assert!(matches!(examine(&frame), Implausible(_)));
+        assert!(matches!(examine(&frame[..17]), Implausible(_)));
+        assert_eq!(examine(&frame[..16]), Incomplete);
+    }
+
+    #[test]
+    fn the_wrong_are_not_waited_for() {
+        assert!(matches!(examine(b"\x02\x01"), Implausible(_)));
+        assert!(matches!(examine(b"\0\x20s"), Implausible(_)));
+        assert!(matches!(examine(b"\0\x0eN"), Implausible(_)));
+    }
+
+    #[test]
+    fn it_keeps_what_came_and_no_more_than_it_has_room_for() {
+        let mut frame = new(FLAGS, b"a@b");
+        frame.resize(HEAD + MAX_MESSAGE, 7);
+        let mut gate = Gate::default();
+        assert_eq!(gate.push(&frame[..5]), Incomplete);
+        assert_eq!(gate.room(), frame.len() - 5);
+        assert_eq!(gate.push(&frame[5..]), Plausible);
+        assert_eq!(gate.into_bytes(), frame);
+    }
+}

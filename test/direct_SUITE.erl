@@ -1,0 +1,233 @@
+%% The transport `direct`: after the handshake the VM has the socket of a connection, and its sidecar
+%% has nothing more to do with it. The suites about connections run their cases with it as well; here
+%% is what holds for it alone.
+-module(direct_SUITE).
+
+-export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
+-export([bytes_do_not_pass_the_sidecar/1, vm_has_the_sockets_of_its_peers/1]).
+-export([connections_outlive_their_sidecars/1, connections_do_without_a_stopped_sidecar/1]).
+-export([one_end_is_direct_and_the_other_relayed/1]).
+-export([node_without_descriptors_loses_the_connection_alone/1]).
+-export([channel_that_cannot_be_had_is_done_without/1, transport_may_be_changed_later/1]).
+%% Run in the nodes.
+-export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1]).
+
+-import(test_node, [
+    start/3, start_all/2, start_all/3, call/4, name/1, os_pid/1, sidecar/1, expect_output/2
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-define(MIB, (1 bsl 20)).
+
+suite() ->
+    test_node:suite().
+
+all() ->
+    [
+        bytes_do_not_pass_the_sidecar,
+        vm_has_the_sockets_of_its_peers,
+        connections_outlive_their_sidecars,
+        connections_do_without_a_stopped_sidecar,
+        one_end_is_direct_and_the_other_relayed,
+        node_without_descriptors_loses_the_connection_alone,
+        channel_that_cannot_be_had_is_done_without,
+        transport_may_be_changed_later
+    ].
+
+%% A node is direct unless the test says otherwise.
+init_per_testcase(_Case, Config) ->
+    test_node:init(test_node:init_group(direct, Config)).
+
+end_per_testcase(_Case, Config) ->
+    test_node:cleanup(Config).
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Once two nodes are connected, their sidecars have nothing to do with what they say.
+bytes_do_not_pass_the_sidecar(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    Before = [test_node:work(sidecar(Node)) || Node <- [A, B]],
+    ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
+    ?assertEqual(Before, [test_node:work(sidecar(Node)) || Node <- [A, B]]).
+
+%% The VM has a socket for each connection, beside its end of the channel, which is open from the start.
+%% It listens nowhere.
+vm_has_the_sockets_of_its_peers(Config) ->
+    [A, B, C] = start_all(["a", "b", "c"], #{args => test_node:on_demand()}, Config),
+    Usual = length(test_node:sockets(os_pid(A))),
+    connect(A, B),
+    ?assertEqual(Usual + 1, length(test_node:sockets(os_pid(A)))),
+    SidecarHas = length(test_node:descriptors(sidecar(A))),
+    connect(A, C),
+    ?assertEqual(Usual + 2, length(test_node:sockets(os_pid(A)))),
+    ?assertEqual(SidecarHas, length(test_node:descriptors(sidecar(A)))),
+    ?assertEqual([], test_node:listeners(os_pid(A))),
+    ?assertMatch([_], test_node:listeners(sidecar(A))).
+
+%% Connections do not notice that sidecars die: either side's in turn and both at once, while both
+%% nodes talk. What is sent arrives, all of it and in order.
+connections_outlive_their_sidecars(Config) ->
+    [A, B] = Nodes = pair(Config),
+    Before = [call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
+    Controllers = [call(Node, test_load, controllers, []) || Node <- Nodes],
+    [
+        ok = test_load:start_traffic(Node, Other, Size)
+     || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
+    ],
+    ok = test_load:start_ledger(B),
+    ok = test_load:start_numbers(A, B, 10000),
+    [
+        begin
+            Old = [{Node, sidecar(Node)} || Node <- Victims],
+            ok = test_node:signal("KILL", [Sidecar || {_, Sidecar} <- Old]),
+            [test_node:expect_listening(Node, Sidecar, Config) || {Node, Sidecar} <- Old]
+        end
+     || _ <- lists:seq(1, 10), Victims <- [[A], [B], [A, B]]
+    ],
+    expect_output(A, "sidecar .* is gone: it was ended by signal 9; connections that go on: 1"),
+    [test_load:expect_traffic(Node) || Node <- Nodes],
+    Count = test_load:stop_numbers(A),
+    ct:pal("~b messages were sent", [Count]),
+    test_node:expect(
+        fun() ->
+            case test_load:ledger(B) of
+                All when length(All) =:= Count -> All =:= lists:seq(1, Count);
+                Some -> {received, length(Some)}
+            end
+        end,
+        {in_order, Count}
+    ),
+    [0, 0] = [test_load:downs(Node) || Node <- Nodes],
+    Controllers = [call(Node, test_load, controllers, []) || Node <- Nodes],
+    Before = [call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
+    C = start("c", #{}, Config),
+    [true = call(C, net_kernel, connect_node, [name(Node)]) || Node <- Nodes].
+
+%% A sidecar that is stopped delays no message.
+connections_do_without_a_stopped_sidecar(Config) ->
+    [A, B] = Nodes = pair(Config),
+    Sidecars = [sidecar(Node) || Node <- Nodes],
+    ok = test_node:signal("STOP", Sidecars),
+    ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
+    ok = test_node:signal("CONT", Sidecars).
+
+%% Each end may have its own transport: on the socket it makes no difference.
+one_end_is_direct_and_the_other_relayed(Config) ->
+    A = start("a", #{}, Config),
+    B = start("b", #{transport => relay}, Config),
+    pong = call(B, net_adm, ping, [name(A)]),
+    Sizes = [[1, 100, 16 * ?MIB, 70000], [65536, 10, ?MIB]],
+    ok = call(A, test_traffic, exchange, [name(B), Sizes, 2]),
+    test_node:signal("USR1", [sidecar(Node) || Node <- [A, B]]),
+    expect_output(A, "0 connections, 0 shaking hands, 1 handed over so far"),
+    expect_output(B, "1 connections, 0 shaking hands, 0 handed over so far").
+
+%% A VM that may open no more files cannot take a socket: that connection is lost, and a line says why.
+%% Those that are there go on, and when there is room again, so do new ones.
+node_without_descriptors_loses_the_connection_alone(Config) ->
+    Limited = #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]},
+    Options = #{args => test_node:on_demand()},
+    A = start("a", maps:merge(Options, Limited), Config),
+    [B, C] = start_all(["b", "c"], Options, Config),
+    true = call(B, net_kernel, connect_node, [name(A)]),
+    %% So that the modules are loaded that it needs to log, and to be asked.
+    ok = call(A, logger, error, ["before"]),
+    expect_output(A, "before"),
+    test_node:expect_nodes(A, [name(B)]),
+    ok = call(A, ?MODULE, use_up_descriptors, []),
+    _ = call(C, net_kernel, connect_node, [name(A)]),
+    expect_output(A, "the connection with .*c@.* is lost: .* no file descriptor left .*ulimit -n"),
+    test_node:expect_nodes(C, []),
+    test_node:expect_nodes(A, [name(B)]),
+    ok = call(A, ?MODULE, give_back_descriptors, []),
+    true = call(C, net_kernel, connect_node, [name(A)]),
+    ok = call(A, test_traffic, exchange, [name(B), [[1000]], 1]).
+
+use_up_descriptors() ->
+    Self = self(),
+    spawn(fun() ->
+        register(holder, self()),
+        Files = open_all([]),
+        Self ! {holder, length(Files)},
+        receive
+            {give_back, From} ->
+                [ok = file:close(File) || File <- Files],
+                From ! given_back
+        end
+    end),
+    receive
+        {holder, Count} when Count > 0 -> ok
+    end.
+
+open_all(Files) ->
+    case file:open("/dev/null", [read, raw]) of
+        {ok, File} -> open_all([File | Files]);
+        {error, emfile} -> Files
+    end.
+
+give_back_descriptors() ->
+    holder ! {give_back, self()},
+    receive
+        given_back -> ok
+    end.
+
+%% A sidecar in a PID namespace of its own cannot tell that it is its VM who comes to the channel. The node
+%% says so once, and its connections are relayed.
+channel_that_cannot_be_had_is_done_without(Config) ->
+    case os:cmd("unshare --pid --fork true && echo yes") of
+        "yes\n" -> channel_that_cannot_be_had(Config);
+        Problem -> {skip, "no PID namespace can be made here: " ++ Problem}
+    end.
+
+channel_that_cannot_be_had(Config) ->
+    Binary = filename:join(test_node:dir(Config), "other_namespace_sidecar"),
+    Script = ["#!/bin/sh\nexec unshare --pid --fork ", uds_dist_config:sidecar_path(), "\n"],
+    ok = file:write_file(Binary, Script),
+    ok = file:change_mode(Binary, 8#755),
+    A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
+    B = start("b", #{}, Config),
+    pong = call(B, net_adm, ping, [name(A)]),
+    ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100]], 1]),
+    expect_output(A, "transport is relay instead of direct"),
+    [#{transport := relay}] = call(A, uds_dist, peers, []).
+
+%% As every setting, when the application starts, for the connections that follow.
+transport_may_be_changed_later(Config) ->
+    Options = #{args => test_node:on_demand(), transport => relay},
+    [A, B] = start_all(["a", "b"], Options, Config),
+    [
+        begin
+            ok = call(A, ?MODULE, set_transport, [Transport]),
+            connect(A, B),
+            test_node:signal("USR1", sidecar(A)),
+            expect_output(A, Line),
+            true = call(A, erlang, disconnect_node, [name(B)]),
+            test_node:expect_nodes(B, [])
+        end
+     || {Transport, Line} <- [
+            {direct, "0 connections, 0 shaking hands, 1 handed over so far"},
+            {relay, "1 connections, 0 shaking hands, 1 handed over so far"},
+            {direct, "0 connections, 0 shaking hands, 2 handed over so far"}
+        ]
+    ].
+
+set_transport(Transport) ->
+    _ = application:stop(uds_dist),
+    ok = application:set_env(uds_dist, transport, Transport),
+    application:start(uds_dist).
+
+%% ---------------------------------------------------------------------------------------------
+
+%% Two nodes, connected, which count what happens to their connections and answer round trips.
+pair(Config) ->
+    [A, B] = Nodes = start_all(["a", "b"], Config),
+    [ok = test_load:prepare(Node) || Node <- Nodes],
+    connect(A, B),
+    Nodes.
+
+%% Both nodes have the socket when an answer has come.
+connect(From, To) ->
+    true = call(From, net_kernel, connect_node, [name(To)]),
+    ok = call(From, test_traffic, round_trips, [name(To), 1, 0]).
