@@ -5,17 +5,21 @@ mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
 mod write_docs;
 
-use fixtures::{TempDir, bytes, kill, limited, read, read_to_end};
+use fixtures::{TempDir, bytes, fill_backlog, kill, limited, listen_only, read, read_to_end};
+use rustix::net::SocketAddrUnix;
 use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Program, Output, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use uds_dist_command_line::cookie::{Cookie, Source};
 use uds_dist_command_line::etf::{Identity, Reader, Writer};
 use uds_dist_command_line::handshake::proof;
@@ -39,6 +43,29 @@ fn command(directory: &TempDir, arguments: &[impl AsRef<OsStr>]) -> Program {
 
 fn run(directory: &TempDir, arguments: &[&str]) -> Output {
     command(directory, arguments).output().expect("it starts")
+}
+
+/// What a program prints on a terminal, as it is written, and its exit code.
+fn on_a_terminal(program: &mut Program) -> (Vec<u8>, Option<i32>) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).expect("a terminal");
+    unlockpt(&master).expect("a terminal");
+    let path = ptsname(&master, Vec::new()).expect("a terminal");
+    let path = OsStr::from_bytes(path.as_bytes());
+    let terminal = fs::File::options().read(true).write(true).open(path);
+    let terminal = terminal.expect("a terminal");
+    let mut modes = tcgetattr(&terminal).expect("a terminal");
+    modes.output_modes -= OutputModes::OPOST;
+    tcsetattr(&terminal, OptionalActions::Now, &modes).expect("a terminal");
+    let mut child = program.stdout(terminal).spawn().expect("it starts");
+    // No other end of it may be ours, or it would not end.
+    program.stdout(Stdio::null());
+    let mut output = Vec::new();
+    let end = fs::File::from(master).read_to_end(&mut output);
+    assert_eq!(end.map_err(|error| error.raw_os_error()), Err(Some(5))); // EIO
+    (output, child.wait().expect("it ends").code())
 }
 
 /// It has failed with this code and with one line that has all these words.
@@ -83,10 +110,21 @@ impl Peer {
     /// What a command says to that.
     fn asked(self, arguments: &[&str]) -> Output {
         let output = run(&self.directory, arguments);
+        self.join();
+        output
+    }
+
+    /// The same where its standard output is a terminal; and its exit code.
+    fn asked_on_a_terminal(self, arguments: &[&str]) -> (Vec<u8>, Option<i32>) {
+        let asked = on_a_terminal(&mut command(&self.directory, arguments));
+        self.join();
+        asked
+    }
+
+    fn join(self) {
         self.thread
             .join()
             .expect("the peer has seen what it should");
-        output
     }
 }
 
@@ -210,31 +248,292 @@ fn places_without_nodes() {
     assert_fails(&output, 64, &["is not a node name"]);
 }
 
+/// The words of each line of a table.
+fn rows(output: &Output) -> Vec<Vec<String>> {
+    let table = String::from_utf8(output.stdout.clone()).expect("a text");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    table.lines().map(words).collect()
+}
+
+fn our_uid() -> String {
+    rustix::process::geteuid().as_raw().to_string()
+}
+
 #[test]
 fn names_are_listed_with_what_is_known_of_them() {
     let directory = TempDir::new();
     let _up = UnixListener::bind(directory.path("up.sock")).expect("a socket");
-    fs::write(directory.path("up.sock.lock"), "4711\n").expect("a file");
-    let _other = UnixListener::bind(directory.path("other.sock")).expect("a socket");
     drop(UnixListener::bind(directory.path("dead.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
-    let us = (std::process::id(), rustix::process::geteuid());
+    let before = utc("-1 day");
+    let rows = rows(&run(&directory, &["names"]));
+    assert_eq!(rows[0], ["NAME", "PID", "USER", "SINCE", "STATE"]);
+    assert_eq!(rows[1], ["dead", "-", "-", "-", "stale"]);
+    let (pid, since) = (std::process::id().to_string(), &rows[2][3]);
+    assert_eq!(rows[2], ["up", &pid, &our_user(), since, "up"]);
+    assert!(before < *since && *since <= utc("now"), "{since}");
     let output = run(&directory, &["names", "--json"]);
     let expected = format!(
-        r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"other","pid":{},"uid":{},"state":"up"}},{{"name":"up","pid":4711,"uid":{},"state":"up"}}]"#,
-        us.0, us.1, us.1
+        r#"[{{"name":"dead","pid":null,"uid":null,"user":null,"since":null,"state":"stale"}},{{"name":"up","pid":{pid},"uid":{},"user":"{}","since":"{since}","state":"up"}}]"#,
+        our_uid(),
+        our_user(),
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected + "\n");
-    let output = run(&directory, &["names"]);
-    let table = String::from_utf8_lossy(&output.stdout);
-    let rows: Vec<Vec<_>> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    assert_eq!(rows[0], ["NAME", "PID", "UID", "STATE"]);
-    assert_eq!(rows[1], ["dead", "-", "-", "stale"]);
-    assert_eq!(rows[3], ["up", "4711", &us.1.to_string(), "up"]);
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// The time as `names` shows it.
+fn utc(time: &str) -> String {
+    let mut program = Program::new("date");
+    let date = program.args(["-u", "-d", time, "+%Y-%m-%dT%H:%M:%SZ"]);
+    text(&date.output().expect("it starts").stdout)
+        .trim()
+        .into()
+}
+
+fn our_user() -> String {
+    let output = Program::new("id").arg("-un").output().expect("it starts");
+    text(&output.stdout).trim().into()
+}
+
+/// A node cannot be reached any more when its socket file was removed, or when another node has put
+/// its own there.
+#[cfg(target_os = "linux")]
+#[test]
+fn nodes_whose_file_is_gone_are_marked() {
+    let directory = TempDir::new();
+    let listen = |name: &str| UnixListener::bind(directory.path(name)).expect("a socket");
+    let remove = |name: &str| fs::remove_file(directory.path(name)).expect("a file");
+    let _removed = listen("removed.sock");
+    remove("removed.sock");
+    let _first = listen("replaced.sock");
+    remove("replaced.sock");
+    let _second = listen("replaced.sock");
+    let _killed = listen("killed.sock");
+    remove("killed.sock");
+    drop(listen("killed.sock"));
+    let seen = |output: &Output| -> Vec<_> {
+        let rows = rows(output).into_iter().skip(1);
+        rows.map(|row| [row[0].clone(), row[1].clone(), row[4].clone()])
+            .collect()
+    };
+    let pid = &std::process::id().to_string()[..];
+    let expected = [
+        ["killed", "-", "stale"],
+        ["killed", pid, "gone"],
+        ["removed", pid, "gone"],
+        ["replaced", pid, "up"],
+        ["replaced", pid, "gone"],
+    ];
+    assert_eq!(seen(&run(&directory, &["names"])), expected);
+    let link = directory.path("link");
+    symlink(directory.path(""), &link).expect("a link");
+    let through_link = run(&directory, &["names", "--dir", &link.to_string_lossy()]);
+    assert_eq!(seen(&through_link), expected);
+    let names = run(&directory, &["names", "-q"]).stdout;
+    assert_eq!(names, b"killed\nremoved\nreplaced\n");
+}
+
+/// On a terminal the columns are aligned and the states have colours, unless the user wants none.
+#[test]
+fn a_table_is_made_for_who_reads_it() {
+    let directory = TempDir::new();
+    let _up = UnixListener::bind(directory.path("up.sock")).expect("a socket");
+    drop(UnixListener::bind(directory.path("long_dead.sock")).expect("a socket"));
+    let output = run(&directory, &["names"]);
+    for line in text(&output.stdout).lines() {
+        assert_eq!(line.split('\t').count(), 5, "{line:?}");
+        assert!(!line.contains([' ', '\x1b']), "{line:?}");
+    }
+    let on_terminal = |variables: &[(&str, &str)]| {
+        let mut program = command(&directory, &["names"]);
+        let (output, code) = on_a_terminal(program.envs(variables.iter().copied()));
+        assert_eq!(code, Some(0));
+        String::from_utf8(output).expect("a text")
+    };
+    let colored = on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "")]);
+    assert!(colored.contains("\x1b[31mstale\x1b[0m\n"), "{colored:?}");
+    assert!(colored.contains("\x1b[32mup\x1b[0m\n"), "{colored:?}");
+    let plain = on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "1")]);
+    assert_eq!(plain, on_terminal(&[("TERM", "dumb")]));
+    assert_eq!(plain, on_terminal(&[]));
+    let ends: Vec<_> = plain
+        .lines()
+        .map(|line| line.rfind("  ").expect("columns"))
+        .collect();
+    assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{plain}");
+}
+
+/// Whoever may create files in the directory can neither stop the command nor make it believe them.
+#[test]
+fn names_trusts_nobody_who_can_create_files() {
+    let directory = TempDir::new();
+    let _listeners = ["fifo", "forged", "long", "zero"]
+        .map(|name| UnixListener::bind(directory.path(&format!("{name}.sock"))).expect("a socket"));
+    let fifo = |name: &str| {
+        let path = directory.path(name);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, 0o600.into(), 0).expect("a FIFO");
+    };
+    fifo("fifo.sock.lock");
+    symlink("/dev/zero", directory.path("zero.sock.lock")).expect("a link");
+    fs::write(directory.path("forged.sock.lock"), "1\n").expect("a file");
+    let long = fs::File::create(directory.path("long.sock.lock")).expect("a file");
+    long.set_len(1 << 40).expect("a file with a hole");
+    // None of these is a node's socket.
+    fifo("pipe.sock");
+    fs::create_dir(directory.path("directory.sock")).expect("a directory");
+    symlink("/dev/zero", directory.path("device.sock")).expect("a link");
+    symlink(directory.path("fifo.sock"), directory.path("link.sock")).expect("a link");
+    let _datagrams = UnixDatagram::bind(directory.path("datagrams.sock")).expect("a socket");
+
+    let output = in_little_memory(&directory, 64, &["names"]);
+    let rows = rows(&output);
+    let pid = std::process::id().to_string();
+    let expected = ["fifo", "forged", "long", "zero"];
+    assert_eq!(rows.len(), 1 + expected.len());
+    for (row, name) in rows[1..].iter().zip(expected) {
+        assert_eq!(
+            (&row[..2], &row[4]),
+            (&[name.into(), pid.clone()][..], &"up".into())
+        );
+    }
+}
+
+/// Runs a command that may take so many MiB.
+fn in_little_memory(directory: &TempDir, most: u32, arguments: &[&str]) -> Output {
+    let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", most * 1024);
+    let mut program = Program::new("/bin/sh");
+    program
+        .args(["-c", &script, BINARY])
+        .args(arguments)
+        .env("UDS_DIST_DIR", directory.path(""))
+        .env("ERLANG_COOKIE", COOKIE);
+    program.output().expect("it starts")
+}
+
+#[test]
+fn names_of_any_bytes_are_one_row_each() {
+    let directory = TempDir::new();
+    let names: [(&[u8], &str, &str); 8] = [
+        (b"\x1b[2J\r", r"\x1b[2J\r", r"\u001b[2J\r"),
+        (
+            b"a\nroot  1  0  up",
+            r"a\nroot  1  0  up",
+            r"a\nroot  1  0  up",
+        ),
+        (b"back\\slash", r"back\\slash", r"back\\slash"),
+        ("c1\u{9b}2J".as_bytes(), r"c1\x{9b}2J", r"c1\u009b2J"),
+        ("gr\u{fc}n".as_bytes(), "gr\u{fc}n", "gr\u{fc}n"),
+        (b"latin1\xfc", r"latin1\xfc", r"latin1\\xfc"),
+        (b"tab\t", r"tab\t", r"tab\t"),
+        (
+            "turned\u{202e}".as_bytes(),
+            r"turned\x{202e}",
+            r"turned\u202e",
+        ),
+    ];
+    let _listeners = names.map(|(name, ..)| {
+        let file = [name, b".sock"].concat();
+        let path = directory.path("").join(OsStr::from_bytes(&file));
+        UnixListener::bind(path).expect("a socket")
+    });
+    let output = run(&directory, &["names"]);
+    let table = String::from_utf8(output.stdout).expect("a text");
+    let rows: Vec<_> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), names.len(), "{table}");
+    for (row, (_, shown, _)) in rows.iter().zip(names) {
+        assert!(
+            row.starts_with(&format!("{shown}\t")),
+            "{shown:?} in {row:?}"
+        );
+    }
+    let output = run(&directory, &["names", "--json"]);
+    let json = String::from_utf8(output.stdout).expect("a text");
+    assert!(!json.trim_end().contains(char::is_control), "{json:?}");
+    for (_, _, name) in names {
+        let object = format!(r#"{{"name":"{name}","pid""#);
+        assert!(json.contains(&object), "{object} in {json}");
+    }
+}
+
+/// No node can listen at such a path.
+#[cfg(target_os = "linux")]
+#[test]
+fn sockets_at_paths_that_are_too_long_are_left_out() {
+    let directory = TempDir::new();
+    let deep = directory.path(&"d".repeat(90));
+    fs::create_dir(&deep).expect("a directory");
+    let opened = fs::File::open(&deep).expect("a directory");
+    let short = format!("/proc/self/fd/{}/a.sock", opened.as_raw_fd());
+    let _listener = UnixListener::bind(short).expect("a socket");
+    let output = run(&directory, &["names", "--dir", &deep.to_string_lossy()]);
+    assert_eq!(rows(&output).len(), 1);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// Whatever the locale is, and whether or not they are text.
+#[test]
+fn the_bytes_of_a_path_stay_what_they_are() {
+    for name in [&b"jos\xc3\xa9"[..], b"jos\xe9"] {
+        let parent = TempDir::new();
+        let directory = parent.path("").join(OsStr::from_bytes(name));
+        fs::create_dir(&directory).expect("a directory");
+        let _listener = UnixListener::bind(directory.join("n.sock")).expect("a socket");
+        for locale in ["C", "C.UTF-8"] {
+            let mut by_variable = command(&parent, &["names"]);
+            by_variable.env("UDS_DIST_DIR", &directory);
+            let words = [
+                OsStr::new("names"),
+                OsStr::new("--dir"),
+                directory.as_os_str(),
+            ];
+            let mut by_argument = command(&parent, &words);
+            for command in [&mut by_variable, &mut by_argument] {
+                let output = command.env("LC_ALL", locale).output().expect("it starts");
+                assert_eq!(rows(&output)[1][0], "n");
+            }
+        }
+    }
+}
+
+/// They are waited for once, not one after the other.
+#[test]
+fn nodes_that_accept_nobody_are_asked_together() {
+    let directory = TempDir::new();
+    let full: Vec<_> = (0..20)
+        .map(|number| {
+            let path = directory.path(&format!("full{number:02}.sock"));
+            let address = SocketAddrUnix::new(&path).expect("an address");
+            let listener = listen_only(&address, 1);
+            (fill_backlog(&address), listener)
+        })
+        .collect();
+    let begin = Instant::now();
+    let output = run(&directory, &["names"]);
+    let time = begin.elapsed();
+    let rows = rows(&output);
+    assert_eq!(rows.len(), 1 + full.len());
+    for row in &rows[1..] {
+        assert_eq!(row[1..], ["-", "-", "-", "busy"]);
+    }
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
+#[test]
+fn a_node_that_accepts_in_time_is_up() {
+    let directory = TempDir::new();
+    let address = SocketAddrUnix::new(directory.path("a.sock")).expect("an address");
+    let listener = UnixListener::from(listen_only(&address, 1));
+    let _clients = fill_backlog(&address);
+    let asked = command(&directory, &["names"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    listener.set_nonblocking(false).expect("a socket");
+    let (_peer, _) = listener.accept().expect("a connection");
+    let output = asked.wait_with_output().expect("it ends");
+    assert_eq!(rows(&output)[1][4], "up");
 }
 
 #[cfg(target_os = "linux")]
@@ -243,19 +542,19 @@ fn abstract_names_are_listed() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
     let namespace = format!("uds_dist_test.{}", std::process::id());
-    let address = SocketAddr::from_abstract_name(format!("{namespace}/n")).expect("an address");
-    let _listener = UnixListener::bind_addr(&address).expect("a socket");
+    // The second one writes a line into the kernel's table, of a node that does not exist.
+    let line = format!("x\n0: 2 0 00010000 0001 01 1 @{namespace}/forged");
+    let _listeners = ["n", &line].map(|name| {
+        let name = format!("{namespace}/{name}");
+        let address = SocketAddr::from_abstract_name(name).expect("an address");
+        UnixListener::bind_addr(&address).expect("a socket")
+    });
     let directory = format!("@{namespace}");
     let output = run(&TempDir::new(), &["names", "--dir", &directory]);
-    let table = String::from_utf8_lossy(&output.stdout);
-    let row: Vec<_> = table
-        .lines()
-        .last()
-        .expect("a row")
-        .split_whitespace()
-        .collect();
-    let uid = rustix::process::geteuid().to_string();
-    assert_eq!(row, ["n", &std::process::id().to_string(), &uid, "up"]);
+    let rows = rows(&output);
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[1][..2], ["n", &std::process::id().to_string()]);
+    assert_eq!(rows[1][4], "up");
 }
 
 /// It comes up while the command waits.
@@ -311,14 +610,92 @@ fn a_peer_that_answers_is_there() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// It is asked again while it waits, on a new connection each time, even if it goes down meanwhile.
+#[test]
+fn waiting_until_a_node_is_ready() {
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    let waiting = command(
+        &directory,
+        &["ping", "n", "--app", "my_app", "--wait", "10s", "-v"],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .expect("it starts");
+    let binary = |text: &[u8]| [&b"m\0\0\0"[..], &[text.len() as u8], text].concat();
+    for answer in [Some(&b"it does not run\x1b"[..]), None, Some(b"")] {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut stream = limited(stream);
+        shake_hands(&mut stream, |challenge| {
+            proof(&cookie(), challenge).to_vec()
+        });
+        receive_frame(&mut stream);
+        send_frame(&mut stream, &message(yes));
+        let asked = receive_frame(&mut stream);
+        assert!(String::from_utf8_lossy(&asked).contains("<<\"my_app\"/utf8>>"));
+        if let Some(answer) = answer {
+            send_frame(&mut stream, &result(&binary(answer)));
+            read_until_reset(&mut stream);
+        }
+    }
+    let output = waiting.wait_with_output().expect("it ends");
+    assert_eq!(output.stdout, b"pong from n@h\n");
+    let steps = text(&output.stderr);
+    assert!(
+        steps.contains("waiting, as n@h answers, but it does not run\\x1b\n"),
+        "{steps}"
+    );
+    assert!(
+        steps.contains("waiting, as n@h closed the connection"),
+        "{steps}"
+    );
+}
+
+#[test]
+fn more_or_less_is_said_of_what_is_done() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        send_frame(stream, &message(yes));
+    };
+    let output = Peer::connected(script).asked(&["ping", "n", "-q"]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("", ""));
+    assert_eq!(output.status.code(), Some(0));
+    let output = Peer::connected(script).asked(&["ping", "n", "-v"]);
+    assert_eq!(output.stdout, b"pong from n@h\n");
+    let steps = text(&output.stderr);
+    let us = format!("process {} of uid {}", std::process::id(), our_uid());
+    for word in [
+        "/n.sock",
+        "ERLANG_COOKIE",
+        "connected as x@h to n@h",
+        &us,
+        "done after",
+    ] {
+        assert!(steps.contains(word), "{word} is not in {steps}");
+    }
+    // Errors are no more than they were.
+    assert_fails(
+        &run(&TempDir::new(), &["-q", "ping", "n"]),
+        1,
+        &["is not there"],
+    );
+    let directory = TempDir::new();
+    let _listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    assert_eq!(run(&directory, &["names", "-q"]).stdout, b"n\n");
+}
+
+/// A node admits its own user.
 #[test]
 fn a_peer_that_hangs_up_at_once() {
     let peer = Peer::new(|_| ());
+    let output = peer.asked(&["ping", "n"]);
     assert_fails(
-        &peer.asked(&["ping", "n"]),
+        &output,
         2,
-        &["hung up without an answer", "uid"],
+        &["hung up without an answer: it is starting or going down"],
     );
+    assert!(!text(&output.stderr).contains("uid"));
 }
 
 #[test]
@@ -378,7 +755,7 @@ fn a_peer_that_hangs_up_in_mid_frame() {
 
 #[test]
 fn a_peer_that_refuses() {
-    for status in ["not_allowed", "nok", "alive", "ok", "ok_simultaneous"] {
+    for status in ["nok", "alive", "ok", "ok_simultaneous"] {
         let peer = Peer::new(move |stream| {
             receive(stream);
             send(stream, format!("s{status}").as_bytes());
@@ -387,6 +764,17 @@ fn a_peer_that_refuses() {
         let words = ["refuses with the status", status];
         assert_fails(&peer.asked(&["ping", "n"]), 2, &words);
     }
+}
+
+#[test]
+fn a_peer_with_a_list_of_whom_it_allows() {
+    let peer = Peer::new(|stream| {
+        receive(stream);
+        send(stream, b"snot_allowed");
+        read_to_end(stream);
+    });
+    let words = ["its list of allowed nodes", "net_kernel:allow(['"];
+    assert_fails(&peer.asked(&["ping", "n"]), 2, &words);
 }
 
 #[test]
@@ -403,16 +791,44 @@ fn a_peer_of_another_name() {
     }
 }
 
+/// It goes on listening.
 #[test]
 fn a_peer_with_another_cookie() {
-    let peer = Peer::new(|stream| {
-        receive(stream);
-        send(stream, NAMED);
-        send(stream, &challenge("n@h"));
-        receive(stream);
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    let peer = thread::spawn(move || {
+        refuse_proof(&mut limited(listener.accept().expect("a connection").0));
+        listener
     });
-    let output = peer.asked(&["ping", "n"]);
-    assert_fails(&output, 2, &["its cookie is another one", "--cookie-file"]);
+    let output = run(&directory, &["ping", "n"]);
+    let words = [
+        "cookie mismatch",
+        "not that of ERLANG_COOKIE;",
+        "--cookie-file",
+    ];
+    assert_fails(&output, 2, &words);
+    peer.join().expect("a connection");
+}
+
+fn refuse_proof(stream: &mut UnixStream) {
+    receive(stream);
+    send(stream, NAMED);
+    send(stream, &challenge("n@h"));
+    receive(stream);
+}
+
+/// What it would do if it did not like the cookie.
+#[test]
+fn a_peer_that_goes_down_when_it_should_check_the_cookie() {
+    let peer = Peer::new(refuse_proof);
+    assert_fails(
+        &peer.asked(&["ping", "n"]),
+        4,
+        &["went down during the handshake"],
+    );
+    let peer = Peer::new(refuse_proof);
+    let output = peer.asked(&["ping", "n", "--wait", "200ms"]);
+    assert_fails(&output, 1, &["is not there"]);
 }
 
 #[test]
@@ -491,13 +907,7 @@ fn a_long_message_that_does_not_come() {
             .write_all(&announced.to_be_bytes())
             .expect("somebody who reads");
     });
-    let mut program = Program::new("/bin/sh");
-    program
-        .args(["-c", "ulimit -v 65536 && exec \"$0\" \"$@\"", BINARY])
-        .args(["rpc", "n", "m", "f"])
-        .env("UDS_DIST_DIR", peer.directory.path(""))
-        .env("ERLANG_COOKIE", COOKIE);
-    let output = program.output().expect("it starts");
+    let output = in_little_memory(&peer.directory, 64, &["rpc", "n", "m", "f"]);
     assert_fails(&output, 4, &["it went down"]);
     peer.thread.join().expect("a connection");
 }
@@ -610,6 +1020,136 @@ fn an_exception_is_no_result() {
     assert_eq!(output.stdout, b"");
 }
 
+/// The names of its fields take much less memory in the message than in a vector of them.
+#[test]
+fn a_record_of_very_many_fields_takes_little_memory() {
+    const FIELDS: usize = 3_000_000;
+    let head = [&b"C"[..], &(FIELDS as u32).to_be_bytes(), b"\0w\x01mw\x01r"].concat();
+    let record = [&head[..], &b"w\0".repeat(FIELDS), &b"j".repeat(FIELDS)].concat();
+    let peer = Peer::connected(move |stream| {
+        receive_frame(stream);
+        send_frame(stream, &result(&record));
+    });
+    let arguments = ["rpc", "n", "m", "f", "--json", "--timeout", "60s"];
+    let output = in_little_memory(&peer.directory, 112, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout.len(), FIELDS * 6 + 2);
+}
+
+/// The time limit is that of the whole command.
+#[test]
+fn digits_take_no_longer_than_the_time_limit() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        let integer = [&b"o\0\x08\0\0\0"[..], &[255; 1 << 19]].concat();
+        send_frame(stream, &result(&integer));
+    });
+    let begin = Instant::now();
+    let output = peer.asked(&["rpc", "n", "m", "f", "--json", "--timeout", "300ms"]);
+    assert_fails(&output, 3, &["takes too long", "--timeout"]);
+    let time = begin.elapsed();
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
+// --- control characters --------------------------------------------------------------------------
+
+/// Moves the cursor, in three ways, between what stays.
+const HOSTILE: &[u8] = b"\x1b[2J a\tb\n \xc2\x9b2J \x7f\xff.";
+const SHOWN: &str = "\\x1b[2J a\tb\n \\x{9b}2J \\x7f\\xff.";
+
+fn says(stream: &mut UnixStream, kind: &str, bytes: &[u8]) {
+    let term = |out: &mut Writer<'_>| {
+        out.tuple(2).atom(kind).binary(bytes);
+    };
+    send_frame(stream, &message(term));
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("a text")
+}
+
+#[test]
+fn exceptions_cannot_control_a_terminal() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "raised", HOSTILE);
+    });
+    let output = peer.asked(&["eval", "n", "1"]);
+    assert_eq!(text(&output.stderr), format!("{SHOWN}\n"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_very_long_exception_is_cut() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "raised", &b"x".repeat((1 << 20) + 7));
+    });
+    let output = peer.asked(&["eval", "n", "1"]);
+    let expected = format!("{}\n... and 7 bytes more\n", "x".repeat(1 << 20));
+    assert!(output.stderr == expected.as_bytes());
+}
+
+#[test]
+fn reasons_cannot_control_a_terminal() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        let mut bytes = vec![112];
+        let mut out = Writer::new(&mut bytes);
+        let out = out.tuple(5).integer(31).integer(1).integer(1).integer(0);
+        out.atom("\x1b[2J\n\u{9b}");
+        send_frame(stream, &bytes);
+        read_until_reset(stream);
+    });
+    let output = peer.asked(&["rpc", "n", "m", "f"]);
+    assert_fails(&output, 4, &[r"could not start the call: \x1b[2J\n\x{9b}"]);
+}
+
+/// What the called code prints is its own affair on standard output, and on a terminal too. On
+/// standard error it stands beside what we say.
+#[test]
+fn printed_text_is_escaped_beside_what_we_say() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        says(stream, "output", HOSTILE);
+        send_frame(stream, &result(b"m\0\0\0\x02ok"));
+    };
+    let output = Peer::connected(script).asked(&["rpc", "n", "m", "f"]);
+    assert_eq!(output.stdout, [HOSTILE, b"ok\n"].concat());
+    let output = Peer::connected(script).asked(&["rpc", "n", "m", "f", "--json"]);
+    assert_eq!(text(&output.stderr), SHOWN);
+    let (output, code) = Peer::connected(script).asked_on_a_terminal(&["rpc", "n", "m", "f"]);
+    assert_eq!(output, [HOSTILE, b"ok\n"].concat());
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn results_cannot_control_a_terminal() {
+    let script = |stream: &mut UnixStream| {
+        receive_frame(stream);
+        let length = (HOSTILE.len() as u32).to_be_bytes();
+        send_frame(stream, &result(&[b"m", &length[..], HOSTILE].concat()));
+    };
+    for arguments in [&["rpc", "n", "m", "f"][..], &["eval", "n", "1"]] {
+        let (output, _) = Peer::connected(script).asked_on_a_terminal(arguments);
+        assert_eq!(text(&output), format!("{SHOWN}\n"));
+        let output = Peer::connected(script).asked(arguments);
+        assert_eq!(output.stdout, [HOSTILE, b"\n"].concat());
+    }
+    // What is no code of the user's does so nowhere.
+    for arguments in [["pid", "n"], ["info", "n"]] {
+        let output = Peer::connected(script).asked(&arguments);
+        assert_eq!(text(&output.stdout), SHOWN);
+    }
+    let c1 = b"m\0\0\0\x03\xc2\x9bx";
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        send_frame(stream, &result(c1));
+    });
+    let output = peer.asked(&["rpc", "n", "m", "f", "--json"]);
+    assert_eq!(text(&output.stdout), "\"\\u009bx\"\n");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_result_that_nobody_can_have() {
@@ -712,8 +1252,21 @@ fn help_says_what_it_is_for() {
 }
 
 #[test]
+fn help_of_a_command() {
+    let (status, long, stderr) = run_alone(&["help", "rpc"]);
+    assert_eq!((status, &stderr[..]), (Some(0), ""));
+    assert!(long.contains("Charlists are lists"), "{long}");
+    assert_eq!(run_alone(&["rpc", "--help"]).1, long);
+    assert!(run_alone(&["rpc", "-h"]).1.len() < long.len());
+    let (status, all, _) = run_alone(&["help"]);
+    assert_eq!(status, Some(0));
+    assert!(!all.contains("sidecar"), "{all}");
+    assert_eq!(run_alone(&["help", "reboot"]).0, Some(64));
+}
+
+#[test]
 fn unknown_arguments_are_refused() {
-    for arguments in [&["--verbose"][..], &["sidecar"], &[""]] {
+    for arguments in [&["--loud"][..], &["sidecar"], &[""]] {
         let (status, stdout, stderr) = run_alone(arguments);
         assert_eq!((status, &stdout[..]), (Some(64), ""));
         assert!(stderr.starts_with("error: "), "{stderr}");
@@ -721,6 +1274,33 @@ fn unknown_arguments_are_refused() {
     }
     let not_a_text = command(&TempDir::new(), &[OsStr::from_bytes(b"\xff")]).output();
     assert_eq!(not_a_text.expect("it starts").status.code(), Some(64));
+}
+
+/// As `| head -1` ends.
+#[test]
+fn output_that_nobody_reads_any_more_is_no_failure_to_talk_of() {
+    let peer = Peer::connected(|stream| {
+        receive_frame(stream);
+        says(stream, "output", b"a line\n");
+        read_until_reset(stream);
+    });
+    let alone = TempDir::new();
+    for (directory, arguments) in [
+        (&peer.directory, &["rpc", "n", "m", "f"][..]),
+        (&alone, &["names"]),
+        (&alone, &["--help"]),
+        (&alone, &["--version"]),
+    ] {
+        let (ours, theirs) = UnixStream::pair().expect("a pipe");
+        drop(ours);
+        let output = command(directory, arguments)
+            .stdout(OwnedFd::from(theirs))
+            .output()
+            .expect("it starts");
+        assert_eq!(text(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}");
+    }
+    peer.join();
 }
 
 #[cfg(target_os = "linux")]
@@ -757,4 +1337,82 @@ fn man_pages_and_completions_are_written() {
     let file = directory.path("file");
     fs::write(&file, "").expect("a file");
     write_docs::write(&file).expect_err("a file is no directory");
+}
+
+/// In shells that are there: bash at least.
+#[test]
+fn shells_complete_nodes_and_cookie_files() {
+    let directory = TempDir::new();
+    let share = directory.path("share");
+    write_docs::write(&share).expect("a directory");
+    fs::create_dir(directory.path("d")).expect("a directory");
+    let _listeners = [
+        "here.sock",
+        "d/alpha.sock",
+        "d/alto.sock",
+        "d/beta.sock",
+        "d/$(touch x).sock",
+    ]
+    .map(|name| UnixListener::bind(directory.path(name)).expect("a socket"));
+    fs::write(directory.path("cookie_file"), "").expect("a file");
+
+    let bash = r#"
+        source share/bash-completion/completions/uds_dist
+        set -- $1 "$2"
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _uds_dist_nodes "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let fish = r#"
+        set fish_complete_path
+        source share/fish/vendor_completions.d/uds_dist.fish
+        complete -C "$argv[1] $argv[2]" | string replace -r '\t.*' ''"#;
+    // Bash takes such a word apart.
+    let split = |words: &str| words.replace('=', " = ");
+    let path = format!(
+        "{}:{}",
+        Path::new(BINARY).parent().expect("a directory").display(),
+        std::env::var("PATH").expect("a path")
+    );
+    let completed = |shell: &str, script: &str, words: &str, word: &str| {
+        let mut program = Program::new(shell);
+        program.args(["-c", script]);
+        if shell == "bash" {
+            program.args(["bash", &split(words), word]);
+        } else {
+            program.args([words, word]);
+        }
+        let output = program
+            .current_dir(directory.path(""))
+            .env("PATH", &path)
+            .env_remove("UDS_DIST_DIR")
+            .output();
+        match output {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            output => Some(text(&output.expect("it starts").stdout).trim().to_owned()),
+        }
+    };
+    for (shell, script, dollar) in [
+        ("bash", bash, r"\$\(touch\ x\)"),
+        ("fish", fish, "$(touch x)"),
+    ] {
+        let all = format!("{dollar}\nalpha\nalto\nbeta");
+        for (words, word, expected) in [
+            ("uds_dist ping", "", "here"),
+            ("uds_dist ping --dir d", "", &all[..]),
+            ("uds_dist -q rpc --timeout 5s --dir=d", "al", "alpha\nalto"),
+            ("uds_dist stop --cookie-file", "coo", "cookie_file"),
+            ("uds_dist ping --dir d beta", "al", ""),
+            ("uds_dist ping --allow-uid", "roo", "root"),
+        ] {
+            match completed(shell, script, words, word) {
+                Some(seen) => assert_eq!(seen, expected, "{shell}: {words} {word}"),
+                None => assert_ne!(shell, "bash", "it is not there"),
+            }
+        }
+    }
+    // What a name says was not done.
+    assert_eq!(
+        directory.names(),
+        ["cookie_file", "d", "here.sock", "share"]
+    );
 }

@@ -11,10 +11,16 @@
     pings_leave_nothing_behind/1,
     abstract_sockets_work/1,
     another_cookie_is_refused/1,
+    the_cookie_of_a_release_comes_first/1,
+    a_cookie_may_end_in_a_line_end/1,
+    an_allow_list_excludes_commands/1,
     a_killed_node_is_stale/1,
     a_stopped_node_runs_into_the_time_limit/1,
     names_lists_who_is_there/1,
-    erl_uds_dist_answers/1
+    erl_uds_dist_answers/1,
+    ready_is_not_alive/1,
+    an_application_that_does_not_start_is_not_ready/1,
+    a_node_that_does_not_start_is_not_ready/1
 ]).
 %% What it says.
 -export([
@@ -22,6 +28,7 @@
     eval_evaluates/1,
     eval_reads_files_and_stdin/1,
     eval_speaks_elixir/1,
+    elixir_that_is_taken_for_erlang_is_recognized/1,
     exceptions_fail/1,
     output_is_forwarded/1,
     input_is_at_its_end/1,
@@ -52,12 +59,14 @@
 -define(TIMED_OUT, 3).
 -define(LOST, 4).
 -define(NOT_THERE, 5).
+-define(NOT_READY, 6).
 
 -define(PINGS, 100).
 -define(TERMS, 500).
 -define(LARGE, 16 bsl 20).
 
 -define(JOB, uds_dist_test_job).
+-define(APPLICATION, command_line_application).
 
 all() ->
     test_node:cases(?MODULE) -- [init_per_suite, end_per_suite, printed, mapped].
@@ -130,11 +139,39 @@ abstract_sockets_work(Config) ->
     assert_prints(pong(Node), run(["ping", "a"], #{dir => Dir})),
     assert_prints(pong(Node), run(["ping", "a", "--socket", Dir ++ "/a"], Config)),
     {0, Table} = run(["names"], #{dir => Dir}),
-    ?assertMatch([_, ["a", _, _, "up"]], rows(Table)).
+    ?assertMatch([_, ["a", _, _, _, "up"]], rows(Table)).
 
 another_cookie_is_refused(Config) ->
     Options = (of_shared(Config))#{cookie => "another"},
-    assert_fails(?REFUSED, "its cookie is another one", run(["ping", "shared"], Options)).
+    Mismatch = "\\(cookie mismatch\\): it is not that of ERLANG_COOKIE;",
+    assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Options)).
+
+%% What a release's own commands use.
+the_cookie_of_a_release_comes_first(Config) ->
+    {Node, _} = proplists:get_value(shared, Config),
+    Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
+    assert_prints(pong(Node), run(["ping", "shared"], Right)),
+    Wrong = (of_shared(Config))#{env => [{"RELEASE_COOKIE", "old"}]},
+    Origin = "not that of RELEASE_COOKIE \\(ERLANG_COOKIE has another one, which does not",
+    assert_fails(?REFUSED, Origin, run(["ping", "shared"], Wrong)).
+
+%% The end of a line is a part of it for erl, and so it is here.
+a_cookie_may_end_in_a_line_end(Config) ->
+    Cookie = "uds_dist_test\n",
+    Node = start("a", #{cookie => Cookie}, Config),
+    Options = #{dir => dir(Config), cookie => Cookie},
+    assert_prints(pong(Node), run(["ping", "a"], Options)),
+    assert_fails(?REFUSED, "cookie mismatch", run(["ping", "a"], Config)).
+
+%% The line says what is to be added there.
+an_allow_list_excludes_commands(Config) ->
+    Node = start("a", Config),
+    ok = call(Node, net_kernel, allow, [[x@nowhere]]),
+    {?REFUSED, Output} = run(["ping", "a"], Config),
+    test_node:expect_output_of(unicode:characters_to_binary(Output), "list of allowed nodes"),
+    {match, [Host]} = re:run(Output, "net_kernel:allow\\(\\['(.*)'\\]\\)", [{capture, [1], list}]),
+    ok = call(Node, net_kernel, allow, [[list_to_atom(Host)]]),
+    assert_prints(pong(Node), run(["ping", "a"], Config)).
 
 a_killed_node_is_stale(Config) ->
     Node = start("a", Config),
@@ -145,7 +182,7 @@ a_killed_node_is_stale(Config) ->
     expect(fun() -> not test_node:is_alive(Sidecar) end, end_of_sidecar),
     assert_fails(?DOWN, "nobody listens at its socket", run(["ping", "a"], Config)),
     {0, Table} = run(["names"], Config),
-    ?assertMatch([_, ["a", "-", "-", "stale"]], rows(Table)).
+    ?assertMatch([_, ["a", "-", "-", "-", "stale"]], rows(Table)).
 
 %% The node's sidecar lets the command in; the VM says nothing.
 a_stopped_node_runs_into_the_time_limit(Config) ->
@@ -158,13 +195,18 @@ a_stopped_node_runs_into_the_time_limit(Config) ->
 
 names_lists_who_is_there(Config) ->
     [A, B] = test_node:start_all(["a", "b"], Config),
-    User = string:trim(os:cmd("id -u")),
+    User = string:trim(os:cmd("id -un")),
     Row = fun(Name, Node) -> [Name, integer_to_list(os_pid(Node)), User, "up"] end,
     {0, Table} = run(["names"], Config),
-    ?assertEqual([["NAME", "PID", "UID", "STATE"], Row("a", A), Row("b", B)], rows(Table)).
+    [Head | Rows] = rows(Table),
+    ?assertEqual(["NAME", "PID", "USER", "SINCE", "STATE"], Head),
+    ?assertEqual([Row("a", A), Row("b", B)], [lists:delete(lists:nth(4, R), R) || R <- Rows]),
+    Started = [calendar:rfc3339_to_system_time(lists:nth(4, R)) || R <- Rows],
+    Now = os:system_time(second),
+    ?assert(lists:all(fun(Time) -> Now - 60 < Time andalso Time =< Now end, Started)).
 
 rows(Table) ->
-    [string:lexemes(Line, " ") || Line <- string:lexemes(Table, "\n")].
+    [string:lexemes(Line, "\t") || Line <- string:lexemes(Table, "\n")].
 
 %% Any node that speaks the protocol will do: this one has nothing of ours.
 erl_uds_dist_answers(Config) ->
@@ -177,6 +219,49 @@ erl_uds_dist_answers(Config) ->
         {skip, _} = Skip ->
             Skip
     end.
+
+%% While an application starts, a node answers and is not ready. Whoever waits for it sees it come.
+ready_is_not_alive(Config) ->
+    _ = boot_with(when_told, Config),
+    App = ["--app", atom_to_list(?APPLICATION)],
+    Ping = fun(Options) -> run(["ping", "a", "--timeout", "30s" | Options], Config) end,
+    ?assertMatch({0, "pong from a@" ++ _}, Ping(["--wait", "30s"])),
+    assert_fails(?NOT_READY, "a@.* answers, but it is starting$", Ping(["--started"])),
+    assert_fails(?NOT_READY, "the application .* does not run", Ping(App)),
+    Both = "it is starting, the application .* does not run",
+    assert_fails(?NOT_READY, Both, Ping(["--started", "--wait", "200ms" | App])),
+    Waiting = [
+        open(["ping", "a", "--wait", "60s" | Options], options(Config))
+     || Options <- [["--started"], App]
+    ],
+    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)),
+    [?assertMatch({0, "pong from a@" ++ _}, test_project:collect(Port)) || Port <- Waiting],
+    ?assertMatch({0, _}, Ping(["--started", "--app", "kernel" | App])),
+    assert_fails(?NOT_READY, "the application kern does not run", Ping(["--app", "kern"])),
+    Strange = "\"'\x{E9}",
+    NotThere = "the application " ++ Strange ++ " does not run",
+    assert_fails(?NOT_READY, NotThere, Ping(["--app", Strange])).
+
+%% The node has started without it.
+an_application_that_does_not_start_is_not_ready(Config) ->
+    _ = boot_with(failing, Config),
+    Ping = fun(Options) -> run(["ping", "a", "--wait", "30s" | Options], Config) end,
+    ?assertMatch({0, _}, Ping(["--started"])),
+    App = ["--app", atom_to_list(?APPLICATION), "--wait", "500ms"],
+    assert_fails(?NOT_READY, "does not run", run(["ping", "a" | App], Config)).
+
+%% One that ends for that is never ready, however long somebody waits.
+a_node_that_does_not_start_is_not_ready(Config) ->
+    Node = boot_with(fatal, Config),
+    Waiting = open(["ping", "a", "--started", "--wait", "2s"], options(Config)),
+    {Status, _} = test_node:expect_exit(Node),
+    ?assertNotEqual(0, Status),
+    assert_fails(?DOWN, "is not there", test_project:collect(Waiting)).
+
+%% A node that starts an application when it boots.
+boot_with(How, Config) ->
+    Boot = ["-s", atom_to_list(?APPLICATION), "boot", atom_to_list(How)],
+    test_node:launch(#{name => "a", args => ["-noinput" | Boot]}, Config).
 
 %% ---------------------------------------------------------------------------------------------
 %% What it says
@@ -220,12 +305,57 @@ eval_speaks_elixir(Config) ->
             Start = "{ok, _} = application:ensure_all_started(elixir), ok.",
             assert_prints("ok\n", run(["eval", "a", Start, "--wait", "30s"], Config)),
             Eval = fun(Text) -> run(["eval", "a", "--elixir" | Text], Config) end,
+            Rpc = fun(Call) -> run(["rpc", "a" | Call], Config) end,
             assert_prints("6\n", Eval(["Enum.sum([1, 2, 3])"])),
+            assert_prints("6\n", Rpc(["Enum.sum([1, 2, 3])", "--elixir"])),
+            assert_prints("6\n", Rpc(["--elixir", "Enum", "sum", "[[1, 2, 3]]"])),
+            assert_prints("%{a: :b}\n", Rpc(["--elixir", ":maps", "from_list", "[[a: :b]]"])),
+            %% Whoever asks, its terms are Elixir's.
+            assert_prints("{:ok, nil, \"b\"}\n", Rpc(["{ok, nil, <<\"b\">>}"])),
+            assert_prints(":a\n", Rpc(["lists", "nth", "[1, [a]]"])),
+            assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Rpc(["1 / 0"])),
             assert_prints("hello\n%{a: \"b\"}\n", Eval(["IO.puts(\"hello\"); %{a: \"b\"}"])),
             assert_prints("[1,null]\n", Eval(["--json", "{1, nil}"])),
             assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Eval(["1 / 0"])),
             assert_fails(?RAISED, "\\*\\* \\(TokenMissingError\\)", Eval(["(1"]))
     end.
+
+%% Where the syntax is not Erlang's, and where only the name of a module looks so.
+elixir_that_is_taken_for_erlang_is_recognized(Config) ->
+    Hint = "This looks like Elixir, which --elixir is for",
+    Fails = fun(Call) ->
+        {?RAISED, Text} = shared(Call, Config),
+        string:find(Text, Hint) =/= nomatch
+    end,
+    Eval = fun(Text) -> Fails(["eval", "shared", Text]) end,
+    Elixir = [
+        "Enum.sum([1])",
+        "x = :ok",
+        "f a: 1",
+        "\"a\" <> \"b\"",
+        "[1] |> hd",
+        "fn x -> x end",
+        "%{a: 1}",
+        "a != b",
+        "Enum.map([1], &(&1 + 1))",
+        "IO.puts \"x\""
+    ],
+    ?assertEqual([], [Text || Text <- Elixir, not Eval(Text)]),
+    ?assert(Fails(["rpc", "shared", "Enum", "sum", "[[1]]"])),
+    ?assert(Fails(["rpc", "shared", "lists", "sum", "[%{}]"])),
+    Erlang = [
+        "1 +",
+        "lists:map(fun(X) -> X end [1])",
+        "\"text",
+        "[X || X <- [1]",
+        "#{a => 1",
+        "A#r{b = 1",
+        "receive X when X /= 1 -> X end end",
+        "lists:foldl(fun(X, Y) -> X + Y end, 0, [1)"
+    ],
+    ?assertEqual([], [Text || Text <- Erlang, Eval(Text)]),
+    ?assertNot(Fails(["rpc", "shared", "nomodule", "f"])),
+    assert_prints("ok\n", shared(["eval", "shared", "% a comment"], Config)).
 
 %% The shell's own words, without what is ours.
 exceptions_fail(Config) ->
@@ -416,10 +546,25 @@ quoted(Text) ->
         ($\n) -> "\\n";
         ($\r) -> "\\r";
         ($\t) -> "\\t";
-        (Control) when Control < 32; Control =:= 127 -> io_lib:format("\\u~4.16.0b", [Control]);
-        (Other) -> Other
+        (Char) ->
+            case is_active(Char) of
+                true -> io_lib:format("\\u~4.16.0b", [Char]);
+                false -> Char
+            end
     end,
     ["\"", lists:map(Escape, lists:flatten(Text)), "\""].
+
+%% Control characters, and those that move the text around them.
+is_active(Char) ->
+    Ranges = [
+        {0, 31},
+        {127, 159},
+        {16#61C, 16#61C},
+        {16#200E, 16#200F},
+        {16#2028, 16#202E},
+        {16#2066, 16#2069}
+    ],
+    lists:any(fun({First, Last}) -> First =< Char andalso Char =< Last end, Ranges).
 
 %% ---------------------------------------------------------------------------------------------
 %% How it goes on
@@ -519,7 +664,9 @@ open(Arguments, Options = #{dir := Dir}) ->
         {env, [
             {"UDS_DIST_DIR", Dir},
             {"ERLANG_COOKIE", maps:get(cookie, Options, "uds_dist_test")},
+            {"RELEASE_COOKIE", false},
             {"HOME", false}
+            | maps:get(env, Options, [])
         ]},
         exit_status,
         binary

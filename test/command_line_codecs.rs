@@ -3,24 +3,29 @@
 
 mod fixtures;
 
-use fixtures::TempDir;
+use fixtures::{LIMIT, TempDir};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::peer::{Base, Policy};
-use uds_dist_command_line::arguments::{self, Access, Language, Printed, Program, Request};
+use uds_dist_command_line::arguments::{
+    self, Access, Invocation, Language, Printed, Program, Request, Talk,
+};
 use uds_dist_command_line::call::Job;
 use uds_dist_command_line::cookie::{Cookie, Source};
 use uds_dist_command_line::etf::{Identity, Item, Malformed, Reader, Writer};
 use uds_dist_command_line::failure::{Failure, Kind};
 use uds_dist_command_line::handshake::{self, Challenge, Status};
-use uds_dist_command_line::json;
+use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
+use uds_dist_command_line::names::rfc3339;
+#[cfg(target_os = "linux")]
+use uds_dist_command_line::sockets::diag;
 
 // --- terms ---------------------------------------------------------------------------------------
 
@@ -101,15 +106,20 @@ const TERMS: &[(&str, &[u8], &str)] = &[
     ),
 ];
 
+/// With limits that no test reaches unless it means to.
+fn translate(term: &mut Reader<'_>) -> Result<String, json::Untranslatable> {
+    let limits = Limits {
+        bytes: 1 << 20,
+        deadline: Instant::now() + LIMIT,
+    };
+    json::translate(term, &limits)
+}
+
 #[test]
 fn every_term_has_its_json() {
     for (erlang, bytes, expected) in TERMS {
         let mut term = Reader::new(bytes).expect("a term");
-        assert_eq!(
-            json::translate(&mut term).as_deref(),
-            Ok(*expected),
-            "{erlang}"
-        );
+        assert_eq!(translate(&mut term).as_deref(), Ok(*expected), "{erlang}");
         assert_eq!(term.rest(), b"", "{erlang}");
     }
 }
@@ -129,10 +139,7 @@ fn a_term_that_ends_early_is_refused() {
     for (erlang, bytes, _) in TERMS {
         for length in 1..bytes.len() {
             let mut term = Reader::new(&bytes[..length]).expect("a version");
-            assert!(
-                json::translate(&mut term).is_err(),
-                "{erlang} of {length} bytes"
-            );
+            assert!(translate(&mut term).is_err(), "{erlang} of {length} bytes");
         }
     }
 }
@@ -168,7 +175,7 @@ fn refuses_what_is_no_term() {
 fn lengths_are_not_believed() {
     for tag in [67, 105, 108, 116, 109, 111] {
         let bytes = [tag, 255, 255, 255, 255, 0, 97, 1];
-        assert!(json::translate(&mut Reader::within(&bytes)).is_err());
+        assert!(translate(&mut Reader::within(&bytes)).is_err());
         assert!(Reader::within(&bytes).skip().is_err());
     }
 }
@@ -180,12 +187,65 @@ fn depth_is_bounded() {
         bytes.push(106);
         bytes
     };
-    assert!(json::translate(&mut Reader::within(&nested(500))).is_ok());
+    assert!(translate(&mut Reader::within(&nested(500))).is_ok());
     for depth in [501, 1_000_000] {
         let bytes = nested(depth);
         let too_deep = Err(json::Untranslatable::TooDeep);
-        assert_eq!(json::translate(&mut Reader::within(&bytes)), too_deep);
+        assert_eq!(translate(&mut Reader::within(&bytes)), too_deep);
         assert_eq!(Reader::within(&bytes).skip(), Ok(()));
+    }
+}
+
+/// Each level of maps that are keys of maps has twice the bytes of the one in it.
+#[test]
+fn json_has_a_limit_of_bytes() {
+    let nested = [
+        &b"t\0\0\0\x01".repeat(100)[..],
+        b"w\x01a",
+        &b"j".repeat(100),
+    ]
+    .concat();
+    let too_long = Err(json::Untranslatable::TooLong(1 << 20));
+    assert_eq!(translate(&mut Reader::within(&nested)), too_long);
+
+    let limits = |bytes| Limits {
+        bytes,
+        deadline: Instant::now() + LIMIT,
+    };
+    let term = b"m\0\0\0\x02\x1bx";
+    let fitting = json::translate(&mut Reader::within(term), &limits(9));
+    assert_eq!(fitting.as_deref(), Ok(r#""\u001bx""#));
+    for bytes in 0..9 {
+        let cut = json::translate(&mut Reader::within(term), &limits(bytes));
+        assert_eq!(cut, Err(json::Untranslatable::TooLong(bytes)));
+    }
+    let digits = [&b"o\0\x10\0\0\0"[..], &[255; 1 << 20]].concat();
+    assert_eq!(translate(&mut Reader::within(&digits)), too_long);
+}
+
+/// The time for the digits of an integer grows with the square of their number, and keys that are
+/// lists are copied once for each level.
+#[test]
+fn json_has_a_deadline() {
+    let integer = [&b"o\0\x08\0\0\0"[..], &[255; 1 << 19]].concat();
+    let list = [&b"k\xff\xff"[..], &[100; 65535]].concat();
+    let lists = [&b"l\0\0\0\x64"[..], &list.repeat(100), b"j"].concat();
+    let keys = [
+        &b"t\0\0\0\x01h\x01".repeat(200)[..],
+        &lists,
+        &b"j".repeat(200),
+    ]
+    .concat();
+    for term in [integer, keys] {
+        let begin = Instant::now();
+        let limits = Limits {
+            bytes: 100 << 20,
+            deadline: begin + Duration::from_millis(50),
+        };
+        let late = json::translate(&mut Reader::within(&term), &limits);
+        assert_eq!(late, Err(json::Untranslatable::TimedOut));
+        let time = begin.elapsed();
+        assert!(time < Duration::from_secs(2), "{time:?}");
     }
 }
 
@@ -227,7 +287,7 @@ proptest! {
     #[test]
     fn bytes_are_terms_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Reader::within(&bytes).skip();
-        let _ = json::translate(&mut Reader::within(&bytes));
+        let _ = translate(&mut Reader::within(&bytes));
         let _ = Status::decode(&bytes);
         let _ = Challenge::decode(&bytes);
         let _ = handshake::decode_ack(&bytes);
@@ -242,7 +302,7 @@ proptest! {
         bytes[at] = byte;
         if let Ok(mut term) = Reader::new(&bytes) {
             let _ = term.clone().skip();
-            let _ = json::translate(&mut term);
+            let _ = translate(&mut term);
         }
     }
 
@@ -251,7 +311,7 @@ proptest! {
         let magnitude = value.to_le_bytes();
         let bytes = [&[110, 16, u8::from(negative)][..], &magnitude].concat();
         let sign = if negative { "-" } else { "" };
-        prop_assert_eq!(json::translate(&mut Reader::within(&bytes)), Ok(format!("{sign}{value}")));
+        prop_assert_eq!(translate(&mut Reader::within(&bytes)), Ok(format!("{sign}{value}")));
     }
 
     #[test]
@@ -259,7 +319,7 @@ proptest! {
         let quoted = json::quoted(&text);
         let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         prop_assert_eq!(unquoted(inner.expect("quotes")), text);
-        prop_assert!(!quoted.chars().any(|character| character.is_ascii_control()));
+        prop_assert!(!quoted.contains(char::is_control));
     }
 }
 
@@ -396,6 +456,10 @@ fn parse(arguments: &[&str]) -> Result<Request, String> {
 }
 
 fn parse_in(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Request, String> {
+    invocation(arguments, environment).map(|invocation| invocation.request)
+}
+
+fn invocation(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, String> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
     let variable = |name: &str| environment.get(name).map(OsString::from);
     arguments::parse(arguments.iter().map(OsString::from), variable)
@@ -404,7 +468,7 @@ fn parse_in(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Request,
 
 fn access(arguments: &[&str], environment: &[(&str, &str)]) -> Access {
     match parse_in(arguments, environment) {
-        Ok(Request::Ping(access) | Request::Pid(access) | Request::Stop(access)) => access,
+        Ok(Request::Ping(access, _) | Request::Pid(access) | Request::Stop(access)) => access,
         other => panic!("{arguments:?} is {other:?}"),
     }
 }
@@ -448,6 +512,27 @@ fn where_the_socket_is() {
         Address::Abstract(b"z/s".to_vec())
     );
     assert!(parse(&["ping", "a", "--socket", "/z", "--dir", "/y"]).is_err());
+    // A script's variable that is not set is not the working directory.
+    for option in ["--dir", "--socket", "--cookie-file"] {
+        let error = parse(&["ping", "a", option, ""]).expect_err("an empty path");
+        assert!(error.contains(option), "{error}");
+    }
+    assert!(parse(&["names", "--dir", ""]).is_err());
+}
+
+#[test]
+fn how_much_is_said() {
+    let talk = |arguments: &[&str]| invocation(arguments, &[]).map(|invocation| invocation.talk);
+    assert_eq!(talk(&["ping", "a"]), Ok(Talk::Normal));
+    for arguments in [
+        ["-q", "ping", "a"],
+        ["ping", "--quiet", "a"],
+        ["ping", "a", "-q"],
+    ] {
+        assert_eq!(talk(&arguments), Ok(Talk::Quiet));
+    }
+    assert_eq!(talk(&["names", "-v"]), Ok(Talk::Verbose));
+    assert!(talk(&["ping", "a", "-q", "-v"]).is_err());
 }
 
 #[test]
@@ -485,17 +570,55 @@ fn times() {
     }
 }
 
+/// By name or by number.
 #[test]
-fn users() {
+fn users_and_groups() {
     let policy = |arguments: &[&str]| access(&[&["ping", "a"], arguments].concat(), &[]).policy;
-    let listed = policy(&["--allow-uid", "1000", "--allow-uid", "1001"]);
+    let listed = policy(&["--allow-uid", "1000", "--allow-uid", "root"]);
     assert_eq!(listed.base, Base::OwnUserAndRoot);
-    assert_eq!(listed.uids, [1000, 1001]);
+    assert_eq!(listed.uids, [1000, 0]);
     assert_eq!(policy(&["--allow-uid", "any"]).base, Base::Anybody);
-    for wrong in ["root", "-1", "4294967296"] {
-        let argument = format!("--allow-uid={wrong}");
-        assert!(parse(&["ping", "a", &argument]).is_err(), "{wrong}");
+    let groups = policy(&["--allow-gid", "daemon", "--allow-gid", "50"]);
+    assert_eq!(groups.gids, [1, 50]);
+    assert_eq!(groups.uids, []);
+    for wrong in [
+        "",
+        "nobody_of_this_name",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "1 ",
+    ] {
+        for option in ["--allow-uid", "--allow-gid"] {
+            let argument = format!("{option}={wrong}");
+            assert!(parse(&["ping", "a", &argument]).is_err(), "{argument}");
+        }
     }
+    assert!(parse(&["ping", "a", "--allow-gid", "any"]).is_err());
+}
+
+#[test]
+fn what_a_node_has_to_be() {
+    let readiness = |arguments: &[&str]| match parse(&[&["ping", "a"], arguments].concat()) {
+        Ok(Request::Ping(_, readiness)) => Ok((readiness.started, readiness.applications)),
+        other => Err(format!("{other:?}")),
+    };
+    assert_eq!(readiness(&[]), Ok((false, vec![])));
+    assert_eq!(readiness(&["--started"]), Ok((true, vec![])));
+    let both = readiness(&[
+        "--app",
+        "my_app",
+        "--app",
+        "other",
+        "--started",
+        "--wait",
+        "9s",
+    ]);
+    assert_eq!(both, Ok((true, vec!["my_app".into(), "other".into()])));
+    for wrong in ["", "a\nb", &"x".repeat(256)] {
+        assert!(readiness(&["--app", wrong]).is_err(), "{wrong:?}");
+    }
+    assert!(parse(&["pid", "a", "--started"]).is_err());
 }
 
 fn program(arguments: &[&str]) -> (Program, Printed) {
@@ -528,6 +651,15 @@ fn what_to_call() {
         call("[total]")
     );
     assert_eq!(given(&["rpc", "a", "node()"]), Job::Erlang("node()".into()));
+    let elixir = |call: &[&str]| given(&[&["rpc", "a", "--elixir"], call].concat());
+    assert_eq!(
+        elixir(&["Enum.sum([1])"]),
+        Job::Elixir("Enum.sum([1])".into())
+    );
+    let apply = r#"apply(Enum, :"sum", [[1]])"#;
+    assert_eq!(elixir(&["Enum", "sum", "[[1]]"]), Job::Elixir(apply.into()));
+    let quoted = r##"apply(:m, :"\"\\\#{f", [])"##;
+    assert_eq!(elixir(&[":m", r##""\#{f"##]), Job::Elixir(quoted.into()));
     assert!(parse(&["rpc", "a"]).is_err());
     assert!(parse(&["rpc", "a", "m", "f", "[]", "more"]).is_err());
 }
@@ -569,7 +701,7 @@ fn names_need_no_node() {
 #[test]
 fn only_what_is_known_is_taken() {
     for arguments in [
-        &["--verbose"][..],
+        &["--loud"][..],
         &["reboot", "a"],
         &["ping"],
         &["ping", "a", "b"],
@@ -587,6 +719,41 @@ fn only_what_is_known_is_taken() {
 #[test]
 fn the_definition_is_sound() {
     arguments::command().debug_assert();
+}
+
+// --- names -----------------------------------------------------------------------------------------
+
+#[test]
+fn times_of_day() {
+    for (seconds, shown) in [
+        (0, "1970-01-01T00:00:00Z"),
+        (951_782_399, "2000-02-28T23:59:59Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (1_709_251_200, "2024-03-01T00:00:00Z"),
+        (1_795_791_823, "2026-11-27T15:03:43Z"),
+        (4_107_542_399, "2100-02-28T23:59:59Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"),
+    ] {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(rfc3339(time), shown);
+    }
+}
+
+#[cfg(target_os = "linux")]
+proptest! {
+    /// Whatever a system says about sockets, it is read or passed over.
+    #[test]
+    fn sockets_of_any_bytes(
+        mut bytes in proptest::collection::vec(any::<u8>(), 16..200), kind in 0..30u16
+    ) {
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        let mut found = Vec::new();
+        let _ = diag::read(&bytes, &mut found);
+        bytes[16..].fill(4);
+        let _ = diag::read(&bytes, &mut found);
+    }
 }
 
 // --- cookies -------------------------------------------------------------------------------------
@@ -620,34 +787,74 @@ impl Home {
             failure.explanation
         })
     }
+
+    /// The cookie and where it comes from.
+    fn found(&self, source: &Source, environment: &[(&str, &str)]) -> (String, String) {
+        let cookie = self.read(source, environment).expect("a cookie");
+        let text = String::from_utf8(cookie.as_bytes().to_vec()).expect("a text");
+        (text, cookie.origin().into())
+    }
 }
 
+/// Those of a release's own commands come first.
 #[test]
 fn the_first_cookie_that_is_set_counts() {
     let home = Home::new();
     let file = home.write("f", "of_the_file\n", 0o400);
-    let both = [("ERLANG_COOKIE", "first"), ("RELEASE_COOKIE", "second")];
-    let empty = [("ERLANG_COOKIE", ""), ("RELEASE_COOKIE", "second")];
+    let set = |release, erlang| [("ERLANG_COOKIE", erlang), ("RELEASE_COOKIE", release)];
+    let both = set("first", "second");
     let none = home.read(&Source::Default, &[]).expect_err("no cookie");
     assert!(
         none.contains("give the node's with --cookie-file"),
         "{none}"
     );
-    home.write(".config/erlang/.erlang.cookie", "of_the_config", 0o600);
-    assert_eq!(
-        home.read(&Source::Default, &[]),
-        Ok(cookie("of_the_config"))
+    let found = |source: &Source, environment: &[_], text: &str, origin: &str| {
+        assert_eq!(
+            home.found(source, environment),
+            (text.into(), origin.into())
+        );
+    };
+    let path = home.write(".config/erlang/.erlang.cookie", "of_the_config", 0o600);
+    let shown = |path: &PathBuf| path.display().to_string();
+    found(&Source::Default, &[], "of_the_config", &shown(&path));
+    let path = home.write(".erlang.cookie", "of_the_home\r\n", 0o400);
+    found(&Source::Default, &[], "of_the_home", &shown(&path));
+    found(
+        &Source::Default,
+        &set("", "second"),
+        "second",
+        "ERLANG_COOKIE",
     );
-    home.write(".erlang.cookie", "of_the_home\r\n", 0o400);
-    assert_eq!(home.read(&Source::Default, &[]), Ok(cookie("of_the_home")));
-    assert_eq!(home.read(&Source::Default, &empty), Ok(cookie("second")));
-    assert_eq!(home.read(&Source::Default, &both), Ok(cookie("first")));
-    assert_eq!(
-        home.read(&Source::File(file), &both),
-        Ok(cookie("of_the_file"))
+    found(
+        &Source::Default,
+        &set("same", "same"),
+        "same",
+        "RELEASE_COOKIE",
     );
+    let origin = "RELEASE_COOKIE (ERLANG_COOKIE has another one, which does not count)";
+    found(&Source::Default, &both, "first", origin);
+    let shown = shown(&file);
+    found(&Source::File(file), &both, "of_the_file", &shown);
     let argument = Source::Argument("given".into());
-    assert_eq!(home.read(&argument, &both), Ok(cookie("given")));
+    found(&argument, &both, "given", "--cookie");
+}
+
+/// As with `erl -setcookie` and with erl's file.
+#[test]
+fn white_space_counts_where_erl_counts_it() {
+    let home = Home::new();
+    let of_variable = home.found(&Source::Default, &[("RELEASE_COOKIE", "c \n")]);
+    let origin = "RELEASE_COOKIE (it ends in white space, which counts)";
+    assert_eq!(of_variable, ("c \n".into(), origin.into()));
+    for (written, read) in [
+        ("c\n", "c"),
+        ("c\r\n\n", "c"),
+        ("c \n ", "c "),
+        (" c", " c"),
+    ] {
+        let file = Source::File(home.write("f", written, 0o600));
+        assert_eq!(home.found(&file, &[]).0, read);
+    }
 }
 
 #[test]
@@ -673,7 +880,7 @@ fn a_cookie_that_others_can_read_is_refused() {
 fn a_file_that_is_named_may_be_readable_by_a_group() {
     let home = Home::new();
     let file = Source::File(home.write("f", "secret", 0o440));
-    assert_eq!(home.read(&file, &[]), Ok(cookie("secret")));
+    assert_eq!(home.found(&file, &[]).0, "secret");
     let file = Source::File(home.write("g", "secret", 0o444));
     assert!(home.read(&file, &[]).is_err());
 }
@@ -690,13 +897,15 @@ fn what_is_no_cookie_is_refused() {
         (&"x".repeat(10_000), "more than 255"),
     ] {
         let file = Source::File(home.write("f", text, 0o600));
-        let error = home.read(&file, &[]).expect_err(problem);
-        assert!(error.contains(problem), "{error}");
-        assert!(!error.contains("xx"), "{error}");
+        for source in [file, Source::Argument(text.trim_end().into())] {
+            let error = home.read(&source, &[]).expect_err(problem);
+            assert!(error.contains(problem), "{error}");
+            assert!(!error.contains("xx"), "{error}");
+        }
     }
     let longest = "x".repeat(255);
     let file = Source::File(home.write("f", &format!("{longest}\r\n"), 0o600));
-    assert_eq!(home.read(&file, &[]), Ok(cookie(&longest)));
+    assert_eq!(home.found(&file, &[]).0, longest);
     for missing in ["none", ""] {
         assert!(home.read(&Source::File(home.0.path(missing)), &[]).is_err());
     }

@@ -318,7 +318,11 @@ nodes_share_a_volume_that_all_may_write_to(Config) ->
     ],
     Connect = io_lib:format("rpc 'IO.inspect(Node.connect(:\"~s\"))'", [node_name()]),
     ?assertEqual({0, "true\n"}, command(Connect, template, Worker, Config)),
-    [?assertMatch({_, {0, _}}, {Check, check(Check, Dir, Config)}) || Check <- health_checks(Config)],
+    Started = ["ping " ++ Name ++ " --started --wait 30s" || Name <- ["my_app", "worker"]],
+    [
+        ?assertMatch({_, {0, _}}, {Check, check(Check, Dir, Config)})
+     || Check <- Started ++ health_checks(Config)
+    ],
     [?assertEqual({0, ""}, command("stop", template, Env, Config)) || Env <- [App, Worker]],
     [test_release:expect_end(#{port => Port}) || Port <- Ports],
     [
@@ -333,7 +337,7 @@ health_checks(Config) ->
         all_of("exec /opt/my_app/lib/uds_dist-\\*/priv/uds_dist (ping [^'\"\\n]*)", File)
      || File <- [Unit, Dockerfile, Pod]
     ],
-    ?assertEqual([1, 1, 4], lists:map(fun length/1, Checks)),
+    ?assertEqual([1, 1, 6], lists:map(fun length/1, Checks)),
     lists:append(Checks).
 
 check(Check, Dir, Config) ->

@@ -1,11 +1,14 @@
-//! The command line: its words, and what they mean. It looks into the environment, at nothing else.
+//! The command line: its words, and what they mean. It looks into the environment and at the names of
+//! users and groups, at nothing else.
 
-use crate::call::Job;
+use crate::call::{Job, Readiness};
 use crate::cookie::{self, Source};
 use crate::failure::EXIT_CODES;
 use crate::json;
 use crate::location::{Directory, Location};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use crate::users;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -20,11 +23,31 @@ const TIMEOUT: &str = "5s";
 /// The same for the orderly end of a node, which has to wait for its applications.
 const STOP_TIMEOUT: &str = "60s";
 
+/// A command line.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What is to be done.
+    pub request: Request,
+    /// How much is said beside the result.
+    pub talk: Talk,
+}
+
+/// How much a command says beside its result. Errors are always said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Nothing.
+    Quiet,
+    /// What is worth knowing.
+    Normal,
+    /// Each step.
+    Verbose,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Request {
-    /// Does the node answer?
-    Ping(Access),
+    /// Does the node answer, and is it ready?
+    Ping(Access, Readiness),
     /// Its process.
     Pid(Access),
     /// Its end.
@@ -95,12 +118,17 @@ pub enum Printed {
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Request, clap::Error> {
+) -> Result<Invocation, clap::Error> {
     let program = OsString::from("uds_dist");
     let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
     let (name, matches) = matches.subcommand().expect("a subcommand is required");
-    Ok(match name {
-        "ping" => Request::Ping(access(matches, &variable)),
+    let talk = match (matches.get_flag("quiet"), matches.get_flag("verbose")) {
+        (true, _) => Talk::Quiet,
+        (false, true) => Talk::Verbose,
+        (false, false) => Talk::Normal,
+    };
+    let request = match name {
+        "ping" => Request::Ping(access(matches, &variable), readiness(matches)),
         "pid" => Request::Pid(access(matches, &variable)),
         "stop" => Request::Stop(access(matches, &variable)),
         "info" => Request::Info(access(matches, &variable), printed(matches)),
@@ -116,8 +144,12 @@ pub fn parse(
         ),
         "names" => Request::Names(directory(matches, &variable), printed(matches)),
         other => unreachable!("{other} is defined below, and read nowhere"),
-    })
+    };
+    Ok(Invocation { request, talk })
 }
+
+/// Options that all commands have stand behind their own.
+const LAST: usize = 900;
 
 /// All that can be said.
 pub fn command() -> Command {
@@ -130,21 +162,58 @@ pub fn command() -> Command {
         )
         .after_help(format!("{}\n\n{EXIT_CODES}", environment()))
         .subcommand_required(true)
-        .disable_help_subcommand(true)
-        .subcommand(with_access(
-            Command::new("ping").about("Does the node answer? For health checks"),
-            TIMEOUT,
-        ))
+        .arg(
+            Arg::new("quiet")
+                .short('q')
+                .long("quiet")
+                .display_order(LAST)
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .conflicts_with("verbose")
+                .help("Print results and errors, and nothing else"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .display_order(LAST)
+                .global(true)
+                .action(ArgAction::SetTrue)
+                .help("Say on standard error what is done: socket, cookie, connection, time"),
+        )
+        .subcommand(
+            with_access(
+                Command::new("ping")
+                    .about("Does the distribution of the node answer? For health checks"),
+                TIMEOUT,
+            )
+            .arg(
+                Arg::new("started")
+                    .long("started")
+                    .action(ArgAction::SetTrue)
+                    .help("Has it started, with all its applications?"),
+            )
+            .arg(
+                Arg::new("app")
+                    .long("app")
+                    .value_name("NAME")
+                    .action(ArgAction::Append)
+                    .value_parser(application)
+                    .value_hint(ValueHint::Other)
+                    .help("Does this application run? (May be given several times)"),
+            ),
+        )
         .subcommand(
             Command::new("names")
-                .about("List the nodes of a directory: name, process, user, up or stale")
-                .after_help(
-                    "The process is the node's VM where a lock file names it, and otherwise who listens.\n\
-                     A stale socket is what a killed node has left: its next one takes it over.\n\
-                     A closed one does not let this user connect, and so does not say who listens.",
-                )
+                .about("List the nodes of a directory: name, process, user, since when, state")
+                .after_help(STATES)
                 .arg(dir_arg())
-                .arg(json_arg()),
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("Print an array of objects: name, pid, uid, user, since, state"),
+                ),
         )
         .subcommand(
             with_access(
@@ -158,10 +227,14 @@ pub fn command() -> Command {
             .arg(
                 Arg::new("CALL")
                     .num_args(1..=3)
+                    .value_hint(ValueHint::Other)
                     .required(true)
                     .allow_negative_numbers(true)
                     .help("erlang memory '[total]', or as one expression: 'erlang:memory(total)'"),
             )
+            .arg(elixir_arg(
+                "The call is Elixir's: Enum sum '[[1, 2]]', or 'Enum.sum([1, 2])'",
+            ))
             .arg(json_arg()),
         )
         .subcommand(
@@ -172,6 +245,7 @@ pub fn command() -> Command {
             )
             .arg(
                 Arg::new("EXPRESSIONS")
+                    .value_hint(ValueHint::Other)
                     .required_unless_present("file")
                     .allow_negative_numbers(true)
                     .help("'lists:sum([1, 2, 3]).', or - for standard input"),
@@ -184,12 +258,7 @@ pub fn command() -> Command {
                     .value_parser(value_parser!(PathBuf))
                     .help("Evaluate the expressions of a file"),
             )
-            .arg(
-                Arg::new("elixir")
-                    .long("elixir")
-                    .action(ArgAction::SetTrue)
-                    .help("They are Elixir's, for Code.eval_string/1"),
-            )
+            .arg(elixir_arg("They are Elixir's, for Code.eval_string/1"))
             .arg(json_arg()),
         )
         .subcommand(with_access(
@@ -210,13 +279,26 @@ pub fn command() -> Command {
         )
 }
 
+const STATES: &str = "\
+The process is the node's VM if the system shows it, and otherwise the one that listens.
+States:
+  up      it listens
+  busy    it listens, and accepts nobody at the moment
+  closed  it does not let this user connect, and so does not say who listens
+  stale   nobody listens: a killed node has left it, and the next one takes it over
+  gone    it runs, and nobody can reach it: its socket file was removed or replaced
+
+Where standard output is no terminal, a tab stands between columns. -q prints the names alone.
+What is not known is - in the table and null in JSON.";
+
 fn environment() -> String {
+    let [first, second] = cookie::VARIABLES;
     format!(
-        "Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir\n             \
-         {}, {}\n                             the cookie, if there is no --cookie-file; without any, it \
-         is\n                             that of ~/.erlang.cookie",
-        cookie::VARIABLES[0],
-        cookie::VARIABLES[1]
+        "\
+Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir
+             {first}, {second}
+                             the cookie, if there is no --cookie-file; the first one counts,
+                             and without any it is that of ~/.erlang.cookie"
     )
 }
 
@@ -226,6 +308,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
         .arg(
             Arg::new("NODE")
                 .required(true)
+                .value_hint(ValueHint::Other)
                 .help("Its name, with or without a host"),
         )
         .arg(dir_arg())
@@ -234,7 +317,8 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .long("socket")
                 .value_name("PATH")
                 .conflicts_with("dir")
-                .value_parser(value_parser!(OsString))
+                .value_parser(not_empty())
+                .value_hint(ValueHint::FilePath)
                 .help("The node's socket, if it is not <dir>/<name>.sock"),
         )
         .arg(
@@ -248,30 +332,43 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("cookie")
                 .long("cookie")
                 .value_name("COOKIE")
+                .value_hint(ValueHint::Other)
                 .conflicts_with("cookie-file")
                 .help("The cookie itself; whoever can list processes sees it"),
         )
         .arg(
             Arg::new("allow-uid")
                 .long("allow-uid")
-                .value_name("UID")
+                .value_name("USER")
+                .value_hint(ValueHint::Username)
                 .action(ArgAction::Append)
                 .value_parser(admitted)
-                .help("Talk to nodes of this user too, or of any; besides your own and root's"),
+                .help("Talk to nodes of this user too (number or name), or of any"),
+        )
+        .arg(
+            Arg::new("allow-gid")
+                .long("allow-gid")
+                .value_name("GROUP")
+                .value_hint(ValueHint::Other)
+                .action(ArgAction::Append)
+                .value_parser(users::gid)
+                .help("Talk to nodes of this group (number or name)"),
         )
         .arg(
             Arg::new("wait")
                 .long("wait")
                 .value_name("TIME")
+                .value_hint(ValueHint::Other)
                 .default_value("0s")
                 .hide_default_value(true)
                 .value_parser(duration)
-                .help("Wait until the node is there, for so long (30s)"),
+                .help("Wait until the node is there (and ready, for ping), for so long: 30s"),
         )
         .arg(
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("TIME")
+                .value_hint(ValueHint::Other)
                 .default_value(timeout)
                 .value_parser(time_limit)
                 .help("How long the answer may take: 500ms, 5s, 2m, 1h"),
@@ -282,10 +379,18 @@ fn dir_arg() -> Arg {
     Arg::new("dir")
         .long("dir")
         .value_name("DIR")
-        .value_parser(value_parser!(OsString))
+        .value_parser(not_empty())
+        .value_hint(ValueHint::DirPath)
         .help(
             "Directory of the sockets, or @name for an abstract namespace; else UDS_DIST_DIR, or .",
         )
+}
+
+fn elixir_arg(help: &'static str) -> Arg {
+    Arg::new("elixir")
+        .long("elixir")
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
 fn json_arg() -> Arg {
@@ -338,7 +443,25 @@ fn policy(matches: &ArgMatches) -> Policy {
             Admitted::Anybody => policy.base = Base::Anybody,
         }
     }
+    let gids = matches.get_many("allow-gid").into_iter().flatten();
+    policy.gids.extend::<Vec<u32>>(gids.copied().collect());
     policy
+}
+
+fn readiness(matches: &ArgMatches) -> Readiness {
+    let applications = matches.get_many("app").into_iter().flatten();
+    Readiness {
+        started: matches.get_flag("started"),
+        applications: applications.cloned().collect(),
+    }
+}
+
+/// Its name is an atom.
+fn application(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=255 if !text.contains(char::is_control) => Ok(text.into()),
+        _ => Err("an application's name has 1 to 255 characters".into()),
+    }
 }
 
 fn call(matches: &ArgMatches) -> Job {
@@ -347,22 +470,34 @@ fn call(matches: &ArgMatches) -> Job {
         .expect("it is required")
         .cloned()
         .collect();
-    match &words[..] {
-        [expression] => Job::Erlang(expression.clone()),
-        [module, function, rest @ ..] => Job::Call {
+    let language = language(matches);
+    let [module, function, rest @ ..] = &words[..] else {
+        return language.job(words.concat());
+    };
+    let arguments = rest.first().map_or("[]", String::as_str);
+    match language {
+        Language::Erlang => Job::Call {
             module: module.clone(),
             function: function.clone(),
-            arguments: rest.first().map_or("[]", String::as_str).into(),
+            arguments: arguments.into(),
         },
-        [] => unreachable!("it has at least one"),
+        Language::Elixir => {
+            let function = function.replace('\\', r"\\").replace('"', "\\\"");
+            let function = function.replace("#{", r"\#{");
+            Job::Elixir(format!("apply({module}, :\"{function}\", {arguments})"))
+        }
+    }
+}
+
+fn language(matches: &ArgMatches) -> Language {
+    match matches.get_flag("elixir") {
+        true => Language::Elixir,
+        false => Language::Erlang,
     }
 }
 
 fn expressions(matches: &ArgMatches) -> Program {
-    let language = match matches.get_flag("elixir") {
-        true => Language::Elixir,
-        false => Language::Erlang,
-    };
+    let language = language(matches);
     match value::<String>(matches, "EXPRESSIONS") {
         Some(text) if text != "-" => Program::Given(language.job(text)),
         _ => Program::From(value(matches, "file"), language),
@@ -389,11 +524,16 @@ enum Admitted {
 fn admitted(text: &str) -> Result<Admitted, String> {
     match text {
         "any" => Ok(Admitted::Anybody),
-        _ => text
-            .parse()
-            .map(Admitted::User)
-            .map_err(|_| "a user is a number, or any".into()),
+        _ => users::uid(text).map(Admitted::User),
     }
+}
+
+/// A path or a name of bytes. An empty one is a variable that was not set.
+fn not_empty() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|value| match value.is_empty() {
+        true => Err("it is empty"),
+        false => Ok(value),
+    })
 }
 
 /// A number and its unit; without one, seconds.

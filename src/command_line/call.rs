@@ -41,6 +41,15 @@ pub enum Job {
     Elixir(String),
 }
 
+/// What a node has to be besides there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// All that it starts with is started.
+    pub started: bool,
+    /// These applications run.
+    pub applications: Vec<String>,
+}
+
 /// How the result is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -57,8 +66,8 @@ pub enum Form {
 pub enum Outcome {
     /// The message with the result, and where in it that begins.
     Result(Received),
-    /// The exception, as text.
-    Raised(String),
+    /// The exception, as text, or what there is room for of it.
+    Raised(Vec<u8>),
 }
 
 /// A term in the message that brought it.
@@ -115,6 +124,43 @@ fn is_yes(mut answer: Reader<'_>) -> Result<(), Malformed> {
     }
 }
 
+/// Asks whether the node is as far as it should be.
+pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
+    let mut lacking = Vec::new();
+    if readiness.started {
+        lacking.push(
+            "case init:get_status() of {started, _} -> []; \
+             {Status, _} -> [[\"it is \", atom_to_list(Status)]] end"
+                .to_owned(),
+        );
+    }
+    lacking.extend(readiness.applications.iter().map(|name| {
+        let name = name.replace('\\', r"\\").replace('"', "\\\"");
+        format!(
+            "case [found || {{Name, _, _}} <- application:which_applications(), \
+             atom_to_binary(Name, utf8) =:= <<\"{name}\"/utf8>>] of [] -> \
+             [<<\"the application {name} does not run\"/utf8>>]; _ -> [] end"
+        )
+    }));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let job = Job::Erlang(format!("lists:join(\", \", {}).", lacking.join(" ++ ")));
+    let problem = match run(link, &job, Form::Text, |_| Ok(()))? {
+        Outcome::Result(received) => {
+            let text = received.reader().binary("text").map(<[u8]>::to_vec);
+            text.map_err(|malformed| not_understood(link, malformed))?
+        }
+        Outcome::Raised(text) => [b"cannot say how far it is: ", &text[..]].concat(),
+    };
+    if problem.is_empty() {
+        return Ok(());
+    }
+    let problem = String::from_utf8_lossy(&problem);
+    let explanation = format!("{} answers, but {problem}", link.node);
+    Err(Failure::new(Kind::NotReady, explanation))
+}
+
 /// Runs a job, and passes on what it prints.
 pub fn run(
     link: &mut Link,
@@ -137,7 +183,7 @@ pub fn run(
                 let told = outcome(&term).map_err(|malformed| not_understood(link, malformed))?;
                 match told {
                     Answer::Output(bytes) => output(bytes)?,
-                    Answer::Raised(text) => return Ok(Outcome::Raised(text)),
+                    Answer::Raised(text) => return Ok(Outcome::Raised(shortened(text))),
                     Answer::Result(rest) => {
                         let start = message.len() - rest;
                         return Ok(Outcome::Result(Received { message, start }));
@@ -302,7 +348,7 @@ fn understand(message: &[u8]) -> Result<Option<Told<'_>>, Malformed> {
 /// What the agent says.
 enum Answer<'a> {
     Output(&'a [u8]),
-    Raised(String),
+    Raised(&'a [u8]),
     /// The message's last bytes, so many, are the result.
     Result(usize),
 }
@@ -314,12 +360,22 @@ fn outcome<'a>(term: &Reader<'a>) -> Result<Answer<'a>, Malformed> {
     }
     match term.atom("answer")?.as_ref() {
         "output" => Ok(Answer::Output(term.binary("output")?)),
-        "raised" => {
-            let text = String::from_utf8_lossy(term.binary("exception")?);
-            Ok(Answer::Raised(text.into()))
-        }
+        "raised" => Ok(Answer::Raised(term.binary("exception")?)),
         "result" => Ok(Answer::Result(term.rest().len())),
         _ => Err(Malformed::Invalid("answer")),
+    }
+}
+
+/// Nobody reads an exception of megabytes.
+fn shortened(text: &[u8]) -> Vec<u8> {
+    const MOST: usize = 1 << 20;
+    let text = text.trim_ascii_end();
+    match text.split_at_checked(MOST) {
+        None | Some((_, [])) => text.into(),
+        Some((start, rest)) => {
+            let note = format!("\n... and {} bytes more", rest.len());
+            [start, note.as_bytes()].concat()
+        }
     }
 }
 

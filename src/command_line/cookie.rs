@@ -8,41 +8,89 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The first of these that is set and not empty has the cookie.
-pub const VARIABLES: [&str; 2] = ["ERLANG_COOKIE", "RELEASE_COOKIE"];
+/// The first of these that is set and not empty has the cookie. A release's own commands take that of
+/// RELEASE_COOKIE, and know nothing of the other one.
+pub const VARIABLES: [&str; 2] = ["RELEASE_COOKIE", "ERLANG_COOKIE"];
 
 /// Bytes of the longest cookie: it is an atom in the node, and every character is one byte here.
-const MAX_LENGTH: u64 = 255;
+const MAX_LENGTH: usize = 255;
 
 /// What nodes show each other that they know. It is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Cookie(String);
+#[derive(Clone)]
+pub struct Cookie {
+    text: String,
+    origin: String,
+}
 
 impl Cookie {
-    /// Checks it as erl does: printable ASCII, and line ends after it do not count.
-    fn new(text: &str, source: &str) -> Result<Cookie, Failure> {
-        let cookie = text.trim_end_matches(['\n', '\r', ' ']);
-        if cookie.is_empty() {
+    /// Of an argument or the environment: all of it counts, as with `erl -setcookie`.
+    fn given(text: &str, source: &str) -> Result<Cookie, Failure> {
+        let ends_in_space = text.ends_with([' ', '\t', '\n', '\r']);
+        let remark = match ends_in_space {
+            true => " (it ends in white space, which counts)",
+            false => "",
+        };
+        if text.is_empty() {
+            return Err(unusable(format!("{source} is empty; set it to the cookie")));
+        }
+        if !text.trim_end().bytes().all(is_printable) {
+            return Err(not_printable(source));
+        }
+        if text.len() > MAX_LENGTH {
+            return Err(too_long(source));
+        }
+        Ok(Cookie {
+            text: text.into(),
+            origin: format!("{source}{remark}"),
+        })
+    }
+
+    /// Of a file: line ends do not count, nor spaces after them, as with erl.
+    fn written(bytes: &[u8], file: &str) -> Result<Cookie, Failure> {
+        let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r' | b' ');
+        if !line.iter().copied().all(is_printable) || !rest.iter().all(is_end) {
+            Err(not_printable(file))
+        } else if line.trim_ascii().is_empty() {
             Err(unusable(format!(
-                "{source} is empty; write the cookie into it"
+                "{file} is empty; write the cookie into it"
             )))
-        } else if cookie.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
-            Err(unusable(format!(
-                "{source} has characters that are not printable ASCII; is it the right one?"
-            )))
-        } else if cookie.len() as u64 > MAX_LENGTH {
-            Err(unusable(format!(
-                "{source} has more than {MAX_LENGTH} characters; is it the right one?"
-            )))
+        } else if line.len() > MAX_LENGTH {
+            Err(too_long(file))
         } else {
-            Ok(Cookie(cookie.into()))
+            Ok(Cookie {
+                text: String::from_utf8_lossy(line).into(),
+                origin: file.into(),
+            })
         }
     }
 
     /// For the digest.
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        self.text.as_bytes()
     }
+
+    /// Where it comes from, for people.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+fn is_printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+fn not_printable(source: &str) -> Failure {
+    unusable(format!(
+        "{source} has characters that are not printable ASCII; is it the right one?"
+    ))
+}
+
+fn too_long(source: &str) -> Failure {
+    unusable(format!(
+        "{source} has more than {MAX_LENGTH} characters; is it the right one?"
+    ))
 }
 
 impl fmt::Debug for Cookie {
@@ -67,17 +115,14 @@ impl Source {
     pub fn read(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Cookie, Failure> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         match self {
-            Source::Argument(text) => return Cookie::new(text, "--cookie"),
+            Source::Argument(text) => return Cookie::given(text, "--cookie"),
             // Secrets of containers are often readable by a group, so that a user without
             // privileges can read what root owns.
             Source::File(path) => return from_file(path, 0o007, "everybody"),
             Source::Default => (),
         }
-        for name in VARIABLES {
-            if let Some(value) = variable(name) {
-                // Bytes that are no text are not ASCII either.
-                return Cookie::new(&value.to_string_lossy(), name);
-            }
+        if let Some(cookie) = from_environment(VARIABLES.map(|name| (name, variable(name)))) {
+            return cookie;
         }
         let home = variable("HOME").map(PathBuf::from);
         let config = variable("XDG_CONFIG_HOME")
@@ -96,6 +141,22 @@ impl Source {
             ))),
         }
     }
+}
+
+/// The first one counts. Another one that disagrees may be why a node does not let us in.
+fn from_environment(values: [(&str, Option<OsString>); 2]) -> Option<Result<Cookie, Failure>> {
+    let mut set = values
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let (name, value) = set.next()?;
+    // Bytes that are no text are not ASCII either.
+    let mut cookie = Cookie::given(&value.to_string_lossy(), name);
+    if let (Ok(cookie), Some((other, another))) = (&mut cookie, set.next()) {
+        if another != value {
+            cookie.origin += &format!(" ({other} has another one, which does not count)");
+        }
+    }
+    Some(cookie)
 }
 
 /// Reads a file that nobody else can read or write: `others` are the bits of its mode that must not
@@ -122,12 +183,15 @@ fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
             metadata.mode() & 0o777
         )));
     }
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_LENGTH + 2).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(failed)?;
-    Cookie::new(&String::from_utf8_lossy(&text), &format!("{shown}"))
+    Cookie::written(&bytes, &format!("{shown}"))
 }
+
+/// Bytes of a file that are read: some more than the longest cookie, for line ends.
+const MAX_FILE: u64 = 1024;
 
 fn unusable(explanation: String) -> Failure {
     Failure::new(Kind::Usage, explanation)

@@ -71,8 +71,13 @@ pub enum Item<'a> {
     Tuple(usize),
     /// A map of so many keys, each followed by its value.
     Map(usize),
-    /// A native record of OTP 29: a value follows for each of these fields.
-    Record(Vec<Cow<'a, str>>),
+    /// A native record of OTP 29: a value follows for each of its fields.
+    Record {
+        /// So many.
+        count: usize,
+        /// Their names, as atoms.
+        fields: Reader<'a>,
+    },
     /// A process.
     Pid {
         /// Number and serial number.
@@ -132,7 +137,7 @@ impl fmt::Display for Malformed {
 type Result<T> = std::result::Result<T, Malformed>;
 
 /// Reads terms from bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -198,16 +203,16 @@ impl<'a> Reader<'a> {
             LARGE_TUPLE => Item::Tuple(self.length()?),
             MAP => Item::Map(self.length()?),
             NATIVE_RECORD => {
-                let length = self.length()?;
+                let count = self.length()?;
                 self.u8("flags")?;
                 self.atom("module")?;
                 self.atom("name")?;
-                // Not by `length`: the vector grows as fields are there.
-                let mut fields = Vec::new();
-                for _ in 0..length {
-                    fields.push(self.atom("field")?);
+                // Read twice instead of kept: a name takes two bytes here, and many more in a vector.
+                let fields = self.clone();
+                for _ in 0..count {
+                    self.atom("field")?;
                 }
-                Item::Record(fields)
+                Item::Record { count, fields }
             }
             NEW_PID => {
                 self.atom("node")?;
@@ -288,7 +293,7 @@ impl<'a> Reader<'a> {
                     Item::List(length) => length + 1,
                     Item::Tuple(arity) => arity,
                     Item::Map(size) => 2 * size,
-                    Item::Record(fields) => fields.len(),
+                    Item::Record { count, .. } => count,
                     _ => 0,
                 };
         }

@@ -17,10 +17,15 @@ pub enum Kind {
     Lost = 4,
     /// Nobody listens where the node should.
     NotThere = 5,
+    /// The node answers `ping`, and is not as far as was asked.
+    NotReady = 6,
     /// The command cannot be carried out as it was given: its arguments, the cookie, a directory.
     Usage = 64,
     /// The result cannot be written to where it should go.
     Output = 74,
+    /// The reader of the output has gone, as `head` does, and nothing is said. A shell reports this code
+    /// for a program that SIGPIPE has ended.
+    NoReader = 141,
 }
 
 /// Code of `rpc` and `eval` when the code that they have called has failed.
@@ -36,8 +41,11 @@ Exit codes:
    3  the time is over (--timeout): the node is there, and not done yet
    4  the connection broke before the answer: the node went down
    5  the node is not there (all commands but ping)
+   6  ping: the node answers, but has not started (--started), or an application
+      does not run (--app)
   64  nothing was tried: arguments, cookie file or directory are not right
-  74  the result could not be written";
+  74  the result could not be written
+ 141  nobody reads the output any more, as in `| head -1`";
 
 /// What has happened, where, and what to do about it: one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +64,7 @@ impl Failure {
         Failure {
             kind,
             explanation: explanation.into(),
-            may_pass: matches!(kind, Kind::NotThere | Kind::TimedOut),
+            may_pass: matches!(kind, Kind::NotThere | Kind::TimedOut | Kind::NotReady),
         }
     }
 }

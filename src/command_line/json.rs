@@ -1,10 +1,15 @@
-//! Terms as JSON. [`MAPPING`] says how. Pure.
+//! Terms as JSON. [`MAPPING`] says how. It does no I/O, and looks at the time.
 //!
-//! The bytes of a term are translated in one pass: there is no tree of it in memory.
+//! The bytes of a term are translated in one pass: there is no tree of it in memory. What a node sends
+//! may be made to grow, such as maps whose keys are maps, each of which doubles the one in it; a
+//! translation therefore has a limit of bytes, and the deadline that the whole command has.
 
+use crate::escape;
 use crate::etf::{Item, Malformed, Reader};
 use std::fmt::{self, Write};
+use std::mem;
 use std::str;
+use std::time::Instant;
 
 /// The mapping, for people.
 pub const MAPPING: &str = "\
@@ -18,6 +23,18 @@ string. A key that is not an atom or a binary is the text of its JSON.";
 /// Arrays within arrays: what readers of JSON take.
 const MAX_DEPTH: usize = 500;
 
+/// Bytes after which a translation looks at the time again: a fraction of a millisecond.
+const CHECK_INTERVAL: usize = 1 << 16;
+
+/// What a translation may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of JSON.
+    pub bytes: usize,
+    /// When it has to be done.
+    pub deadline: Instant,
+}
+
 /// Why a term has no JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untranslatable {
@@ -25,6 +42,10 @@ pub enum Untranslatable {
     Malformed(Malformed),
     /// It is nested deeper than readers of JSON accept.
     TooDeep,
+    /// Its JSON has more bytes than these.
+    TooLong(usize),
+    /// The time is over.
+    TimedOut,
 }
 
 impl From<Malformed> for Untranslatable {
@@ -38,6 +59,8 @@ impl fmt::Display for Untranslatable {
         match self {
             Untranslatable::Malformed(malformed) => malformed.fmt(f),
             Untranslatable::TooDeep => write!(f, "it is nested deeper than {MAX_DEPTH} levels"),
+            Untranslatable::TooLong(bytes) => write!(f, "its JSON has more than {bytes} bytes"),
+            Untranslatable::TimedOut => f.write_str("its translation to JSON takes too long"),
         }
     }
 }
@@ -45,108 +68,199 @@ impl fmt::Display for Untranslatable {
 type Result<T> = std::result::Result<T, Untranslatable>;
 
 /// Translates the next term.
-pub fn translate(term: &mut Reader<'_>) -> Result<String> {
-    let mut out = String::new();
+pub fn translate(term: &mut Reader<'_>, limits: &Limits) -> Result<String> {
+    let mut out = Out {
+        text: String::new(),
+        limits,
+        unchecked: CHECK_INTERVAL,
+        spare: String::new(),
+    };
     value(term, &mut out, 0)?;
-    Ok(out)
+    Ok(out.text)
 }
 
 /// A text as a string of JSON.
 pub fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    string(&mut out, text);
+    let mut out = String::from("\"");
+    for_each_part(text, |part| {
+        out.push_str(part);
+        Ok(())
+    })
+    .expect("a string takes everything");
+    out.push('"');
     out
 }
 
-fn value(term: &mut Reader<'_>, out: &mut String, depth: usize) -> Result<()> {
+/// JSON that is being written, within its limits.
+struct Out<'a> {
+    text: String,
+    limits: &'a Limits,
+    /// Bytes since the last look at the time.
+    unchecked: usize,
+    /// Memory for the next number.
+    spare: String,
+}
+
+impl Out<'_> {
+    fn push(&mut self, text: &str) -> Result<()> {
+        if text.len() > self.limits.bytes - self.text.len() {
+            return Err(Untranslatable::TooLong(self.limits.bytes));
+        }
+        self.text.push_str(text);
+        self.unchecked += text.len();
+        if self.unchecked >= CHECK_INTERVAL {
+            self.unchecked = 0;
+            self.check_time()?;
+        }
+        Ok(())
+    }
+
+    /// For numbers.
+    fn append(&mut self, short: fmt::Arguments<'_>) -> Result<()> {
+        let mut text = mem::take(&mut self.spare);
+        text.clear();
+        text.write_fmt(short).expect("a string takes everything");
+        let pushed = self.push(&text);
+        self.spare = text;
+        pushed
+    }
+
+    fn comma(&mut self, index: usize) -> Result<()> {
+        match index {
+            0 => Ok(()),
+            _ => self.push(","),
+        }
+    }
+
+    fn string(&mut self, text: &str) -> Result<()> {
+        self.push("\"")?;
+        for_each_part(text, |part| self.push(part))?;
+        self.push("\"")
+    }
+
+    fn check_time(&self) -> Result<()> {
+        match Instant::now() < self.limits.deadline {
+            true => Ok(()),
+            false => Err(Untranslatable::TimedOut),
+        }
+    }
+}
+
+fn value(term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Untranslatable::TooDeep);
     }
     match term.item()? {
-        Item::Integer(integer) => append(out, format_args!("{integer}")),
+        Item::List(length) => list(length, term, out, depth + 1),
+        Item::Tuple(arity) => {
+            out.push("[")?;
+            elements(arity, term, out, depth + 1)?;
+            out.push("]")
+        }
+        Item::Map(size) => map(size, term, out, depth + 1),
+        Item::Record { count, fields } => record(count, fields, term, out, depth + 1),
+        item => leaf(item, out),
+    }
+}
+
+fn list(length: usize, term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
+    out.push("[")?;
+    elements(length, term, out, depth)?;
+    if !ends_here(term)? {
+        out.comma(length)?;
+        value(term, out, depth)?;
+    }
+    out.push("]")
+}
+
+fn elements(count: usize, term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
+    for index in 0..count {
+        out.comma(index)?;
+        value(term, out, depth)?;
+    }
+    Ok(())
+}
+
+fn map(size: usize, term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
+    out.push("{")?;
+    for index in 0..size {
+        out.comma(index)?;
+        key(term, out, depth)?;
+        out.push(":")?;
+        value(term, out, depth)?;
+    }
+    out.push("}")
+}
+
+fn record(
+    count: usize,
+    mut fields: Reader<'_>,
+    term: &mut Reader<'_>,
+    out: &mut Out<'_>,
+    depth: usize,
+) -> Result<()> {
+    out.push("{")?;
+    for index in 0..count {
+        out.comma(index)?;
+        out.string(&fields.atom("field")?)?;
+        out.push(":")?;
+        value(term, out, depth)?;
+    }
+    out.push("}")
+}
+
+/// A term without elements that are terms.
+fn leaf(item: Item<'_>, out: &mut Out<'_>) -> Result<()> {
+    match item {
+        Item::Integer(integer) => out.append(format_args!("{integer}")),
         Item::Big {
             negative,
             magnitude,
         } => {
-            out.push_str(if negative { "-" } else { "" });
-            out.push_str(&decimal(magnitude));
+            out.push(if negative { "-" } else { "" })?;
+            decimal(magnitude, out)
         }
         // With the fewest digits that are read as the same float.
-        Item::Float(float) => append(out, format_args!("{float:?}")),
+        Item::Float(float) => out.append(format_args!("{float:?}")),
         Item::Atom(name) => match name.as_ref() {
-            "true" | "false" => out.push_str(&name),
-            "null" | "nil" | "undefined" => out.push_str("null"),
-            _ => string(out, &name),
+            "true" | "false" => out.push(&name),
+            "null" | "nil" | "undefined" => out.push("null"),
+            _ => out.string(&name),
         },
         Item::Binary(bytes) => match str::from_utf8(bytes) {
-            Ok(text) => string(out, text),
-            Err(_) => string(out, &bitstring(bytes, 8)),
+            Ok(text) => out.string(text),
+            Err(_) => bitstring(bytes, 8, out),
         },
-        Item::Bits(bytes, bits) => string(out, &bitstring(bytes, bits)),
-        Item::Nil => out.push_str("[]"),
+        Item::Bits(bytes, bits) => bitstring(bytes, bits, out),
+        Item::Nil => out.push("[]"),
         Item::Bytes(bytes) => {
-            out.push('[');
-            separated(out, bytes, |out, byte| append(out, format_args!("{byte}")));
-            out.push(']');
+            out.push("[")?;
+            numbers(bytes, out)?;
+            out.push("]")
         }
-        Item::List(length) => {
-            out.push('[');
-            for index in 0..length {
-                comma(out, index);
-                value(term, out, depth + 1)?;
-            }
-            if !ends_here(term)? {
-                comma(out, length);
-                value(term, out, depth + 1)?;
-            }
-            out.push(']');
-        }
-        Item::Tuple(arity) => {
-            out.push('[');
-            for index in 0..arity {
-                comma(out, index);
-                value(term, out, depth + 1)?;
-            }
-            out.push(']');
-        }
-        Item::Map(size) => {
-            out.push('{');
-            for index in 0..size {
-                comma(out, index);
-                key(term, out, depth)?;
-                out.push(':');
-                value(term, out, depth + 1)?;
-            }
-            out.push('}');
-        }
-        Item::Record(fields) => {
-            out.push('{');
-            for (index, field) in fields.iter().enumerate() {
-                comma(out, index);
-                string(out, field);
-                out.push(':');
-                value(term, out, depth + 1)?;
-            }
-            out.push('}');
-        }
-        Item::Pid { id: (id, serial) } => string(out, &format!("<0.{id}.{serial}>")),
-        Item::Port { id } => string(out, &format!("#Port<0.{id}>")),
+        Item::Pid { id: (id, serial) } => out.append(format_args!("\"<0.{id}.{serial}>\"")),
+        Item::Port { id } => out.append(format_args!("\"#Port<0.{id}>\"")),
         Item::Reference { words } => {
-            let words = words.iter().rev().map(|word| format!(".{word}"));
-            string(out, &format!("#Ref<0{}>", words.collect::<String>()));
+            out.push("\"#Ref<0")?;
+            for word in words.iter().rev() {
+                out.append(format_args!(".{word}"))?;
+            }
+            out.push(">\"")
         }
         Item::Export {
             module,
             function,
             arity,
-        } => string(out, &format!("fun {module}:{function}/{arity}")),
+        } => out.string(&format!("fun {module}:{function}/{arity}")),
         Item::Fun {
             module,
             index,
             unique,
-        } => string(out, &format!("#Fun<{module}.{index}.{unique}>")),
+        } => out.string(&format!("#Fun<{module}.{index}.{unique}>")),
+        Item::List(_) | Item::Tuple(_) | Item::Map(_) | Item::Record { .. } => {
+            unreachable!("it has elements")
+        }
     }
-    Ok(())
 }
 
 /// After the last element of a list: a proper one has the empty list as its tail.
@@ -160,74 +274,72 @@ fn ends_here(term: &mut Reader<'_>) -> Result<bool> {
 }
 
 /// A key has to be a string.
-fn key(term: &mut Reader<'_>, out: &mut String, depth: usize) -> Result<()> {
+fn key(term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
     let mut ahead = term.clone();
     if let Item::Atom(name) = ahead.item()? {
         *term = ahead;
-        string(out, &name);
-        return Ok(());
+        return out.string(&name);
     }
-    let start = out.len();
-    value(term, out, depth + 1)?;
-    if !out[start..].starts_with('"') {
-        let text = out.split_off(start);
-        string(out, &text);
+    let start = out.text.len();
+    value(term, out, depth)?;
+    if !out.text[start..].starts_with('"') {
+        let text = out.text.split_off(start);
+        out.string(&text)?;
     }
     Ok(())
 }
 
-fn string(out: &mut String, text: &str) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\0'..='\x1f' | '\x7f' => append(out, format_args!("\\u{:04x}", character as u32)),
-            _ => out.push(character),
+/// Cuts a text into what can stand in a string as it is, and what has to be escaped.
+fn for_each_part(text: &str, mut part: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let mut rest = text;
+    let is_special = |character| matches!(character, '"' | '\\') || escape::is_active(character);
+    while let Some(at) = rest.find(is_special) {
+        part(&rest[..at])?;
+        let mut after = rest[at..].chars();
+        match after.next().expect("it was found") {
+            '"' => part("\\\"")?,
+            '\\' => part("\\\\")?,
+            '\n' => part("\\n")?,
+            '\r' => part("\\r")?,
+            '\t' => part("\\t")?,
+            other => part(&format!("\\u{:04x}", u32::from(other)))?,
         }
+        rest = after.as_str();
     }
-    out.push('"');
+    part(rest)
 }
 
 /// As the Erlang shell prints it. The last byte has so many bits, its highest ones.
-fn bitstring(bytes: &[u8], bits: u8) -> String {
-    let mut out = String::from("<<");
+fn bitstring(bytes: &[u8], bits: u8, out: &mut Out<'_>) -> Result<()> {
     let whole = bytes.len() - usize::from(bits < 8);
-    separated(&mut out, &bytes[..whole], |out, byte| {
-        append(out, format_args!("{byte}"));
-    });
+    out.push("\"<<")?;
+    numbers(&bytes[..whole], out)?;
     if let [last] = bytes[whole..] {
-        comma(&mut out, whole);
-        append(&mut out, format_args!("{}:{bits}", last >> (8 - bits)));
+        out.comma(whole)?;
+        out.append(format_args!("{}:{bits}", last >> (8 - bits)))?;
     }
-    out.push_str(">>");
-    out
+    out.push(">>\"")
 }
 
-fn separated<T>(out: &mut String, elements: &[T], mut write: impl FnMut(&mut String, &T)) {
-    for (index, element) in elements.iter().enumerate() {
-        comma(out, index);
-        write(out, element);
+fn numbers(bytes: &[u8], out: &mut Out<'_>) -> Result<()> {
+    for (index, byte) in bytes.iter().enumerate() {
+        out.comma(index)?;
+        out.append(format_args!("{byte}"))?;
     }
+    Ok(())
 }
 
-fn comma(out: &mut String, index: usize) {
-    if index > 0 {
-        out.push(',');
-    }
-}
-
-fn append(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a string takes everything");
-}
-
-/// Digits of a number whose bytes come least significant first.
-fn decimal(magnitude: &[u8]) -> String {
+/// Digits of a number whose bytes come least significant first. The time for them grows with the
+/// square of their number.
+fn decimal(magnitude: &[u8], out: &mut Out<'_>) -> Result<()> {
     const DIGITS: usize = 19;
     const BASE: u128 = 10u128.pow(DIGITS as u32);
+    let length = magnitude.iter().rposition(|byte| *byte != 0);
+    let magnitude = &magnitude[..length.map_or(0, |last| last + 1)];
+    // Each byte but the last has more than two digits: nothing need be tried if there is no room.
+    if magnitude.len() * 2 > out.limits.bytes {
+        return Err(Untranslatable::TooLong(out.limits.bytes));
+    }
     let mut limbs: Vec<u64> = magnitude
         .chunks(8)
         .map(|chunk| {
@@ -239,13 +351,16 @@ fn decimal(magnitude: &[u8]) -> String {
     let mut groups = Vec::new();
     loop {
         let mut remainder: u128 = 0;
-        for limb in limbs.iter_mut().rev() {
-            let dividend = remainder << 64 | u128::from(*limb);
-            // Both fit: the remainder is less than the base, and so the quotient less than 2^64.
-            *limb = (dividend / BASE) as u64;
-            remainder = dividend % BASE;
+        for part in limbs.chunks_mut(CHECK_INTERVAL).rev() {
+            for limb in part.iter_mut().rev() {
+                let dividend = remainder << 64 | u128::from(*limb);
+                // Both fit: the remainder is less than the base, and so the quotient less than 2^64.
+                *limb = (dividend / BASE) as u64;
+                remainder = dividend % BASE;
+            }
+            out.check_time()?;
         }
-        groups.push(remainder);
+        groups.push(remainder as u64);
         while limbs.last() == Some(&0) {
             limbs.pop();
         }
@@ -253,12 +368,11 @@ fn decimal(magnitude: &[u8]) -> String {
             break;
         }
     }
-    let mut digits = String::new();
     for (index, group) in groups.iter().rev().enumerate() {
         match index {
-            0 => append(&mut digits, format_args!("{group}")),
-            _ => append(&mut digits, format_args!("{group:0DIGITS$}")),
+            0 => out.append(format_args!("{group}"))?,
+            _ => out.append(format_args!("{group:0DIGITS$}"))?,
         }
     }
-    digits
+    Ok(())
 }

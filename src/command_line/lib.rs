@@ -15,14 +15,19 @@
 //! | [`etf`]       | terms on the wire                                                           |
 //! | [`json`]      | terms as JSON                                                               |
 //! | [`names`]     | the nodes of a directory                                                    |
+//! | [`process`]   | what the kernel says about their processes                                  |
+//! | [`sockets`]   | what it says about sockets that listen, wherever their files are            |
+//! | [`users`]     | users and groups by name                                                    |
+//! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf` and `json` do no I/O. `write_docs.rs` is a program of its
-//! own, for `make install`: it makes man pages and completions of `arguments`.
+//! `arguments`, `location`, `handshake`, `etf`, `json` and `escape` do no I/O. `write_docs.rs` is a
+//! program of its own, for `make install`: it makes man pages and completions of `arguments`.
 
 pub mod arguments;
 pub mod call;
 pub mod cookie;
+pub mod escape;
 pub mod etf;
 pub mod failure;
 pub mod handshake;
@@ -30,16 +35,20 @@ pub mod json;
 pub mod link;
 pub mod location;
 pub mod names;
+pub mod process;
+pub mod sockets;
+pub mod users;
 
-use arguments::{Access, Printed, Program, Request};
-use call::{Form, Job, Outcome};
+use arguments::{Access, Invocation, Printed, Program, Request, Talk};
+use call::{Form, Job, Outcome, Readiness};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
+use json::{Limits, Untranslatable};
 use link::{Link, Peer};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,18 +57,29 @@ use uds_dist::door::probe::{Probe, probe};
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The same for a node that is not ready: asking costs it some work.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes of the longest result in JSON: more than anybody reads, and far less than a machine has.
+const MAX_JSON: usize = 128 << 20;
+
 /// Carries out a command line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let request = match arguments::parse(arguments, |name| env::var_os(name)) {
-        Ok(request) => request,
+    let begin = Instant::now();
+    let Invocation { request, talk } = match arguments::parse(arguments, |name| env::var_os(name)) {
+        Ok(invocation) => invocation,
         Err(error) => return explain(&error),
     };
-    let is_ping = matches!(request, Request::Ping(_));
-    let failure = match carry_out(request) {
+    let is_ping = matches!(request, Request::Ping(..));
+    let done = carry_out(request, talk);
+    tell(talk, || format!("done after {:.1?}", begin.elapsed()));
+    let failure = match done {
         Ok(code) => return code,
         Err(failure) => failure,
     };
-    say(&format!("uds_dist: {failure}"));
+    if failure.kind != Kind::NoReader {
+        say(&format!("uds_dist: {failure}"));
+    }
     match failure.kind {
         Kind::NotThere if is_ping => Kind::Down.into(),
         kind => kind.into(),
@@ -69,35 +89,56 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// `--help` and `--version` are no errors.
 fn explain(error: &clap::Error) -> ExitCode {
     match (error.print(), error.use_stderr()) {
-        (Err(_), _) => Kind::Output.into(),
+        (Err(failed), _) => unwritten(&failed).kind.into(),
         (Ok(()), true) => Kind::Usage.into(),
         (Ok(()), false) => ExitCode::SUCCESS,
     }
 }
 
-fn carry_out(request: Request) -> Result<ExitCode, Failure> {
+fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
     match request {
-        Request::Ping(access) => {
-            let mut link = open(&access)?;
-            call::ping(&mut link)?;
-            print(&format!("pong from {}\n", link.node))
+        Request::Ping(access, readiness) => {
+            let node = ping(&access, &readiness, talk)?;
+            match talk {
+                Talk::Quiet => Ok(ExitCode::SUCCESS),
+                _ => print(&format!("pong from {}\n", escape::line(&node))),
+            }
         }
-        Request::Pid(access) => evaluate(&access, r#"[os:getpid(), "\n"]."#, Form::Text),
-        Request::Stop(access) => stop(&access),
-        Request::Info(access, Printed::Plain) => evaluate(&access, &info(INFO_TEXT), Form::Text),
-        Request::Info(access, Printed::Json) => evaluate(&access, &info(INFO_MAP), Form::Term),
+        Request::Pid(access) => evaluate(&access, talk, r#"[os:getpid(), "\n"]."#, Form::Text),
+        Request::Stop(access) => stop(&access, talk),
+        Request::Info(access, Printed::Plain) => {
+            evaluate(&access, talk, &info(INFO_TEXT), Form::Text)
+        }
+        Request::Info(access, Printed::Json) => {
+            evaluate(&access, talk, &info(INFO_MAP), Form::Term)
+        }
         Request::Run(access, program, printed) => {
             let job = job(program)?;
             let form = match printed {
                 Printed::Plain => Form::Shell,
                 Printed::Json => Form::Term,
             };
-            finish(&mut open(&access)?, &job, form)
+            finish(&mut open(&access, talk)?, &job, form)
         }
-        Request::Names(directory, Printed::Plain) => {
-            print(&names::table(&names::list(&directory)?))
+        Request::Names(directory, printed) => {
+            let entries = names::list(&directory)?;
+            print(&match (printed, talk) {
+                (Printed::Json, _) => names::json(&entries),
+                (Printed::Plain, Talk::Quiet) => names::bare(&entries),
+                (Printed::Plain, _) => names::table(&entries, reader()),
+            })
         }
-        Request::Names(directory, Printed::Json) => print(&names::json(&names::list(&directory)?)),
+    }
+}
+
+/// Who reads standard output. NO_COLOR is the variable of no-color.org.
+fn reader() -> names::Reader {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    match io::stdout().is_terminal() {
+        true => names::Reader::Person {
+            color: set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb"),
+        },
+        false => names::Reader::Program,
     }
 }
 
@@ -113,14 +154,14 @@ fn info(shown: &str) -> String {
     format!("{INFO}{shown}")
 }
 
-fn evaluate(access: &Access, text: &str, form: Form) -> Result<ExitCode, Failure> {
-    finish(&mut open(access)?, &Job::Erlang(text.into()), form)
+fn evaluate(access: &Access, talk: Talk, text: &str, form: Form) -> Result<ExitCode, Failure> {
+    finish(&mut open(access, talk)?, &Job::Erlang(text.into()), form)
 }
 
 /// The node is gone when nobody listens any more: then its name is free for the next one.
-fn stop(access: &Access) -> Result<ExitCode, Failure> {
+fn stop(access: &Access, talk: Talk) -> Result<ExitCode, Failure> {
     let address = access.location.address(&access.node)?;
-    let mut link = open(access)?;
+    let mut link = open(access, talk)?;
     let deadline = Instant::now() + access.timeout;
     let job = Job::Erlang("init:stop().".into());
     call::run(&mut link, &job, Form::Term, |_| Ok(()))
@@ -148,55 +189,138 @@ fn still_there(node: &str, problem: &str) -> Failure {
 
 /// Runs a job, and shows what comes of it.
 fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
-    // Where a script reads the result, nothing else may be.
+    // Standard output has nothing but the result where a script reads it. Otherwise it also has what the
+    // user's code prints, as it is: that may well control a terminal.
     let mut printed = |bytes: &[u8]| match form {
-        Form::Term => write(io::stderr().lock(), bytes),
-        Form::Shell | Form::Text => write(io::stdout().lock(), bytes),
+        Form::Term => {
+            // The result is wanted, whether or not somebody reads this.
+            let _ = write_escaped(io::stderr().lock(), bytes);
+            Ok(())
+        }
+        Form::Text => write_escaped(io::stdout().lock(), bytes),
+        Form::Shell => write(io::stdout().lock(), bytes),
     };
     match call::run(link, job, form, &mut printed)? {
         Outcome::Raised(text) => {
-            say(text.trim_end());
+            // If nobody reads it, the exit code still tells.
+            let _ = write_escaped(io::stderr().lock(), &[&text[..], b"\n"].concat());
             Ok(ExitCode::from(RAISED))
         }
         Outcome::Result(received) => {
             let mut term = received.reader();
-            let failed = |problem: &dyn std::fmt::Display| {
-                Failure::new(
-                    Kind::Output,
-                    format!("the result of {} cannot be printed: {problem}", link.node),
-                )
-            };
             if form == Form::Term {
-                let text = json::translate(&mut term).map_err(|problem| failed(&problem))?;
+                let limits = Limits {
+                    bytes: MAX_JSON,
+                    deadline: link.deadline(),
+                };
+                let text = json::translate(&mut term, &limits)
+                    .map_err(|problem| unprintable(link, &problem))?;
                 print(&text)?;
             } else {
-                let text = term.binary("text").map_err(|problem| failed(&problem))?;
-                write(io::stdout().lock(), text)?;
+                let text = term
+                    .binary("text")
+                    .map_err(|problem| unprintable(link, &problem.into()))?;
+                match form == Form::Text || io::stdout().is_terminal() {
+                    true => write_escaped(io::stdout().lock(), text)?,
+                    false => write(io::stdout().lock(), text)?,
+                }
             }
             print(if form == Form::Text { "" } else { "\n" })
         }
     }
 }
 
-/// Connects, and keeps trying until the node is there if that is wanted.
-fn open(access: &Access) -> Result<Link, Failure> {
+fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
+    let (kind, advice) = match problem {
+        Untranslatable::TimedOut => (Kind::TimedOut, "; allow more with --timeout"),
+        Untranslatable::TooLong(_) => (Kind::Output, "; let it write large results to a file"),
+        Untranslatable::Malformed(_) | Untranslatable::TooDeep => (Kind::Output, ""),
+    };
+    let node = &link.node;
+    let explanation = format!("the result of {node} cannot be printed: {problem}{advice}");
+    Failure::new(kind, explanation)
+}
+
+/// Asks until the node answers and is ready, for as long as `--wait` says. Returns the node's name.
+fn ping(access: &Access, readiness: &Readiness, talk: Talk) -> Result<String, Failure> {
+    let peer = peer(access, talk)?;
+    patiently(access, talk, || {
+        let mut link = connect(&peer, access, talk)?;
+        let asked = call::ping(&mut link).and_then(|()| call::check(&mut link, readiness));
+        asked
+            .map(|()| link.node.clone())
+            .map_err(|failure| Failure {
+                // One that goes down may be about to come back.
+                may_pass: failure.may_pass || failure.kind == Kind::Lost,
+                ..failure
+            })
+    })
+}
+
+/// Connects, and keeps trying for as long as `--wait` says.
+fn open(access: &Access, talk: Talk) -> Result<Link, Failure> {
+    let peer = peer(access, talk)?;
+    patiently(access, talk, || connect(&peer, access, talk))
+}
+
+/// Tries until it succeeds, fails for good, or `--wait` is over.
+fn patiently<T>(
+    access: &Access,
+    talk: Talk,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let patience = Instant::now() + access.wait;
+    let mut last = String::new();
+    loop {
+        match attempt() {
+            Err(failure) if failure.may_pass && Instant::now() < patience => {
+                if failure.explanation != last {
+                    tell(talk, || format!("waiting, as {failure}"));
+                }
+                thread::sleep(match failure.kind {
+                    Kind::NotReady => READY_INTERVAL,
+                    _ => POLL_INTERVAL,
+                });
+                last = failure.explanation;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn peer(access: &Access, talk: Talk) -> Result<Peer, Failure> {
     let peer = Peer {
         node: access.node.clone(),
         address: access.location.address(&access.node)?,
         policy: access.policy.clone(),
         cookie: access.cookie.read(|name| env::var_os(name))?,
     };
-    if let Source::Argument(_) = access.cookie {
+    if let (Source::Argument(_), true) = (&access.cookie, talk != Talk::Quiet) {
         say("uds_dist: warning: everybody who can list processes sees --cookie; use --cookie-file");
     }
-    let patience = Instant::now() + access.wait;
-    loop {
-        match Link::open(&peer, Instant::now() + access.timeout) {
-            Err(failure) if failure.may_pass && Instant::now() < patience => {
-                thread::sleep(POLL_INTERVAL);
-            }
-            result => return result,
-        }
+    tell(talk, || {
+        let origin = peer.cookie.origin();
+        format!(
+            "connecting to {}, with the cookie of {origin}",
+            peer.address
+        )
+    });
+    Ok(peer)
+}
+
+fn connect(peer: &Peer, access: &Access, talk: Talk) -> Result<Link, Failure> {
+    let link = Link::open(peer, Instant::now() + access.timeout)?;
+    tell(talk, || {
+        let (us, node, listener) = (&link.identity.node, &link.node, &link.listener);
+        let (user, process) = (users::shown(listener.uid), listener.pid);
+        format!("connected as {us} to {node}; process {process} of {user} listens")
+    });
+    Ok(link)
+}
+
+fn tell(talk: Talk, step: impl FnOnce() -> String) {
+    if talk == Talk::Verbose {
+        say(&format!("uds_dist: {}", step()));
     }
 }
 
@@ -229,10 +353,23 @@ fn print(text: &str) -> Result<ExitCode, Failure> {
 fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
     to.write_all(bytes)
         .and_then(|()| to.flush())
-        .map_err(|error| Failure::new(Kind::Output, format!("cannot print the result: {error}")))
+        .map_err(|error| unwritten(&error))
 }
 
-/// To people. If nobody reads it, the exit code still tells.
+fn unwritten(error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        ErrorKind::BrokenPipe => Kind::NoReader,
+        _ => Kind::Output,
+    };
+    Failure::new(kind, format!("cannot print the result: {error}"))
+}
+
+/// What a node says, without control characters other than newlines and tabs.
+fn write_escaped(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
+    escape::lines(bytes).try_for_each(|piece| write(&mut to, piece.as_bytes()))
+}
+
+/// One line to people. If nobody reads it, the exit code still tells.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", escape::line(line));
 }

@@ -5,14 +5,16 @@ use crate::cookie::Cookie;
 use crate::etf::Identity;
 use crate::failure::{Failure, Kind};
 use crate::handshake::{self, Challenge, MAX_MESSAGE, Status};
+use crate::users;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 use uds_dist::address::Address;
+use uds_dist::door::probe::{Probe, probe};
 use uds_dist::os;
-use uds_dist::peer::Policy;
+use uds_dist::peer::{Credentials, Policy};
 
 /// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
 /// may be a few seconds. So much less than that.
@@ -20,6 +22,9 @@ const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Between two tries to connect to a node whose backlog is full: there is no event to wait for.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A node that has closed a connection since it goes down does not listen any more after this time.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Bytes of the largest message: far more than anybody reads, and far less than a machine has.
 const MAX_FRAME: usize = 256 << 20;
@@ -44,6 +49,8 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Link {
     stream: UnixStream,
+    /// Who listens there.
+    pub listener: Credentials,
     deadline: Instant,
     last_sent: Instant,
     /// Who we are to the node.
@@ -55,9 +62,10 @@ pub struct Link {
 impl Link {
     /// Connects, and shakes hands.
     pub fn open(peer: &Peer, deadline: Instant) -> Result<Link, Failure> {
-        let stream = connect(peer, deadline)?;
+        let (stream, listener) = connect(peer, deadline)?;
         Handshake {
             stream,
+            listener,
             deadline,
             peer,
         }
@@ -70,6 +78,11 @@ impl Link {
         self.last_sent = Instant::now();
         write_frame(&self.stream, self.deadline, &length.to_be_bytes(), message)
             .map_err(|error| self.broken(&error))
+    }
+
+    /// When everything has to be done.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Waits for the next message. Ticks are answered and kept back.
@@ -152,7 +165,7 @@ impl Link {
 
 // --- connecting ----------------------------------------------------------------------------------
 
-fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
+fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), Failure> {
     let Peer { node, address, .. } = peer;
     let socket_address = os::socket_address(address).map_err(|error| {
         let explanation =
@@ -194,18 +207,18 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
 }
 
 /// Before the first byte: a stranger who listens there learns nothing.
-fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
+fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
     if !peer.policy.admits(&credentials, os::own_uid()) {
         return Err(Failure::new(
             Kind::Refused,
             format!(
-                "{} at {} is a process of uid {} (gid {}, pid {}), who is not admitted; if that is \
-                 right, say --allow-uid {}",
+                "{} at {} is a process of {} (gid {}, pid {}), which is neither yours nor \
+                 root's; run this as the node's user, or with --allow-uid {} if you trust that user",
                 peer.node,
                 peer.address,
-                credentials.uid,
+                users::shown(credentials.uid),
                 credentials.gid,
                 credentials.pid,
                 credentials.uid
@@ -213,13 +226,15 @@ fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
         ));
     }
     stream.set_nonblocking(false).map_err(failed)?;
-    Ok(stream)
+    Ok((stream, credentials))
 }
 
 // --- shaking hands -------------------------------------------------------------------------------
 
 struct Handshake<'a> {
     stream: UnixStream,
+    /// Who listens.
+    listener: Credentials,
     deadline: Instant,
     peer: &'a Peer,
 }
@@ -231,7 +246,15 @@ impl Handshake<'_> {
         let identity = match self.parse(&self.receive(Stage::Name)?, Status::decode)? {
             Status::Named(identity) => identity,
             Status::Other(status) => {
-                let problem = format!("refuses with the status {status}; see its log");
+                let problem = match status.as_str() {
+                    // We have no name yet: to the node's list we are our host.
+                    "not_allowed" => format!(
+                        "admits only the nodes on its list of allowed nodes, which excludes \
+                         commands; net_kernel:allow(['{}']) there adds them",
+                        host_name()
+                    ),
+                    _ => format!("refuses with the status {status}; see its log"),
+                };
                 return Err(self.failure(Kind::Refused, &problem));
             }
         };
@@ -249,6 +272,7 @@ impl Handshake<'_> {
         }
         Ok(Link {
             stream: self.stream,
+            listener: self.listener,
             deadline: self.deadline,
             last_sent: Instant::now(),
             identity,
@@ -318,21 +342,50 @@ impl Handshake<'_> {
             return self.failure(Kind::TimedOut, problem);
         }
         match stage {
-            Stage::Name => {
-                let user = os::own_uid();
+            Stage::Name => Failure {
+                may_pass: true,
+                ..self.failure(Kind::Refused, &self.silence())
+            },
+            Stage::Proof if self.goes_down() => Failure {
+                may_pass: true,
+                ..self.failure(Kind::Lost, "went down during the handshake")
+            },
+            Stage::Proof => {
                 let problem = format!(
-                    "hung up without an answer: it does not admit uid {user} (its log says so), or \
-                     it is going down"
+                    "has another cookie (cookie mismatch): it is not that of {}; give the node's \
+                     with --cookie-file",
+                    self.peer.cookie.origin()
                 );
-                Failure {
-                    may_pass: true,
-                    ..self.failure(Kind::Refused, &problem)
-                }
+                self.failure(Kind::Refused, &problem)
             }
-            Stage::Proof => self.failure(
-                Kind::Refused,
-                "hung up when it saw our proof: its cookie is another one; give the node's with \
-                 --cookie-file",
+        }
+    }
+
+    /// A node that has seen a wrong proof goes on listening. One that goes down closes its connections
+    /// and its listener at the same time, as far as we can see.
+    fn goes_down(&self) -> bool {
+        let end = self.deadline.min(Instant::now() + LAST_WORDS);
+        loop {
+            match probe(&self.peer.address) {
+                Probe::Nobody => return true,
+                _ if Instant::now() >= end => return false,
+                _ => thread::sleep(LAST_WORDS / 4),
+            }
+        }
+    }
+
+    /// A node that does not admit a user is silent as one that goes down is. Its own user, and root,
+    /// it does admit unless it was told otherwise.
+    fn silence(&self) -> String {
+        let (own, theirs) = (os::own_uid(), self.listener.uid);
+        match own == 0 || own == theirs {
+            true => "hung up without an answer: it is starting or going down; its log says more, \
+                     and --wait tries again"
+                .into(),
+            false => format!(
+                "hung up without an answer: it does not admit {}; run this as the node's user, {}",
+                users::shown(own),
+                users::shown(theirs)
             ),
         }
     }

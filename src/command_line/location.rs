@@ -25,11 +25,14 @@ impl Directory {
     }
 
     /// Where the node of this name listens.
-    pub fn address(&self, name: &str) -> Address {
+    pub fn address(&self, name: &[u8]) -> Address {
         match self {
-            Directory::Path(path) => Address::Path(path.join(format!("{name}.sock"))),
+            Directory::Path(path) => {
+                let file = [name, b".sock"].concat();
+                Address::Path(path.join(OsStr::from_bytes(&file)))
+            }
             Directory::Namespace(namespace) => {
-                Address::Abstract([namespace, &b"/"[..], name.as_bytes()].concat())
+                Address::Abstract([namespace, &b"/"[..], name].concat())
             }
         }
     }
@@ -63,7 +66,7 @@ impl Location {
             ));
         }
         Ok(match self {
-            Location::In(directory) => directory.address(name),
+            Location::In(directory) => directory.address(name.as_bytes()),
             Location::At(address) => address.clone(),
         })
     }

@@ -1,41 +1,78 @@
 //! The nodes of a directory, found without speaking to any of them.
+//!
+//! Others may be able to create files there. So nothing in the directory is opened or followed, and all
+//! that is shown of a node, except its name, is what the kernel says.
 
+use crate::escape;
 use crate::failure::{Failure, Kind};
 use crate::json;
 use crate::location::Directory;
+use crate::process;
+use crate::sockets::{self, File, Listening};
+use crate::users;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::iter;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::str;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
-use uds_dist::door::ownership::lock_path;
 use uds_dist::door::probe::{Probe, probe};
+use uds_dist::peer::Credentials;
+
+/// How long to wait for nodes whose backlog is full: one wait for all of them together.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Time between two attempts to connect to them: there is no event to wait for.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A name, and what is known of its owner.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Entry {
-    name: String,
+    name: Vec<u8>,
     pid: Option<u32>,
     uid: Option<u32>,
+    /// When the process was started.
+    since: Option<SystemTime>,
     state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Up,
+    /// Somebody listens, and accepts nobody.
+    Busy,
     /// Nobody listens there: what a killed node has left.
     Stale,
     /// It is not for us to know.
     Closed,
+    /// A node listens at a file that is not there any more: nobody can reach it.
+    Gone,
 }
 
 impl State {
     fn word(self) -> &'static str {
         match self {
             State::Up => "up",
+            State::Busy => "busy",
             State::Stale => "stale",
             State::Closed => "closed",
+            State::Gone => "gone",
+        }
+    }
+
+    /// Green, yellow or red, of the terminal's eight colours.
+    fn color(self) -> u8 {
+        match self {
+            State::Up => 32,
+            State::Busy | State::Closed => 33,
+            State::Stale | State::Gone => 31,
         }
     }
 }
@@ -54,102 +91,297 @@ pub fn list(directory: &Directory) -> Result<Vec<Entry>, Failure> {
     })?;
     names.sort();
     names.dedup();
-    let entries = names.into_iter().filter_map(|name| {
-        let address = directory.address(&name);
-        look_at(name, &address)
-    });
-    Ok(entries.collect())
+    let addresses: Vec<_> = names.iter().map(|name| directory.address(name)).collect();
+    let probes = probe_all(&addresses, Instant::now() + PATIENCE);
+    let found = names.into_iter().zip(probes);
+    let mut entries: Vec<_> = found
+        .filter_map(|(name, probe)| entry(name, probe, directory))
+        .collect();
+    if let Directory::Path(path) = directory {
+        entries.extend(without_file(path, &entries));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
 }
 
-type Listed = Result<Vec<String>, (String, io::Error)>;
+type Listed = Result<Vec<Vec<u8>>, (String, io::Error)>;
+
+/// Nodes' sockets are files called so.
+const EXTENSION: &[u8] = b".sock";
 
 fn files(directory: &Path) -> Listed {
     let failed = |error| (directory.display().to_string(), error);
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let file = entry.file_name();
-        // A node's name is text.
-        let name = file.to_str().and_then(|file| file.strip_suffix(".sock"));
-        // Connecting to another file is refused as well. A link may lead to a socket.
-        let is_socket = fs::metadata(entry.path()).is_ok_and(|found| found.file_type().is_socket());
-        names.extend(name.filter(|_| is_socket).map(str::to_owned));
+        let is_socket = entry.file_type().is_ok_and(|found| found.is_socket());
+        let mut name = entry.file_name().into_vec();
+        if is_socket && name.ends_with(EXTENSION) {
+            name.truncate(name.len() - EXTENSION.len());
+            names.push(name);
+        }
     }
     Ok(names)
 }
 
-/// The kernel's table, of lines as in proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode
-/// Path". It forgets abstract sockets with their owner.
+/// Reads the kernel's table. A name with a newline in it can pretend to be a line of the table; whether
+/// there is such a socket shows when it is asked.
 fn abstract_names(namespace: &[u8]) -> Listed {
     const TABLE: &str = "/proc/net/unix";
-    const LISTENING: &str = "00010000";
     let table = fs::read(TABLE).map_err(|error| (TABLE.into(), error))?;
-    let table = String::from_utf8_lossy(&table);
-    let prefix = format!("@{}/", String::from_utf8_lossy(namespace));
-    let paths = table.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let flags = fields.nth(3)?;
-        let path = fields.nth(3)?;
-        (flags == LISTENING).then_some(path)?.strip_prefix(&prefix)
-    });
-    Ok(paths.map(str::to_owned).collect())
+    let prefix = [b"@", namespace, b"/"].concat();
+    let names = table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| listening(line)?.strip_prefix(&prefix[..]));
+    Ok(names.map(<[u8]>::to_vec).collect())
 }
 
-fn look_at(name: String, address: &Address) -> Option<Entry> {
-    let (state, owner) = match probe(address) {
-        Probe::Answers(owner) => (State::Up, owner),
-        Probe::Nobody => (State::Stale, None),
-        // Gone between listing and looking.
-        Probe::Failed(error) if error.kind() != io::ErrorKind::PermissionDenied => return None,
-        Probe::Failed(_) => (State::Closed, None),
+/// The name in a line of the table if its socket listens: "Num RefCount Protocol Flags Type St Inode
+/// Path" of proc_pid_net(5).
+fn listening(line: &[u8]) -> Option<&[u8]> {
+    const LISTENING: &[u8] = b"00010000";
+    const FIELDS: usize = 7;
+    const FLAGS: usize = 3;
+    let mut rest = line;
+    let mut is_listening = false;
+    for index in 0..FIELDS {
+        let field = rest.trim_ascii_start();
+        let end = field.iter().position(|byte| *byte == b' ')?;
+        is_listening |= index == FLAGS && &field[..end] == LISTENING;
+        rest = &field[end + 1..];
+    }
+    is_listening.then_some(rest)
+}
+
+/// Asks all of them at once, and waits for those that do not answer until the deadline.
+fn probe_all(addresses: &[Address], deadline: Instant) -> Vec<Probe> {
+    let mut probes: Vec<_> = addresses.iter().map(probe).collect();
+    loop {
+        let mut waiting = false;
+        for (found, address) in probes.iter_mut().zip(addresses) {
+            if matches!(found, Probe::Answers(None)) {
+                *found = probe(address);
+                waiting |= matches!(found, Probe::Answers(None));
+            }
+        }
+        if !waiting || Instant::now() >= deadline {
+            return probes;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+fn entry(name: Vec<u8>, probe: Probe, directory: &Directory) -> Option<Entry> {
+    let (state, owner): (_, Option<Credentials>) = match probe {
+        Probe::Answers(Some(owner)) => (State::Up, Some(owner)),
+        Probe::Answers(None) => (State::Busy, None),
+        Probe::Nobody => match directory {
+            Directory::Path(_) => (State::Stale, None),
+            // The kernel forgets abstract names with their owners.
+            Directory::Namespace(_) => return None,
+        },
+        Probe::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            (State::Closed, None)
+        }
+        // Gone between listing and looking, or no socket that a node could have: of another type,
+        // or at a path that is too long for a node to listen there.
+        Probe::Failed(_) => return None,
     };
-    let listener = owner.and_then(|owner| owner.process());
-    Some(Entry {
-        name,
-        pid: vm_of(address).filter(|_| state == State::Up).or(listener),
-        uid: owner.map(|owner| owner.uid),
-        state,
-    })
+    Some(Entry::new(name, owner, state))
 }
 
-/// Who listens is a sidecar; its lock file names the VM. Other carriers have neither.
-fn vm_of(address: &Address) -> Option<u32> {
-    let text = fs::read_to_string(lock_path(address.path()?)).ok()?;
-    text.trim_end().parse().ok()
+/// Nodes that listen at a path in this directory where there is now another file, or none. Two living
+/// nodes can have the same name in this way. Empty where the system does not tell.
+fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
+    let mut by_name: BTreeMap<Vec<u8>, Vec<Listening>> = BTreeMap::new();
+    for (name, socket) in bound_in(directory).unwrap_or_default() {
+        by_name.entry(name).or_default().push(socket);
+    }
+    let mut gone = Vec::new();
+    for (name, mut sockets) in by_name {
+        let path = directory.join(OsStr::from_bytes(&[&name, EXTENSION].concat()));
+        let file = fs::symlink_metadata(path).ok();
+        let is_at = |socket: &Listening| socket.file == file.as_ref().map(File::of);
+        match sockets.iter().position(is_at) {
+            Some(index) => _ = sockets.remove(index),
+            // On some file systems the kernel's number of a file is not the one that programs see.
+            None if entries
+                .iter()
+                .any(|entry| entry.name == name && entry.is_alive()) =>
+            {
+                sockets.pop();
+            }
+            None => (),
+        }
+        let owners = sockets.iter().map(|socket| {
+            socket.uid.map(|uid| Credentials {
+                uid,
+                pid: process::holder_of(socket.inode).unwrap_or(Credentials::UNKNOWN.pid),
+                ..Credentials::UNKNOWN
+            })
+        });
+        gone.extend(owners.map(|owner| Entry::new(name.clone(), owner, State::Gone)));
+    }
+    gone
 }
 
-/// Names, processes, users and states in columns.
-pub fn table(entries: &[Entry]) -> String {
-    const NAME: &str = "NAME";
-    let width = entries.iter().map(|entry| entry.name.chars().count());
-    let width = width.max().unwrap_or_default().max(NAME.len());
-    let mut table = format!("{NAME:width$}  {:>7}  {:>6}  STATE\n", "PID", "UID");
-    let number = |number: Option<u32>| number.map_or("-".into(), |number| number.to_string());
-    for entry in entries {
+/// Sockets that are bound to paths in this directory, with their names there. Another container may have
+/// a directory with the same path, on a file system of its own.
+fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
+    let device = File::of(&fs::metadata(directory)?).device;
+    let resolved = fs::canonicalize(directory)?;
+    let name_of = |socket: &Listening| {
+        let path = Path::new(OsStr::from_bytes(&socket.path));
+        let parent = path.parent()?;
+        let is_here = (parent == directory || parent == resolved)
+            && socket.file.is_some_and(|file| file.device == device);
+        let name = path.file_name()?.as_bytes().strip_suffix(EXTENSION)?;
+        is_here.then(|| name.to_vec())
+    };
+    let sockets = sockets::listening()?.into_iter();
+    let named = sockets.filter_map(|socket| Some((name_of(&socket)?, socket)));
+    Ok(named.collect())
+}
+
+impl Entry {
+    fn new(name: Vec<u8>, owner: Option<Credentials>, state: State) -> Entry {
+        let pid = owner.as_ref().and_then(process::node_of);
+        Entry {
+            name,
+            pid,
+            uid: owner.map(|owner| owner.uid),
+            since: pid.and_then(process::started),
+            state,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        matches!(self.state, State::Up | State::Busy | State::Closed)
+    }
+}
+
+/// Who reads a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A person at a terminal: the columns are aligned.
+    Person {
+        /// Whether the states have colours.
+        color: bool,
+    },
+    /// A program: columns are separated by a tab.
+    Program,
+}
+
+/// Names, processes, users, times and states in columns.
+pub fn table(entries: &[Entry], reader: Reader) -> String {
+    const HEAD: [&str; 5] = ["NAME", "PID", "USER", "SINCE", "STATE"];
+    let unknown = || "-".to_owned();
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(entries.iter().map(|entry| {
+        [
+            escape::name(&entry.name),
+            entry.pid.map_or_else(unknown, |pid| pid.to_string()),
+            entry.uid.map_or_else(unknown, user),
+            entry.since.map_or_else(unknown, rfc3339),
+            entry.state.word().into(),
+        ]
+    }));
+    let color = match reader {
+        Reader::Person { color } => color,
+        Reader::Program => {
+            let lines = rows.iter().map(|row| row.join("\t") + "\n");
+            return lines.collect();
+        }
+    };
+    let width = |column: usize| {
+        rows.iter()
+            .map(move |row| row[column].chars().count())
+            .max()
+    };
+    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut table = String::new();
+    let colors = entries.iter().map(|entry| Some(entry.state.color()));
+    for (row, color_code) in rows.iter().zip(iter::once(None).chain(colors)) {
+        let [name, pid, user, since, state] = row;
+        let [name_width, pid_width, user_width, since_width, _] = widths;
+        let (begin, end) = match color_code.filter(|_| color) {
+            Some(code) => (format!("\x1b[{code}m"), "\x1b[0m"),
+            None => (String::new(), ""),
+        };
         writeln!(
             table,
-            "{:width$}  {:>7}  {:>6}  {}",
-            entry.name,
-            number(entry.pid),
-            number(entry.uid),
-            entry.state.word()
+            "{name:name_width$}  {pid:>pid_width$}  {user:user_width$}  {since:since_width$}  \
+             {begin}{state}{end}"
         )
         .expect("a string takes everything");
     }
     table
 }
 
-/// The same as an array of objects.
+/// The name of a user, or the number of one that has no name.
+fn user(uid: u32) -> String {
+    users::name_of(uid).map_or_else(|| uid.to_string(), |name| escape::line(&name))
+}
+
+/// Seconds of the universal time, such as 2026-11-27T14:47:03Z.
+pub fn rfc3339(time: SystemTime) -> String {
+    const DAY: u64 = 24 * 3600;
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let (year, month, day) = date(seconds / DAY);
+    let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that
+/// the day that not all of them have is their last one.
+fn date(days: u64) -> (u64, u64, u64) {
+    const DAYS_TO_1970: u64 = 719_468; // from 0000-03-01
+    const CENTURIES: u64 = 146_097; // days of 400 years
+    let days = days + DAYS_TO_1970;
+    let (era, day) = (days / CENTURIES, days % CENTURIES);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, turn) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + turn, month, day)
+}
+
+/// The same as an array of objects. A name that is no text is escaped as in the table.
 pub fn json(entries: &[Entry]) -> String {
     let number = |number: Option<u32>| number.map_or("null".into(), |number| number.to_string());
+    let text = |text: Option<String>| text.map_or("null".into(), |text| json::quoted(&text));
     let objects = entries.iter().map(|entry| {
+        let name = match str::from_utf8(&entry.name) {
+            Ok(name) => name.to_owned(),
+            Err(_) => escape::name(&entry.name),
+        };
         format!(
-            r#"{{"name":{},"pid":{},"uid":{},"state":"{}"}}"#,
-            json::quoted(&entry.name),
+            r#"{{"name":{},"pid":{},"uid":{},"user":{},"since":{},"state":"{}"}}"#,
+            json::quoted(&name),
             number(entry.pid),
             number(entry.uid),
+            text(entry.uid.and_then(users::name_of)),
+            text(entry.since.map(rfc3339)),
             entry.state.word()
         )
     });
     format!("[{}]\n", objects.collect::<Vec<_>>().join(","))
+}
+
+/// The names alone, one a line.
+pub fn bare(entries: &[Entry]) -> String {
+    let mut lines: Vec<_> = entries
+        .iter()
+        .map(|entry| escape::name(&entry.name) + "\n")
+        .collect();
+    lines.dedup();
+    lines.concat()
 }

@@ -1,10 +1,10 @@
 //! Writes the man pages and shell completions below a directory, laid out as /usr/share is:
 //! `make install` runs this. They are made from the definition of the arguments itself, so that
-//! they cannot say anything else.
+//! they cannot say anything else; only which nodes there are is asked when a shell wants to know.
 
 #![allow(dead_code)] // a test includes this file, and calls no `main`
 
-use clap_complete::{Shell, generate_to};
+use clap_complete::{Shell, generate};
 use std::env;
 use std::fs;
 use std::io;
@@ -12,11 +12,27 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uds_dist_command_line::arguments;
 
-/// Where programs look for completions below /usr/share, and how the file is called there.
-const COMPLETIONS: [(Shell, &str, &str); 3] = [
-    (Shell::Bash, "bash-completion/completions", "uds_dist"),
-    (Shell::Zsh, "zsh/site-functions", "_uds_dist"),
-    (Shell::Fish, "fish/vendor_completions.d", "uds_dist.fish"),
+/// Where programs look for completions below /usr/share, how the file is called there, and what makes
+/// it complete the names of nodes.
+const COMPLETIONS: [(Shell, &str, &str, &str); 3] = [
+    (
+        Shell::Bash,
+        "bash-completion/completions",
+        "uds_dist",
+        include_str!("completions/nodes.bash"),
+    ),
+    (
+        Shell::Zsh,
+        "zsh/site-functions",
+        "_uds_dist",
+        include_str!("completions/nodes.zsh"),
+    ),
+    (
+        Shell::Fish,
+        "fish/vendor_completions.d",
+        "uds_dist.fish",
+        include_str!("completions/nodes.fish"),
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -46,11 +62,54 @@ fn man_pages(directory: &Path) -> io::Result<()> {
 }
 
 fn completions(directory: &Path) -> io::Result<()> {
-    for (shell, place, name) in COMPLETIONS {
+    for (shell, place, name, nodes) in COMPLETIONS {
         let place: PathBuf = directory.join(place);
         fs::create_dir_all(&place)?;
-        let made = generate_to(shell, &mut arguments::command(), "uds_dist", &place)?;
-        fs::rename(made, place.join(name))?;
+        let mut made = Vec::new();
+        generate(shell, &mut arguments::command(), "uds_dist", &mut made);
+        let made = String::from_utf8(made).map_err(io::Error::other)?;
+        fs::write(place.join(name), with_nodes(shell, &made, nodes))?;
     }
     Ok(())
+}
+
+fn with_nodes(shell: Shell, made: &str, nodes: &str) -> String {
+    let (options, commands) = words();
+    let separator = if shell == Shell::Bash { " | " } else { " " };
+    let nodes = nodes
+        .replace("@OPTIONS@", &options.join(separator))
+        .replace("@COMMANDS@", &commands.join(" "));
+    match shell {
+        // The function that is called has to be the last one.
+        Shell::Zsh => {
+            let head = "#compdef uds_dist\n\n";
+            let made = made.strip_prefix(head).expect("it begins so");
+            let node = "Its name, with or without a host:";
+            let (before, after) = (format!("{node}'"), format!("{node}_uds_dist_nodes'"));
+            assert!(made.contains(&before), "a node is an argument");
+            [head, &nodes, &made.replace(&before, &after)].concat()
+        }
+        _ => [made, &nodes].concat(),
+    }
+}
+
+/// The options that have values, and the commands that take a node.
+fn words() -> (Vec<String>, Vec<String>) {
+    let command = arguments::command();
+    let with_node: Vec<_> = command
+        .get_subcommands()
+        .filter(|command| command.get_arguments().any(|arg| arg.get_id() == "NODE"))
+        .collect();
+    let mut options: Vec<_> = with_node
+        .iter()
+        .flat_map(|command| command.get_opts())
+        .filter(|option| option.get_action().takes_values())
+        .filter_map(|option| Some(format!("--{}", option.get_long()?)))
+        .collect();
+    options.sort();
+    options.dedup();
+    let names = with_node
+        .iter()
+        .map(|command| command.get_name().to_owned());
+    (options, names.collect())
 }

@@ -1,0 +1,42 @@
+//! Users and groups, by name and by number: what the system's database says of them.
+
+/// A user: a number, or a name.
+pub fn uid(text: &str) -> Result<u32, String> {
+    number_of(text, "user", |name| {
+        Some(uzers::get_user_by_name(name)?.uid())
+    })
+}
+
+/// A group: a number, or a name.
+pub fn gid(text: &str) -> Result<u32, String> {
+    number_of(text, "group", |name| {
+        Some(uzers::get_group_by_name(name)?.gid())
+    })
+}
+
+fn number_of(text: &str, kind: &str, find: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return match text.parse() {
+            // The last one stands for nobody, as in chown(2).
+            Ok(u32::MAX) | Err(_) => Err(format!("no {kind} has this number")),
+            Ok(number) => Ok(number),
+        };
+    }
+    // The database cannot be asked for a name with a NUL.
+    let found = (!text.contains('\0')).then(|| find(text)).flatten();
+    found.ok_or_else(|| format!("there is no {kind} of this name"))
+}
+
+/// A user's name, if there is one.
+pub fn name_of(uid: u32) -> Option<String> {
+    let user = uzers::get_user_by_uid(uid)?;
+    Some(user.name().to_string_lossy().into())
+}
+
+/// A user, for people.
+pub fn shown(uid: u32) -> String {
+    match name_of(uid) {
+        Some(name) => format!("uid {uid} ({name})"),
+        None => format!("uid {uid}"),
+    }
+}

@@ -1,0 +1,32 @@
+%% An application for nodes of command_line_SUITE, which starts when it is told to, or fails.
+-module(command_line_application).
+-behaviour(application).
+-behaviour(supervisor).
+
+-export([boot/1]).
+-export([start/2, stop/1, init/1]).
+
+%% For `erl -s`: a node that does so has started when this has returned.
+boot([How]) ->
+    Keys = [{mod, {?MODULE, How}}, {applications, [kernel, stdlib]}],
+    ok = application:load({application, ?MODULE, Keys}),
+    case {How, application:start(?MODULE)} of
+        {when_told, ok} -> ok;
+        {failing, {error, _}} -> ok
+    end.
+
+%% `fatal` fails as `failing` does, and boot/1 with it.
+start(normal, when_told) ->
+    true = register(?MODULE, self()),
+    receive
+        go -> ok
+    end,
+    supervisor:start_link(?MODULE, []);
+start(normal, _) ->
+    {error, cannot_start}.
+
+stop(_) ->
+    ok.
+
+init([]) ->
+    {ok, {#{}, []}}.
