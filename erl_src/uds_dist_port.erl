@@ -248,8 +248,7 @@ address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
     Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
-    Now = now_ms(),
-    dialer(fun(D) -> uds_dist_dialer:failed(Called, Explanation, Now, D) end, State);
+    unreachable(Called, Explanation, State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
 cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
@@ -346,11 +345,12 @@ report({ack, Conn, Count}, State = #state{connections = Connections}) ->
 report({closed, Conn, Reason, Explanation}, State = #state{connections = Connections}) ->
     {What, Connections1} =
         uds_dist_connections:closed(Conn, end_reason(Reason, Explanation), Connections),
-    ok = uds_dist_log:ended(What, Explanation),
-    State#state{connections = Connections1};
-report({accepted, Conn, _Listener, Peer}, State = #state{connections = Connections}) ->
-    Connections1 = uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections),
-    State#state{connections = Connections1};
+    ended(What, Explanation, State#state{connections = Connections1});
+report({accepted, Conn, _Listener, Peer} = Report, State = #state{connections = Connections}) ->
+    case uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections) of
+        {ok, Connections1} -> State#state{connections = Connections1};
+        wrong_number -> broke_protocol(Report, State)
+    end;
 report({connected, Conn, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
 report({connect_failed, Conn, _, _} = Report, State) ->
@@ -379,6 +379,17 @@ report(Report, State) ->
 
 end_reason(peer_closed, _) -> connection_closed;
 end_reason(_, Explanation) -> {connection_failed, Explanation}.
+
+ended({silent_node, Node}, Explanation, State) ->
+    unreachable(Node, Explanation, State);
+ended(What, Explanation, State) ->
+    ok = uds_dist_log:ended(What, Explanation),
+    State.
+
+%% Logged now and then.
+unreachable(Node, Explanation, State) ->
+    Now = now_ms(),
+    dialer(fun(D) -> uds_dist_dialer:failed(Node, Explanation, Now, D) end, State).
 
 %% What became of a CONNECT.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
@@ -604,8 +615,7 @@ connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
 
 cannot_connect(Node, From, Explanation, State) ->
     gen_server:reply(From, {error, bad_configuration}),
-    ok = uds_dist_log:unreachable(Node, Explanation),
-    State.
+    unreachable(Node, Explanation, State).
 
 dial_put_off(State = #state{dialer = Dialer}) ->
     {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),
