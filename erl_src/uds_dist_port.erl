@@ -366,14 +366,20 @@ report({unlistened, Id}, State) ->
 report({listener_lost, Id, Explanation}, State) ->
     Now = now_ms(),
     listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, Now, L) end, State);
-report({relayed, Conn}, State = #state{connections = Connections}) ->
-    State#state{connections = uds_dist_connections:relayed(Conn, Connections)};
-report({handed_over, Conn}, State = #state{channel = Channel}) ->
-    handed_over(Conn, uds_dist_channel:take(Channel), State);
-report({channel, Address}, State) ->
-    channel(fun(C) -> uds_dist_channel:offered(Address, C) end, State);
-report({channel_failed, Explanation}, State) ->
-    channel(fun(C) -> uds_dist_channel:failed(Explanation, C) end, State);
+report({relayed, Conn} = Report, State = #state{connections = Connections}) ->
+    case uds_dist_connections:not_handed_over(Conn, Connections) of
+        {ok, Connections1} -> State#state{connections = Connections1};
+        not_asked_for -> broke_protocol(Report, State)
+    end;
+report({handed_over, Conn} = Report, State = #state{channel = Channel}) ->
+    case uds_dist_channel:is_open(Channel) of
+        true -> handed_over(Conn, uds_dist_channel:take(Channel), State);
+        false -> broke_protocol(Report, State)
+    end;
+report({channel, Address} = Report, State = #state{channel = Channel}) ->
+    channel(uds_dist_channel:offered(Address, Channel), Report, State);
+report({channel_failed, Explanation} = Report, State = #state{channel = Channel}) ->
+    channel(uds_dist_channel:failed(Explanation, Channel), Report, State);
 report(Report, State) ->
     broke_protocol(Report, State).
 
@@ -639,6 +645,9 @@ want_channel(_, State) ->
 channel(Event, State) ->
     {Effect, Channel} = Event(State#state.channel),
     channel_effect(Effect, State#state{channel = Channel}).
+
+channel(not_asked_for, Report, State) -> broke_protocol(Report, State);
+channel({Effect, Channel}, _, State) -> channel_effect(Effect, State#state{channel = Channel}).
 
 channel_effect(none, State) ->
     State;
