@@ -546,6 +546,10 @@ move(Whose, {error, Explanation}, Config, State) ->
 request_done({close, From}, ok, State) ->
     gen_server:reply(From, ok),
     State;
+request_done({Whose, _}, {error, closed, _}, State) ->
+    %% Whoever had the listener closed knows why.
+    _ = [gen_server:reply(From, {error, closed}) || {_, From} <- [Whose]],
+    State;
 request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
     Address =
         case uds_dist_listener:wanted(Listener) of
