@@ -9,7 +9,7 @@
 -export([start_link/0]).
 %% For the owner of the port.
 -export([accepted/2]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -record(state, {
     kernel :: pid(),
@@ -57,6 +57,10 @@ handle_info({Kernel, unsupported_protocol}, State = #state{kernel = Kernel}) ->
     {stop, unsupported_protocol, State};
 handle_info(_, State) ->
     {noreply, State}.
+
+-spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
+code_change(_OldVersion, State, _Extra) ->
+    {ok, State}.
 
 ready(State) ->
     ok = uds_dist_port:accept(self()),

@@ -79,12 +79,17 @@ check_socket() ->
     end.
 
 %% The sidecar has opened the channel at Address.
--spec offered(uds_dist_protocol:address(), channel()) -> {event(), channel()}.
-offered(Address, asked_for) ->
-    connect(Address, ?TRIES).
+-spec offered(uds_dist_protocol:address(), channel()) -> {event(), channel()} | not_asked_for.
+offered(Address, asked_for) -> connect(Address, ?TRIES);
+offered(_, _) -> not_asked_for.
 
 %% The sidecar could not open it, or has closed it before we came in.
--spec failed(uds_dist_config:explanation(), channel()) -> {event(), channel()}.
+-spec failed(uds_dist_config:explanation(), channel()) -> {event(), channel()} | not_asked_for.
+failed(_, none) ->
+    not_asked_for;
+failed(_, failed) ->
+    %% We have given up before it did.
+    {none, failed};
 failed(Explanation, Channel) ->
     close(Channel),
     {{failed, Explanation}, failed}.

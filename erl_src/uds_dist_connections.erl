@@ -9,7 +9,8 @@
 -export([new/0, dial/2, dialled/2]).
 -export([accepted/3, connected/5]).
 -export([data/3, acknowledged/3, closed/3]).
--export([established/4, await_handover/2, relayed/2, handed_over/4, handover_failed/3]).
+-export([established/4, await_handover/2, relayed/2, not_handed_over/2]).
+-export([handed_over/4, handover_failed/3]).
 -export([acceptor/2, controller_ended/2, sidecar_ended/1]).
 -export([count/1, list/1, totals/1]).
 
@@ -167,11 +168,18 @@ dialled(Conn, Connections = #connections{by_number = ByNumber}) ->
             error
     end.
 
-%% A peer came in: it is given to the acceptor in its turn.
--spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), connections()) -> connections().
-accepted(Link, Peer, Connections = #connections{unclaimed = Unclaimed}) ->
-    {_, Connections1} = add(Link, Peer, {undefined, undefined}, Connections),
-    claim(Connections1#connections{unclaimed = Unclaimed ++ [uds_dist_relay:number(Link)]}).
+%% A peer came in: it is given to the acceptor in its turn. Even numbers are the sidecar's.
+-spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), connections()) ->
+    {ok, connections()} | wrong_number.
+accepted(Link, Peer, Connections) ->
+    #connections{by_number = ByNumber, unclaimed = Unclaimed} = Connections,
+    case uds_dist_relay:number(Link) of
+        Conn when Conn rem 2 =:= 0, not is_map_key(Conn, ByNumber) ->
+            {_, Connections1} = add(Link, Peer, {undefined, undefined}, Connections),
+            {ok, claim(Connections1#connections{unclaimed = Unclaimed ++ [Conn]})};
+        _ ->
+            wrong_number
+    end.
 
 %% We have connected to Node, which listens at Address, for the process Supervisor.
 -spec connected(uds_dist_relay:link(), uds_dist_protocol:peer(), Called, Address, connections()) ->
@@ -307,6 +315,16 @@ relayed(Conn, Connections = #connections{by_number = ByNumber}) ->
             stage(up, Conn, Connections);
         #{} ->
             Connections
+    end.
+
+%% The sidecar has been asked for the socket, and keeps it.
+-spec not_handed_over(uds_dist_protocol:conn(), connections()) ->
+    {ok, connections()} | not_asked_for.
+not_handed_over(Conn, Connections = #connections{by_number = ByNumber}) ->
+    case ByNumber of
+        #{Conn := {_, #conn{stage = handing_over}}} -> {ok, relayed(Conn, Connections)};
+        #{Conn := {_, #conn{stage = Stage}}} when Stage =/= ended -> not_asked_for;
+        #{} -> {ok, Connections}
     end.
 
 stage(Stage, Conn, Connections = #connections{by_number = ByNumber}) ->

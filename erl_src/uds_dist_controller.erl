@@ -16,7 +16,7 @@
 %% What the owner of the port, uds_dist_port, tells it after the handshake.
 -export([relayed/1, handed_over/2]).
 -export([connection/3, low_level/1, address/1]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -export_type([connection/0]).
 
@@ -236,6 +236,10 @@ handle_info(Message, State = #state{transport = Transport, output = Output}) ->
         %% Such as an acknowledgement of the handshake, which went by way of the sidecar.
         ignored -> {noreply, State}
     end.
+
+-spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
+code_change(_OldVersion, State, _Extra) ->
+    {ok, State}.
 
 go_on(State = #state{phase = up}) -> drain(State);
 go_on(State) -> State.

@@ -160,7 +160,7 @@ timeout(Now, Dialer = #dialer{retries = Retries}) ->
 timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 
-%% A connection to a node was made, and came to nothing.
+%% A node cannot be asked for a connection, or one was made and came to nothing.
 -spec failed(node(), uds_dist_config:explanation(), Now :: integer(), dialer()) -> result().
 failed(Node, Explanation, Now, Dialer) ->
     unreachable(Node, Explanation, Now, Dialer).

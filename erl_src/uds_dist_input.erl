@@ -15,7 +15,7 @@
 -export([established/3, output_failed/2]).
 %% For the owner of the port.
 -export([handed_over/3]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -record(state, {
     owner :: pid(),
@@ -120,6 +120,10 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
         ignored ->
             {noreply, State}
     end.
+
+-spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
+code_change(_OldVersion, State, _Extra) ->
+    {ok, State}.
 
 %% ---------------------------------------------------------------------------------------------
 

@@ -112,7 +112,8 @@ connected(Node, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}) ->
 connected(_, _) ->
     ok.
 
--spec ended(uds_dist_connections:ended(), Why :: line() | {exit, term()}) -> ok.
+-spec ended(Which, Why :: line() | {exit, term()}) -> ok when
+    Which :: none | {node, node()} | {handshake, uds_dist_protocol:peer()}.
 ended(none, _) ->
     ok;
 ended(What, {exit, connection_closed}) ->
@@ -124,9 +125,7 @@ ended({node, Node}, Why) ->
     log(info, Line, #{peer_node => Node, reason => Why});
 ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
     Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]),
-    log(info, Line, (metadata(Peer))#{reason => Why});
-ended({silent_node, Node}, Why) ->
-    unreachable(Node, Why).
+    log(info, Line, (metadata(Peer))#{reason => Why}).
 
 %% A handshake of this node came back to it.
 -spec reflected() -> ok.

@@ -248,8 +248,7 @@ address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
     Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
-    Now = now_ms(),
-    dialer(fun(D) -> uds_dist_dialer:failed(Called, Explanation, Now, D) end, State);
+    unreachable(Called, Explanation, State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
 cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
@@ -346,11 +345,12 @@ report({ack, Conn, Count}, State = #state{connections = Connections}) ->
 report({closed, Conn, Reason, Explanation}, State = #state{connections = Connections}) ->
     {What, Connections1} =
         uds_dist_connections:closed(Conn, end_reason(Reason, Explanation), Connections),
-    ok = uds_dist_log:ended(What, Explanation),
-    State#state{connections = Connections1};
-report({accepted, Conn, _Listener, Peer}, State = #state{connections = Connections}) ->
-    Connections1 = uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections),
-    State#state{connections = Connections1};
+    ended(What, Explanation, State#state{connections = Connections1});
+report({accepted, Conn, _Listener, Peer} = Report, State = #state{connections = Connections}) ->
+    case uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections) of
+        {ok, Connections1} -> State#state{connections = Connections1};
+        wrong_number -> broke_protocol(Report, State)
+    end;
 report({connected, Conn, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
 report({connect_failed, Conn, _, _} = Report, State) ->
@@ -366,19 +366,36 @@ report({unlistened, Id}, State) ->
 report({listener_lost, Id, Explanation}, State) ->
     Now = now_ms(),
     listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, Now, L) end, State);
-report({relayed, Conn}, State = #state{connections = Connections}) ->
-    State#state{connections = uds_dist_connections:relayed(Conn, Connections)};
-report({handed_over, Conn}, State = #state{channel = Channel}) ->
-    handed_over(Conn, uds_dist_channel:take(Channel), State);
-report({channel, Address}, State) ->
-    channel(fun(C) -> uds_dist_channel:offered(Address, C) end, State);
-report({channel_failed, Explanation}, State) ->
-    channel(fun(C) -> uds_dist_channel:failed(Explanation, C) end, State);
+report({relayed, Conn} = Report, State = #state{connections = Connections}) ->
+    case uds_dist_connections:not_handed_over(Conn, Connections) of
+        {ok, Connections1} -> State#state{connections = Connections1};
+        not_asked_for -> broke_protocol(Report, State)
+    end;
+report({handed_over, Conn} = Report, State = #state{channel = Channel}) ->
+    case uds_dist_channel:is_open(Channel) of
+        true -> handed_over(Conn, uds_dist_channel:take(Channel), State);
+        false -> broke_protocol(Report, State)
+    end;
+report({channel, Address} = Report, State = #state{channel = Channel}) ->
+    channel(uds_dist_channel:offered(Address, Channel), Report, State);
+report({channel_failed, Explanation} = Report, State = #state{channel = Channel}) ->
+    channel(uds_dist_channel:failed(Explanation, Channel), Report, State);
 report(Report, State) ->
     broke_protocol(Report, State).
 
 end_reason(peer_closed, _) -> connection_closed;
 end_reason(_, Explanation) -> {connection_failed, Explanation}.
+
+ended({silent_node, Node}, Explanation, State) ->
+    unreachable(Node, Explanation, State);
+ended(What, Explanation, State) ->
+    ok = uds_dist_log:ended(What, Explanation),
+    State.
+
+%% Logged now and then.
+unreachable(Node, Explanation, State) ->
+    Now = now_ms(),
+    dialer(fun(D) -> uds_dist_dialer:failed(Node, Explanation, Now, D) end, State).
 
 %% What became of a CONNECT.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
@@ -529,6 +546,10 @@ move(Whose, {error, Explanation}, Config, State) ->
 request_done({close, From}, ok, State) ->
     gen_server:reply(From, ok),
     State;
+request_done({Whose, _}, {error, closed, _}, State) ->
+    %% Whoever had the listener closed knows why.
+    _ = [gen_server:reply(From, {error, closed}) || {_, From} <- [Whose]],
+    State;
 request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
     Address =
         case uds_dist_listener:wanted(Listener) of
@@ -604,8 +625,7 @@ connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
 
 cannot_connect(Node, From, Explanation, State) ->
     gen_server:reply(From, {error, bad_configuration}),
-    ok = uds_dist_log:unreachable(Node, Explanation),
-    State.
+    unreachable(Node, Explanation, State).
 
 dial_put_off(State = #state{dialer = Dialer}) ->
     {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),
@@ -629,6 +649,9 @@ want_channel(_, State) ->
 channel(Event, State) ->
     {Effect, Channel} = Event(State#state.channel),
     channel_effect(Effect, State#state{channel = Channel}).
+
+channel(not_asked_for, Report, State) -> broke_protocol(Report, State);
+channel({Effect, Channel}, _, State) -> channel_effect(Effect, State#state{channel = Channel}).
 
 channel_effect(none, State) ->
     State;
