@@ -552,12 +552,20 @@ fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
     let Some(host) = Host::new() else { return };
     let with_group = |gid| User { gid, ..OWNER };
     let mut sidecar = host.sidecar(OWNER);
+    // Who may be a peer may not stand in for the node.
+    admit(
+        &mut sidecar,
+        Base::OwnUserAndRoot,
+        &[],
+        &[ANOTHER_STRANGER.gid],
+    );
     for (name, owner, mode) in [
         ("private", OWNER, 0o700),
         ("group-may-look", OWNER, 0o750),
         ("all-may-look", OWNER, 0o755),
-        ("own-group", OWNER, 0o2770),
-        ("own-group-of-root", User { uid: 0, ..OWNER }, 0o2770),
+        ("own-group", OWNER, 0o3770),
+        ("own-group-of-root", User { uid: 0, ..OWNER }, 0o3770),
+        ("allowed-group", with_group(ANOTHER_STRANGER.gid), 0o3770),
         ("tmp", ROOT, 0o1777),
         ("own-tmp", OWNER, 0o1777),
         ("sticky-group", with_group(STRANGER.gid), 0o1770),
@@ -587,6 +595,33 @@ fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
             ["writable by gid 61002", "chmod g-w"],
         ),
         (
+            "own-group-without-sticky",
+            OWNER,
+            0o2770,
+            ["writable by gid 61001", "+t"],
+        ),
+        (
+            "own-umask-002",
+            OWNER,
+            0o775,
+            ["writable by gid 61001", "+t"],
+        ),
+        (
+            "allowed-group-without-sticky",
+            with_group(ANOTHER_STRANGER.gid),
+            0o2770,
+            ["writable by gid 61003", "+t"],
+        ),
+        (
+            "allowed-group-of-root",
+            User {
+                uid: 0,
+                ..ANOTHER_STRANGER
+            },
+            0o775,
+            ["writable by gid 61003", "+t"],
+        ),
+        (
             "foreign",
             STRANGER,
             0o777,
@@ -607,6 +642,32 @@ fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
         );
         assert_eq!(listing(&directory), Vec::<String>::new());
     }
+}
+
+/// A member of an allowed group, who may connect, can neither take the node's name away nor stand in for
+/// it in a directory that they share.
+#[test]
+fn an_allowed_group_cannot_move_a_living_nodes_socket() {
+    let Some(host) = Host::new() else { return };
+    let owner = User {
+        gid: STRANGER.gid,
+        ..OWNER
+    };
+    let directory = host.directory("run", owner, 0o3770);
+    let path = directory.join("a.sock");
+    let mut sidecar = host.sidecar(owner);
+    admit(&mut sidecar, Base::OwnUserAndRoot, &[], &[STRANGER.gid]);
+    sidecar.listen_with(0, &path, 0o660);
+    let before = listing(&directory);
+    let script = "cd \"$0\"; mv a.sock b.sock; rm -f a.sock a.sock.lock; ln -sf /dev/null a.sock; \
+                  mv a.sock.lock c; : >new && mv -f new a.sock";
+    let mut attacker = Program::new("/bin/sh");
+    attacker.args(["-c", script]).arg(&directory);
+    attacker.uid(STRANGER.uid).gid(STRANGER.gid);
+    attacker.output().expect("a shell");
+    let after = listing(&directory);
+    assert!(before.iter().all(|line| after.contains(line)), "{after:?}");
+    assert_let_in(&mut sidecar, &mut host.attacker(STRANGER), STRANGER, &path);
 }
 
 /// A link of a stranger could lead somewhere else tomorrow.

@@ -304,12 +304,14 @@ users_share_a_directory_of_their_group(Config) ->
     Run = filename:join(dir(Config), "run"),
     ok = file:make_dir(Run),
     ok = file:change_owner(Run, 0, ?STAFF),
-    ok = file:change_mode(Run, 8#2770),
+    %% The module file cannot set the sticky bit.
+    [] = os:cmd("chmod 3770 " ++ Run),
     Settings = [{socket_mode, 8#660}, {allowed_gids, [?STAFF]}],
     Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{dir => Run}, Config),
     Bob = node_of(?BOB, ?STAFF, "bob", Settings, #{dir => Run}, Config),
     assert_connects(Bob, Alice),
-    %% Somebody outside is told that others could replace the socket there.
+    %% Without the sticky bit anybody is told that others could replace the socket there.
+    [] = os:cmd("chmod -t " ++ Run),
     Options = #{dir => Run, args => ["-noinput"], name => "carol"},
     Carol = test_node:launch(
         user_options(?CAROL, ?CAROL, [{allowed_uids, any}], Options, Config), Config

@@ -7,6 +7,7 @@
 
 use super::probe::{Probe, probe};
 use crate::address::Address;
+use crate::directory;
 use crate::failure::{Failure, Reason};
 use crate::os;
 use std::ffi::{OsStr, OsString};
@@ -316,52 +317,13 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
         }
         Err(error) => return Err(failure(&error, "create the directory", directory)),
     }
-    let entry = fs::symlink_metadata(directory);
-    let target = fs::metadata(directory);
-    let (entry, target) = match (entry, target) {
-        (Ok(entry), Ok(target)) => (entry, target),
-        (Err(error), _) | (_, Err(error)) => return Err(failure(&error, "look at", directory)),
-    };
-    match distrust(&entry, &target) {
-        None => Ok(()),
-        Some(problem) => Err(Failure::new(
+    match directory::distrust(directory) {
+        Ok(None) => Ok(()),
+        Ok(Some(problem)) => Err(Failure::new(
             Reason::BadAddress,
             format!("the directory {} {problem}", directory.display()),
         )),
-    }
-}
-
-/// What is unsafe about a directory, given itself and what it leads to if it is a symbolic link;
-/// with what to do about it.
-fn distrust(entry: &fs::Metadata, target: &fs::Metadata) -> Option<String> {
-    const STICKY: u32 = 0o1000;
-    let mode = target.mode();
-    if entry.is_symlink() && !os::is_trusted_owner(entry.uid()) {
-        Some(format!(
-            "is a symbolic link of uid {}, who can lead it elsewhere; name the directory itself",
-            entry.uid()
-        ))
-    } else if !target.is_dir() {
-        Some("is not a directory; set socket_dir to a directory".into())
-    } else if !os::is_trusted_owner(target.uid()) {
-        Some(format!(
-            "belongs to uid {}, who can replace the socket; use one of this node's user or root",
-            target.uid()
-        ))
-    } else if mode & STICKY != 0 {
-        None
-    } else if mode & 0o002 != 0 {
-        Some(
-            "is writable by everybody, who can replace the socket; chmod o-w, or +t to keep it so"
-                .into(),
-        )
-    } else if mode & 0o020 != 0 && !os::is_own_group(target.gid()) {
-        Some(format!(
-            "is writable by gid {}, which is not a group of this node's user; chmod g-w",
-            target.gid()
-        ))
-    } else {
-        None
+        Err(error) => Err(failure(&error, "look at", directory)),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::address::Address;
 use rustix::fs::{FlockOperation, Mode, OFlags, RawMode, flock};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{SocketAddrUnix, sockopt};
-use rustix::process::{Resource, Rlimit, getegid, geteuid, getgroups, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, geteuid, setrlimit, umask};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -115,12 +115,6 @@ pub fn own_uid() -> u32 {
 /// The users whose files we trust: our own, and root, who could change ours anyway.
 pub fn is_trusted_owner(uid: u32) -> bool {
     uid == 0 || uid == own_uid()
-}
-
-/// One of our groups.
-pub fn is_own_group(gid: u32) -> bool {
-    let others = getgroups().unwrap_or_default();
-    gid == getegid().as_raw() || others.iter().any(|group| group.as_raw() == gid)
 }
 
 /// Gives up what the sidecar has no use for: new privileges, being looked into by other processes of
