@@ -7,13 +7,15 @@ all: build
 build:
 	@PATH="$$(scripts/toolchain path)" && export PATH && rebar3 compile
 
-# The command line for an operator's PATH; nodes have their own in priv/.
+# The command line for an operator's PATH; nodes have their own in priv/. Man pages and completions
+# are made by a program of their own.
 install: PREFIX ?= /usr/local
 install:
-	@scripts/build-sidecar
+	@scripts/build-programs
 	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
 	@install -m 755 priv/uds_dist "$(DESTDIR)$(PREFIX)/bin/uds_dist"
-	@priv/uds_dist docs "$(DESTDIR)$(PREFIX)/share"
+	@PATH="$$(scripts/toolchain cargo)" && export PATH && cargo run --quiet --release --locked \
+		--target-dir target --package uds_dist_command_line --example write_docs "$(DESTDIR)$(PREFIX)/share"
 
 demo: build
 	@scripts/demo
@@ -32,7 +34,7 @@ fuzz: CASES ?= 80000
 fuzz:
 	@PATH="$$(scripts/toolchain path)" && export PATH && PROPTEST_CASES="$(CASES)" \
 		cargo test --release --locked --target-dir target \
-		--test properties --test client_codecs --test switchboard_model
+		--test properties --test command_line_codecs --test switchboard_model
 
 # scripts/bench describes the settings.
 bench: build
@@ -43,13 +45,13 @@ check:
 	@scripts/check
 
 clean:
-	rm -rf _build target priv/uds_dist
+	rm -rf _build target priv/uds_dist priv/uds_dist_sidecar
 
 distclean: clean
 	rm -rf .toolchain
 
 help:
-	@echo "make             build the Erlang modules (_build/default) and the sidecar (priv/uds_dist)"
+	@echo "make             build the Erlang modules (_build/default), sidecar and command line (priv/)"
 	@echo "make install     install the command line with man pages and completions; needs cargo alone"
 	@echo "  PREFIX=dir     ... below this directory instead of /usr/local (DESTDIR=dir for packagers)"
 	@echo "make demo        start two nodes that talk over Unix domain sockets, and show what happens"

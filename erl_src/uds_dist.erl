@@ -6,34 +6,36 @@
 %% directory. There is no TCP listener and no epmd. The callbacks are those of the alt_dist chapter
 %% of the ERTS User's Guide ("How to Implement an Alternative Carrier for the Erlang Distribution").
 %%
-%% Who does what, and who ends with whom:
+%% The processes, and how they end:
 %%
 %%     net_sup
-%%      |-- uds_dist_sidecar      the owner: the sidecar's port                 childspecs/0
+%%      |-- uds_dist_port         the owner of the sidecar's port               childspecs/0
 %%      |    '== port ==> sidecar (an OS process), restarted when it dies
 %%      '-- net_kernel
 %%           |-- uds_dist_acceptor     gives peers that come in to net_kernel   accept/1
 %%           '-- supervisor            handshake, ticks (dist_util)             setup/5,
 %%                |                                                             accept_connection/5
-%%                '-- uds_dist_connection   distribution controller: all output
+%%                '-- uds_dist_controller   distribution controller: all output
 %%                     '-- uds_dist_input   input handler: all input
 %%
 %% Lines are links. The owner and the acceptor never exit while distribution is up, since net_sup
 %% or net_kernel would end with them. A connection's supervisor, controller and input handler end
-%% together, and with the controller the socket, which it owns.
+%% together; the owner monitors the controller and then has the sidecar close the socket.
 %%
-%% Until the handshake is through, and for good where the sidecar keeps the socket, the input comes
-%% through the owner. It monitors the controller and has the sidecar close the socket; when that or
-%% the sidecar ends, the owner ends the controller.
+%% A message to another node: the VM's queue for the connection -> uds_dist_controller -> uds_dist_relay
+%% -> port -> sidecar -> socket; and from it: socket -> sidecar -> port -> uds_dist_port ->
+%% uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct stands between the two
+%% processes and the socket, and neither the port nor the sidecar takes part.
 -module(uds_dist).
 
 %% For users.
--export([names/0, names/1]).
+-export([names/0, names/1, info/0, peers/0]).
 %% Callbacks of net_kernel and erl_distribution.
 -export([listen/1, listen/2, accept/1, accept_connection/5, setup/5, close/1, select/1]).
 -export([address/0, address/1, childspecs/0, is_node_name/1, setopts/2, getopts/2]).
-%% Processes.
+%% Processes, and the funs of #hs_data{}.
 -export([init_accepted/6, init_setup/6]).
+-export([keep_options/1, peer_address/2]).
 
 -include_lib("kernel/include/net_address.hrl").
 -include_lib("kernel/include/dist.hrl").
@@ -42,8 +44,9 @@
 %% Nodes that reach each other without epmd all speak this version (OTP 23 and later).
 -define(DISTRIBUTION_VERSION, 6).
 
--type listener() :: uds_dist_sidecar:handle().
--type connection() :: uds_dist_connection:connection().
+%% What net_kernel knows the listener by: the name of the node.
+-type listener() :: atom().
+-type connection() :: uds_dist_controller:connection().
 
 %% Names of the nodes that live in this node's socket_dir, as "myapp" of myapp@host.
 -spec names() -> {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
@@ -62,18 +65,29 @@ names(SocketDir) ->
         {error, _} = Error -> Error
     end.
 
+%% What there is of the carrier in this node: where it listens, its settings, its sidecar, and totals that
+%% only rise.
+-spec info() -> uds_dist_info:info() | {error, not_distributed}.
+info() ->
+    uds_dist_info:info().
+
+%% Every connection of this node, with what is known of its peer and of its traffic.
+-spec peers() -> [uds_dist_info:peer()] | {error, not_distributed}.
+peers() ->
+    uds_dist_info:peers().
+
 %% What has to run before net_kernel does. It starts whatever else is wrong: a start that fails
 %% here would end the boot in a crash dump instead of a line that says why.
 -spec childspecs() -> {ok, [supervisor:child_spec()]}.
 childspecs() ->
     {ok, [
         #{
-            id => uds_dist_sidecar,
-            start => {uds_dist_sidecar, start_link, []},
+            id => uds_dist_port,
+            start => {uds_dist_port, start_link, []},
             restart => permanent,
             shutdown => 2000,
             type => worker,
-            modules => [uds_dist_sidecar]
+            modules => [uds_dist_port]
         }
     ]}.
 
@@ -81,9 +95,9 @@ childspecs() ->
 -spec listen(Name :: atom()) ->
     {ok, {listener(), #net_address{}, Creation :: 4..16#FFFFFFFF}} | {error, Reason :: atom()}.
 listen(Name) ->
-    case uds_dist_sidecar:listen(Name) of
-        {ok, Listener, Address} ->
-            {ok, {Listener, net_address(Address), creation()}};
+    case uds_dist_port:listen(Name) of
+        {ok, Address} ->
+            {ok, {Name, net_address(Address), creation()}};
         {error, _} = Error ->
             Error
     end.
@@ -105,11 +119,11 @@ address(_Host) ->
 
 -spec close(listener()) -> ok.
 close(Listener) ->
-    uds_dist_sidecar:close_listener(Listener).
+    uds_dist_port:close_listener(Listener).
 
 -spec accept(listener()) -> Acceptor :: pid().
-accept(Listener) ->
-    uds_dist_acceptor:start_link(Listener).
+accept(_Listener) ->
+    uds_dist_acceptor:start_link().
 
 %% Starts the supervisor of a connection that a peer made.
 -spec accept_connection(
@@ -131,7 +145,7 @@ init_accepted(Kernel, Acceptor, Connection, MyNode, Allowed, SetupTime) ->
     receive
         {Acceptor, controller} ->
             Timer = dist_util:start_timer(SetupTime),
-            HsData = hs_data(Kernel, Connection, MyNode, Timer, undefined),
+            HsData = hs_data(Kernel, Connection, MyNode, Timer),
             dist_util:handshake_other_started(HsData#hs_data{allowed = Allowed})
     end.
 
@@ -154,10 +168,10 @@ when
     SetupTime :: non_neg_integer(), Started :: integer().
 init_setup(Kernel, Node, Type, MyNode, SetupTime, Started) ->
     Timer = dist_util:start_timer(SetupTime),
-    case uds_dist_sidecar:connect(Node, Started + SetupTime) of
-        {ok, Connection, Address} ->
+    case uds_dist_port:connect(Node, Started + SetupTime) of
+        {ok, Connection} ->
             dist_util:reset_timer(Timer),
-            HsData = hs_data(Kernel, Connection, MyNode, Timer, Address),
+            HsData = hs_data(Kernel, Connection, MyNode, Timer),
             dist_util:handshake_we_started(HsData#hs_data{
                 other_node = Node,
                 other_version = ?DISTRIBUTION_VERSION,
@@ -167,28 +181,39 @@ init_setup(Kernel, Node, Type, MyNode, SetupTime, Started) ->
             ?shutdown2(Node, {connect_failed, Reason})
     end.
 
-%% What dist_util needs of a connection, whoever made it.
-hs_data(Kernel, Connection, MyNode, Timer, Address) ->
+%% What dist_util needs of a connection, whoever made it. Every fun names its module: a supervisor that
+%% held a local fun would end with the second load of that module.
+hs_data(Kernel, Connection, MyNode, Timer) ->
     #hs_data{
         kernel_pid = Kernel,
         this_node = MyNode,
         socket = Connection,
         timer = Timer,
         this_flags = 0,
-        f_send = fun uds_dist_connection:send/2,
-        f_recv = fun uds_dist_connection:recv/3,
-        f_setopts_pre_nodeup = fun(_) -> ok end,
-        f_setopts_post_nodeup = fun(_) -> ok end,
-        f_getll = fun(Conn) -> {ok, uds_dist_connection:pid(Conn)} end,
-        f_address = fun(_, _) -> net_address(Address) end,
-        f_handshake_complete = fun uds_dist_connection:established/3,
-        mf_tick = fun uds_dist_connection:tick/1,
+        f_send = fun uds_dist_controller:send/2,
+        f_recv = fun uds_dist_controller:recv/3,
+        f_setopts_pre_nodeup = fun ?MODULE:keep_options/1,
+        f_setopts_post_nodeup = fun ?MODULE:keep_options/1,
+        f_getll = fun uds_dist_controller:low_level/1,
+        f_address = fun ?MODULE:peer_address/2,
+        f_handshake_complete = fun uds_dist_controller:established/3,
+        mf_tick = fun uds_dist_controller:tick/1,
         %% The VM's own counters (erlang:dist_get_stat/1): asking a process instead would let a
         %% busy one stop the ticks, and with them the detection of dead nodes.
         mf_getstat = undefined,
-        mf_setopts = fun setopts/2,
-        mf_getopts = fun getopts/2
+        mf_setopts = fun ?MODULE:setopts/2,
+        mf_getopts = fun ?MODULE:getopts/2
     }.
+
+%% A connection has no options to set before or after nodeup.
+-spec keep_options(connection()) -> ok.
+keep_options(_Connection) ->
+    ok.
+
+%% The address that net_kernel:node_info/1 shows.
+-spec peer_address(connection(), node()) -> #net_address{}.
+peer_address(Connection, _Node) ->
+    net_address(uds_dist_controller:address(Connection)).
 
 %% Whether Node is for this carrier. Alone it takes every node. Beside other carriers
 %% (-proto_dist inet_tls uds) it takes those of this host and leaves the others to them.

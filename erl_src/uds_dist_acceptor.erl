@@ -1,38 +1,63 @@
-%% Takes the connections that peers make and gives each to net_kernel.
+%% Gives the connections that peers make to net_kernel, one at a time.
 %%
-%% net_kernel stops when its acceptor exits, so this process outlives every trouble of a
-%% connection and of the sidecar; it ends with net_kernel.
+%% net_kernel starts another acceptor when this one exits, so it outlives every trouble of a connection
+%% and of the sidecar; it ends with net_kernel. The queue of those that wait is in uds_dist_connections,
+%% which forgets a connection that ends meanwhile.
 -module(uds_dist_acceptor).
+-behaviour(gen_server).
 
--export([start_link/1]).
--export([init/2]).
+-export([start_link/0]).
+%% For the owner of the port.
+-export([accepted/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+
+-record(state, {
+    kernel :: pid(),
+    %% Net_kernel is asked for a supervisor of this one.
+    connection :: undefined | uds_dist_controller:connection()
+}).
 
 %% Called by net_kernel, which becomes the acceptor's other half.
--spec start_link(uds_dist_sidecar:handle()) -> pid().
-start_link(Listener) ->
-    spawn_opt(?MODULE, init, [self(), Listener], [link, {priority, max}]).
+-spec start_link() -> pid().
+start_link() ->
+    Options = [{spawn_opt, [{priority, max}]}],
+    {ok, Pid} = gen_server:start_link(?MODULE, self(), Options),
+    Pid.
 
--spec init(Kernel :: pid(), uds_dist_sidecar:handle()) -> no_return().
-init(Kernel, Listener) ->
-    ok = uds_dist_sidecar:accept(Listener),
-    loop(Kernel).
+%% A peer came in, and this acceptor is ready.
+-spec accepted(Acceptor :: pid(), uds_dist_controller:connection()) -> ok.
+accepted(Acceptor, Connection) ->
+    gen_server:cast(Acceptor, {accepted, Connection}).
 
-loop(Kernel) ->
-    receive
-        {accepted, Connection} ->
-            hand_over(Connection, Kernel),
-            loop(Kernel)
-    end.
+-spec init(Kernel :: pid()) -> {ok, #state{}, {continue, ready}}.
+init(Kernel) ->
+    {ok, #state{kernel = Kernel}, {continue, ready}}.
 
-hand_over(Connection, Kernel) ->
+-spec handle_continue(ready, #state{}) -> {noreply, #state{}}.
+handle_continue(ready, State) ->
+    {noreply, ready(State)}.
+
+-spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
+handle_call(_Request, _From, State) ->
+    {noreply, State}.
+
+-spec handle_cast({accepted, uds_dist_controller:connection()}, #state{}) -> {noreply, #state{}}.
+handle_cast({accepted, Connection}, State = #state{kernel = Kernel, connection = undefined}) ->
     Kernel ! {accept, self(), Connection, local, stream},
-    receive
-        {Kernel, controller, Supervisor} ->
-            %% An error means that the connection is already gone; the supervisor then finds that
-            %% out from its first receive.
-            _ = uds_dist_connection:supervise(Connection, Supervisor),
-            Supervisor ! {self(), controller},
-            ok;
-        {Kernel, unsupported_protocol} ->
-            exit(unsupported_protocol)
-    end.
+    {noreply, State#state{connection = Connection}}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}} | {stop, unsupported_protocol, #state{}}.
+handle_info({Kernel, controller, Supervisor}, State = #state{kernel = Kernel}) ->
+    %% An error means that the connection is gone already; the supervisor finds that out from its first
+    %% receive.
+    _ = uds_dist_controller:supervise(State#state.connection, Supervisor),
+    Supervisor ! {self(), controller},
+    {noreply, ready(State)};
+handle_info({Kernel, unsupported_protocol}, State = #state{kernel = Kernel}) ->
+    {stop, unsupported_protocol, State};
+handle_info(_, State) ->
+    {noreply, State}.
+
+ready(State) ->
+    ok = uds_dist_port:accept(self()),
+    State#state{connection = undefined}.

@@ -11,7 +11,7 @@
 %% With a wrong setting it does not start, so that a release does not run half reachable.
 -spec start(application:start_type(), []) -> {ok, pid()} | {error, Reason :: term()}.
 start(_Type, []) ->
-    case uds_dist_sidecar:configure() of
+    case uds_dist_port:configure() of
         ok -> supervisor:start_link({local, ?MODULE}, ?MODULE, []);
         {error, _} = Error -> Error
     end.

@@ -1,10 +1,12 @@
 %% Settings, where they come from, and the addresses that follow from them.
 %%
 %% This module must work in the earliest boot: distribution starts before file servers and loggers.
-%% It reads; it starts nothing and remembers nothing.
+%% It reads and starts nothing. All that it remembers is the directory in which the node was started.
 -module(uds_dist_config).
 
--export([read/0, is_incomplete/0, address/2, format_address/1, sidecar_path/0]).
+-export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
+-export([settings/1, check_command_name/2, is_embedded/0]).
+-export([sidecar_path/0, remember_working_directory/0]).
 -export([check_socket_dir/3, limit/1]).
 
 -export_type([config/0, explanation/0]).
@@ -14,16 +16,16 @@
     socket_dir := binary(),
     %% Some source has a socket_dir: it is not the default.
     is_set := boolean(),
+    socket_dir_source := string(),
     %% Connections that may wait to be accepted, as in listen(2).
     backlog := 1..65535,
     %% Mode of the socket file, as in chmod(2).
     socket_mode := 0..8#777,
     %% Who may be a peer.
     policy := uds_dist_protocol:policy(),
-    %% Which process has the socket of a connection after the handshake: with `relay` the sidecar
-    %% keeps it and the bytes go through its port; with `direct` the VM gets it, where that can be.
+    %% How the bytes of connections get to the peer and back.
     transport := relay | direct,
-    %% Microseconds that a wait for input may be spent awake.
+    %% Busy-poll budget in microseconds: how long a wait for input may be spent polling.
     spin := non_neg_integer(),
     %% Settings that a stronger source has overridden, each as a line for the log.
     overridden := [explanation()]
@@ -41,6 +43,8 @@
 -define(MAX_IDS, 250).
 %% (uid_t)-1 is nobody.
 -define(MAX_ID, 16#FFFFFFFE).
+%% Key of the directory in which the node was started.
+-define(CWD, {?MODULE, working_directory}).
 
 %% Reads and checks every setting.
 -spec read() -> {ok, config()} | {error, explanation()}.
@@ -69,10 +73,21 @@ maybe_read([Read | More], Config) ->
         {error, _} = Error -> Error
     end.
 
-%% Whether the application environment is still to be completed: distribution starts with kernel, and
-%% the config providers of an Elixir release (config/runtime.exs) run after it. They are through when
-%% the boot is, and when the application starts.
--spec is_incomplete() -> boolean().
+%% Reads the settings, unless it is too early: nothing says where to listen yet, and something still may.
+-spec read_if_complete() -> {ok, config()} | put_off | {error, explanation()}.
+read_if_complete() ->
+    case read() of
+        {ok, #{is_set := false} = Config} ->
+            case is_incomplete() of
+                true -> put_off;
+                false -> {ok, Config}
+            end;
+        Read ->
+            Read
+    end.
+
+%% Distribution starts with kernel, and the config providers of an Elixir release (config/runtime.exs) run
+%% after it. They are through when the boot is, and when the application starts.
 is_incomplete() ->
     application:get_env(elixir, config_provider_init) =/= undefined andalso
         application:get_env(elixir, config_provider_booted) =:= undefined andalso
@@ -130,6 +145,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
         {ok, Dir} ->
             {ok, Config#{
                 socket_dir => Dir,
+                socket_dir_source => Source,
                 overridden := [
                     io_lib:format("socket_dir is ~ts (~ts); ~0tp of ~ts is not used", [
                         Dir, Source, Other, OtherSource
@@ -143,7 +159,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
 
 is_same(A, B) ->
     try
-        unicode:characters_to_binary(A) =:= unicode:characters_to_binary(B)
+        to_bytes(A) =:= to_bytes(B)
     catch
         error:badarg -> false
     end.
@@ -154,7 +170,7 @@ command_line() ->
     case init:get_argument(uds_dist_dir) of
         {ok, Values} ->
             case lists:last(Values) of
-                [Dir] -> {ok, Dir};
+                [Dir] -> {ok, bytes(Dir)};
                 _ -> invalid("-uds_dist_dir takes one directory", [])
             end;
         error ->
@@ -201,12 +217,25 @@ parse_term(Text) ->
 environment() ->
     case os:getenv("UDS_DIST_DIR", "") of
         "" -> undefined;
-        Dir -> {ok, Dir}
+        Dir -> {ok, bytes(Dir)}
     end.
+
+%% The bytes of a path that the operating system has given to the VM, whatever the locale made of them.
+bytes(Path) when is_binary(Path) ->
+    Path;
+bytes(Path) ->
+    case unicode:characters_to_binary(Path, unicode, file:native_name_encoding()) of
+        Bytes when is_binary(Bytes) -> Bytes;
+        _ -> unicode:characters_to_binary(Path)
+    end.
+
+%% The bytes of a value that somebody has configured.
+to_bytes(Value) when is_binary(Value) -> Value;
+to_bytes(Value) -> unicode:characters_to_binary(Value).
 
 %% Namespaces and what is no path at all are not.
 is_relative(Value) ->
-    try unicode:characters_to_binary(Value) of
+    try to_bytes(Value) of
         <<"@", _/binary>> -> false;
         <<_, _/binary>> = Dir -> filename:pathtype(Dir) =:= relative;
         _ -> false
@@ -214,7 +243,8 @@ is_relative(Value) ->
         error:badarg -> false
     end.
 
-%% As the start scripts of releases start a VM.
+%% Whether this is a release: their start scripts start a VM so.
+-spec is_embedded() -> boolean().
 is_embedded() ->
     case init:get_argument(mode) of
         {ok, Modes} -> lists:member(["embedded"], Modes);
@@ -226,7 +256,7 @@ is_embedded() ->
     {ok, binary()} | {error, explanation()}.
 -type os_type() :: {atom(), atom()}.
 check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
-    try unicode:characters_to_binary(Value) of
+    try to_bytes(Value) of
         <<"@">> ->
             invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace", [Source]);
         <<"@", _/binary>> = Namespace when OsType =:= {unix, linux} ->
@@ -240,7 +270,10 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
         <<>> ->
             invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
         Dir when is_binary(Dir) ->
-            no_nul(absolute(Dir), Value, Source);
+            case absolute(Dir) of
+                {ok, Absolute} -> no_nul(Absolute, Value, Source);
+                error -> no_working_directory(Value, Source)
+            end;
         _ ->
             not_a_directory(Value, Source)
     catch
@@ -249,13 +282,44 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
 check_socket_dir(Value, Source, _OsType) ->
     not_a_directory(Value, Source).
 
-absolute(<<".">>) -> cwd();
-absolute(Dir) -> unicode:characters_to_binary(filename:absname(Dir, cwd())).
+%% The absolute form of a path in bytes, by the directory in which the node was started.
+absolute(Path) ->
+    case {filename:pathtype(Path), working_directory()} of
+        {relative, undefined} -> error;
+        {relative, Cwd} when Path =:= <<".">> -> {ok, Cwd};
+        {relative, Cwd} -> {ok, filename:absname(Path, Cwd)};
+        _ -> {ok, filename:absname(Path, <<"/">>)}
+    end.
+
+no_working_directory(Value, Source) ->
+    invalid(
+        "socket_dir ~ts (~ts) is a relative path, and the working directory does not exist any more; "
+        "set it to an absolute one",
+        [Value, Source]
+    ).
+
+%% Resolves relative paths by the working directory of this moment from now on. A program may change it
+%% later, and neither the node's socket nor its sidecar may be looked for in another place then.
+-spec remember_working_directory() -> ok.
+remember_working_directory() ->
+    case persistent_term:get(?CWD, undefined) of
+        undefined -> persistent_term:put(?CWD, {cwd, read_working_directory()});
+        {cwd, _} -> ok
+    end.
+
+%% Undefined if it was removed.
+working_directory() ->
+    case persistent_term:get(?CWD, undefined) of
+        undefined -> read_working_directory();
+        {cwd, Cwd} -> Cwd
+    end.
 
 %% file:get_cwd/0 would ask a file server that is not there yet.
-cwd() ->
-    {ok, Dir} = prim_file:get_cwd(),
-    unicode:characters_to_binary(Dir).
+read_working_directory() ->
+    case prim_file:get_cwd() of
+        {ok, Dir} -> bytes(Dir);
+        {error, _} -> undefined
+    end.
 
 no_nul(Dir, Value, Source) ->
     case binary:match(Dir, <<0>>) of
@@ -326,9 +390,9 @@ transport(Config) ->
             invalid("transport ~0tp must be relay or direct", [Other])
     end.
 
-%% Where there is one processor, to stay awake would keep the others from it.
+%% The sidecar gets this number too. Where there is one processor, polling would keep the others from it.
 spin(Config) ->
-    case {os:getenv("UDS_DIST_SPIN", ""), erlang:system_info(logical_processors_available)} of
+    case {os:getenv("UDS_DIST_SPIN", ""), processors()} of
         {"", 1} ->
             {ok, Config#{spin => 0}};
         {"", _} ->
@@ -343,6 +407,45 @@ spin(Config) ->
                         [Text, ?MAX_SPIN]
                     )
             end
+    end.
+
+%% Processors that this VM may use, by its affinity and by the quota of its cgroup. Where the system does
+%% not tell, there may be one.
+processors() ->
+    Known = [
+        Number
+     || Item <- [logical_processors_available, cpu_quota],
+        Number <- [erlang:system_info(Item)],
+        is_integer(Number)
+    ],
+    case Known of
+        [] -> 1;
+        _ -> lists:min(Known)
+    end.
+
+%% Where and how this node listens under a name.
+-spec place(Name :: atom(), config()) -> {ok, uds_dist_listener:place()} | {error, explanation()}.
+place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
+    case address(Name, Config) of
+        {ok, Address} -> {ok, {Address, Backlog, Mode}};
+        {error, _} = Error -> Error
+    end.
+
+%% Whether the commands of a release fit too: `remote`, `rpc` and the like run in nodes of their own, whose
+%% names are nine characters longer.
+-spec check_command_name(undefined | atom(), undefined | config()) -> ok | {error, explanation()}.
+check_command_name(Name, Config) when Name =:= undefined; Config =:= undefined ->
+    %% Either is still to come.
+    ok;
+check_command_name(Name, Config) ->
+    case address(list_to_atom("rpc-xxxx-" ++ atom_to_list(Name)), Config) of
+        {ok, _} ->
+            ok;
+        {error, Explanation} ->
+            {error, [
+                "the commands of a release that connect under longer names (remote, rpc) will not work: ",
+                Explanation
+            ]}
     end.
 
 %% Where the node of this name listens: everything after @ is ignored.
@@ -384,12 +487,46 @@ limit(_) -> 103.
 format_address(<<0, Name/binary>>) -> ["@", Name];
 format_address(Path) -> Path.
 
-%% The sidecar's binary.
+%% The settings, for people.
+-spec settings(config()) -> uds_dist_info:settings().
+settings(#{policy := {Base, Uids, Gids}, socket_dir_source := Source} = Config) ->
+    Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin], Config),
+    Settings#{
+        socket_dir_source => list_to_binary(Source),
+        allowed_uids =>
+            case Base of
+                anybody -> any;
+                own_user_and_root -> own_user_and_root;
+                nobody -> Uids
+            end,
+        allowed_gids => Gids
+    }.
+
+%% What to add to an explanation where it matters that the default is meant.
+-spec default_hint(undefined | config()) -> explanation().
+default_hint(#{is_set := false}) ->
+    "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir";
+default_hint(_) ->
+    "".
+
+%% The sidecar's binary. Relative paths are those of `-pa` or of UDS_DIST_SIDECAR.
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
-    case os:getenv("UDS_DIST_SIDECAR", "") of
-        "" -> filename:join(priv_dir(), "uds_dist");
-        Path -> Path
+    Path =
+        case os:getenv("UDS_DIST_SIDECAR", "") of
+            "" -> filename:join(priv_dir(), "uds_dist_sidecar");
+            Given -> Given
+        end,
+    case absolute(bytes(Path)) of
+        {ok, Absolute} -> filename(Absolute);
+        error -> Path
+    end.
+
+%% A path as the VM writes it, if its bytes are text in the VM's encoding of names.
+filename(Bytes) ->
+    case unicode:characters_to_list(Bytes, file:native_name_encoding()) of
+        Chars when is_list(Chars) -> Chars;
+        _ -> Bytes
     end.
 
 priv_dir() ->

@@ -1,112 +1,190 @@
-%% The input handler of a connection whose socket this VM has: one process, which reads the socket
-%% and gives the VM the frames.
+%% The input handler: one process per connection, which takes all of its input.
 %%
-%% It is linked to the controller: whichever ends, both end.
+%% During the handshake it gives dist_util one packet after the other. After it, it cuts the bytes into
+%% frames and gives them to the VM, beginning with the bytes that came before the VM was ready. What a peer
+%% sent before it ended is always given to the VM before the end is. Where bytes come from is up to the
+%% transport.
+%%
+%% It is linked to the controller: both end together.
 -module(uds_dist_input).
+-behaviour(gen_server).
 
--export([start_link/4]).
-%% For uds_dist_sidecar, which is the input handler of other connections.
--export([put_data/2]).
--export([init/1]).
+-export([start/3]).
+-export([recv/2]).
+%% For the controller.
+-export([established/3, output_failed/2]).
+%% For the owner of the port.
+-export([handed_over/3]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -record(state, {
-    socket :: socket:socket(),
-    dhandle :: erlang:dist_handle(),
-    buffer = uds_dist_frames:new() :: uds_dist_frames:buffer(),
-    %% How long a wait may be spent awake, in native time units.
-    limit :: non_neg_integer(),
-    %% Whether the next wait is expected to be that short.
-    is_alert = false :: boolean()
+    owner :: pid(),
+    called :: undefined | node(),
+    transport = uds_dist_relay :: module(),
+    input :: uds_dist_transport:input(),
+    counters :: uds_dist_counters:counters(),
+    phase ::
+        %% Bytes of packets that dist_util has not asked for, and the call that waits for more.
+        {handshake, binary(), undefined | gen_server:from()}
+        | {up, Controller :: pid(), erlang:dist_handle(), uds_dist_frames:buffer()},
+    %% Why no more bytes will come.
+    ended :: undefined | uds_dist_transport:reason(),
+    %% Why the controller cannot send any more.
+    output_failure :: undefined | uds_dist_transport:reason()
 }).
 
-%% A wait that has ended so many times as late as one may be spent awake still lets hope for a shorter
-%% one: much of it was waking up, here and there.
--define(HOPE, 4).
+-type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
-%% Bytes to read at once.
--define(READ, 131072).
-
-%% Where pieces this long come in, throughput counts: the next one is there before it is waited for,
-%% and to look for it would take time from those who send it.
--define(LONG, 16384).
-
-%% Starts the handler for a connection of the calling process, its controller. Bytes came in before
-%% the socket did. Limit, in microseconds, is how long it may stay awake in a wait.
--spec start_link(socket:socket(), erlang:dist_handle(), Bytes, Limit) -> ok when
-    Bytes :: binary(),
-    Limit :: non_neg_integer().
-start_link(Socket, DHandle, Bytes, Limit) ->
-    %% Once: all that fits, and not all that a peer sends meanwhile as well.
-    ok = socket:setopt(Socket, {otp, rcvbuf}, {1, ?READ}),
+%% Starts the handler for a connection of the sidecar's. The caller is the owner of the port.
+%% Called is the node that we have connected to; undefined if the peer has connected to us.
+-spec start(uds_dist_relay:link(), Called :: undefined | node(), uds_dist_counters:counters()) ->
+    pid().
+start(Link, Called, Counters) ->
     State = #state{
-        socket = Socket,
-        dhandle = DHandle,
-        limit = erlang:convert_time_unit(Limit, microsecond, native)
+        owner = self(),
+        called = Called,
+        input = uds_dist_relay:input(Link),
+        phase = {handshake, <<>>, undefined},
+        counters = Counters
     },
-    %% Little lives on the heap but references to binaries, which old ones must not keep alive.
-    Options = [link, {message_queue_data, off_heap}, {fullsweep_after, 0}],
-    Pid = spawn_opt(?MODULE, init, [State], Options),
-    %% Only the input handler may put data.
-    ok = erlang:dist_ctrl_input_handler(DHandle, Pid),
-    Pid ! {start, Bytes},
+    %% max: a message goes on at once, however many processes of a busy node want to run.
+    %% off_heap: input that waits here must not be copied by each collection.
+    %% 0: binaries that have been passed on are freed while the processor still has them at hand.
+    SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
+    {ok, Pid} = gen_server:start(?MODULE, State, [{spawn_opt, SpawnOptions}]),
+    Pid.
+
+%% Receives a packet of the handshake.
+-spec recv(InputHandler :: pid(), timeout()) -> {ok, [byte()]} | {error, closed | timeout}.
+recv(InputHandler, Timeout) ->
+    try
+        gen_server:call(InputHandler, recv, Timeout)
+    catch
+        exit:{timeout, _} -> {error, timeout};
+        exit:_ -> {error, closed}
+    end.
+
+%% The handshake is through, and this process may give the VM frames.
+-spec established(InputHandler :: pid(), Controller :: pid(), erlang:dist_handle()) -> ok.
+established(InputHandler, Controller, DHandle) ->
+    gen_server:cast(InputHandler, {established, Controller, DHandle}).
+
+%% Nothing can be sent any more. What the peer sent before that is still to be read.
+-spec output_failed(InputHandler :: pid(), uds_dist_transport:reason()) -> ok.
+output_failed(InputHandler, Reason) ->
+    gen_server:cast(InputHandler, {output_failed, Reason}).
+
+%% The connection's socket is this VM's now, and all that the sidecar read from it has been passed on.
+%% Spin is the busy-poll budget in microseconds.
+-spec handed_over(InputHandler :: pid(), socket:socket(), Spin :: non_neg_integer()) -> ok.
+handed_over(InputHandler, Socket, Spin) ->
+    gen_server:cast(InputHandler, {handed_over, Socket, Spin}).
+
+%% ---------------------------------------------------------------------------------------------
+
+-spec init(#state{}) -> {ok, #state{}}.
+init(State) ->
+    {ok, State}.
+
+-spec handle_call(recv, gen_server:from(), #state{}) ->
+    {noreply, #state{}} | {reply, {error, closed}, #state{}}.
+handle_call(recv, From, State = #state{phase = {handshake, Bytes, _}}) ->
+    {noreply, handshake(Bytes, From, State)};
+handle_call(recv, _From, State) ->
+    {reply, {error, closed}, State}.
+
+-spec handle_cast(term(), #state{}) -> next().
+handle_cast({established, Controller, DHandle}, State = #state{phase = {handshake, Bytes, _}}) ->
+    State1 = State#state{phase = {up, Controller, DHandle, uds_dist_frames:new()}},
+    {noreply, end_if_over(pass_on(Bytes, State1))};
+handle_cast({handed_over, Socket, Spin}, State) ->
+    Input = uds_dist_direct:input(Socket, Spin),
+    {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
+handle_cast({output_failed, Reason}, State = #state{transport = uds_dist_relay}) ->
+    %% The sidecar is gone. What it has passed on is in front of the message that says so.
+    {noreply, State#state{output_failure = Reason}};
+handle_cast({output_failed, Reason}, State) ->
+    {noreply, State#state{output_failure = Reason}, 0}.
+
+-spec handle_info(term(), #state{}) -> next().
+handle_info(Message, State = #state{transport = Transport, input = Input}) ->
+    case Transport:read(Message, Input) of
+        {<<>>, wait, Input1} ->
+            {noreply, end_if_output_failed(State#state{input = Input1})};
+        {Bytes, wait, Input1} ->
+            {noreply, give(Bytes, State#state{input = Input1})};
+        {Bytes, again, Input1} ->
+            {noreply, give(Bytes, State#state{input = Input1}), 0};
+        {ended, Reason} ->
+            {noreply, ended(Reason, State)};
+        ignored ->
+            {noreply, State}
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+
+give(<<>>, State) ->
+    State;
+give(Bytes, State = #state{counters = Counters}) ->
+    ok = uds_dist_counters:received(byte_size(Bytes), Counters),
+    pass_on(Bytes, State).
+
+pass_on(_, State = #state{phase = {handshake, _, _}, ended = Ended}) when Ended =/= undefined ->
+    State;
+pass_on(Bytes, State = #state{phase = {handshake, Before, Waiter}}) ->
+    handshake(<<Before/binary, Bytes/binary>>, Waiter, State);
+pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
+    #state{transport = Transport, input = Input} = State,
+    {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
+    ok = put_data(DHandle, Frames),
+    State#state{
+        phase = {up, Controller, DHandle, Buffer1},
+        input = Transport:passed_on(byte_size(Bytes), Input)
+    }.
+
+%% Answers the waiting call when a packet is complete or can never be. Nothing is acknowledged yet: the
+%% sidecar forwards no more than the handshake window of a peer that has not shown that it knows the
+%% cookie.
+handshake(Bytes, undefined, State) ->
+    State#state{phase = {handshake, Bytes, undefined}};
+handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
+    case uds_dist_frames:handshake_frame(Bytes) of
+        {ok, Packet, Rest} ->
+            case uds_dist_reflection:is_ours(Packet) of
+                false ->
+                    ok = look_at_name(Packet, State),
+                    gen_server:reply(Waiter, {ok, binary_to_list(Packet)}),
+                    State#state{phase = {handshake, binary:copy(Rest), undefined}};
+                true ->
+                    ok = uds_dist_log:reflected(),
+                    refuse(Waiter, State)
+            end;
+        more when Ended =:= undefined ->
+            State#state{phase = {handshake, Bytes, Waiter}};
+        more ->
+            refuse(Waiter, State);
+        {error, {too_long, Length}} ->
+            ok = uds_dist_log:too_long(Length),
+            refuse(Waiter, State)
+    end.
+
+%% The name of the node that answers is in its challenge. dist_util ends the handshake if it is not the one
+%% that was called, and says so to nobody.
+look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/binary>>, State) ->
+    #state{owner = Owner, called = Called} = State,
+    case Called =:= undefined orelse atom_to_binary(Called, utf8) =:= Name of
+        true -> ok;
+        false -> uds_dist_port:another_node(Owner, Called, Name)
+    end;
+look_at_name(_, _) ->
     ok.
 
--spec init(#state{}) -> no_return().
-init(State) ->
-    receive
-        {start, Bytes} -> read(push(Bytes, State))
-    end.
-
-%% Only the first piece after a sleep goes before others: as long as there is more, they have their turn.
-read(State = #state{is_alert = IsAlert}) ->
-    _ = process_flag(priority, normal),
-    case IsAlert of
-        true -> stay_awake(erlang:monotonic_time(), State);
-        false -> sleep(erlang:monotonic_time(), State)
-    end.
-
-%% A processor that has gone to sleep takes tens of microseconds to be woken up, and so does a thread
-%% that has to be told that a socket is ready. So a wait that is likely to be short begins with looking
-%% again and again; whoever else wants to run does so in between.
-stay_awake(Start, State = #state{socket = Socket, limit = Limit}) ->
-    case socket:recv(Socket, 0, [], 0) of
-        {ok, Bytes} ->
-            read(push(Bytes, State));
-        {error, timeout} ->
-            case erlang:monotonic_time() - Start < Limit of
-                true ->
-                    true = erlang:yield(),
-                    stay_awake(Start, State);
-                false ->
-                    sleep(Start, State)
-            end;
-        {error, Reason} ->
-            ended(Reason)
-    end.
-
-sleep(Start, State = #state{socket = Socket, limit = Limit}) ->
-    case socket:recv(Socket, 0, [], nowait) of
-        {ok, Bytes} ->
-            read(push(Bytes, State));
-        {select, {select_info, _, Handle}} ->
-            %% What comes goes on at once, however many processes of a busy node want to run.
-            _ = process_flag(priority, max),
-            receive
-                {'$socket', Socket, select, Handle} -> ok
-            end,
-            IsAlert = erlang:monotonic_time() - Start < ?HOPE * Limit,
-            sleep(Start, State#state{is_alert = IsAlert});
-        {error, Reason} ->
-            ended(Reason)
-    end.
-
-push(Bytes, State = #state{dhandle = DHandle, buffer = Buffer}) ->
-    {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
-    put_data(DHandle, Frames),
-    rest(byte_size(Bytes), State#state{buffer = Buffer1}).
+%% No more packets of this handshake are of interest. dist_util ends it.
+refuse(Waiter, State) ->
+    gen_server:reply(Waiter, {error, closed}),
+    State#state{phase = {handshake, <<>>, undefined}, ended = connection_closed}.
 
 %% Gives the VM frames of the other node.
--spec put_data(erlang:dist_handle(), [iodata()]) -> ok.
 put_data(DHandle, Frames) ->
     try
         lists:foreach(fun(Frame) -> erlang:dist_ctrl_put_data(DHandle, Frame) end, Frames)
@@ -116,18 +194,23 @@ put_data(DHandle, Frames) ->
         error:notsup -> ok
     end.
 
-rest(Size, State) when Size < ?LONG ->
-    State;
-rest(_, State) ->
-    %% Who receives it takes it while the processor has it at hand, and before there is much more. The
-    %% VM counts reading as little work, whatever its length, and would let this process go on.
-    _ = process_flag(priority, normal),
-    true = erlang:yield(),
-    State#state{is_alert = false}.
+%% The last byte of the peer has been given to the VM, or to dist_util when that asks for it.
+ended(Reason, State = #state{phase = {handshake, Bytes, Waiter}}) ->
+    handshake(Bytes, Waiter, State#state{ended = Reason});
+ended(Reason, State) ->
+    end_if_over(State#state{ended = Reason}).
 
-%% All that the peer has sent is read.
--spec ended(term()) -> no_return().
-ended(Reason) when Reason =:= closed; Reason =:= econnreset ->
-    exit(connection_closed);
-ended(Reason) ->
-    exit({connection_failed, Reason}).
+end_if_over(State = #state{ended = undefined}) ->
+    State;
+end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output_failure = Failure}) ->
+    Reason =
+        case {Ended, Failure} of
+            {connection_closed, {connection_failed, _}} -> Failure;
+            _ -> Ended
+        end,
+    ok = uds_dist_controller:stop(Controller, Reason),
+    State.
+
+%% The peer says nothing more, and nothing can be said to it.
+end_if_output_failed(State = #state{output_failure = undefined}) -> State;
+end_if_output_failed(State = #state{output_failure = Reason}) -> ended(Reason, State).

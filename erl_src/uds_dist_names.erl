@@ -3,10 +3,16 @@
 -module(uds_dist_names).
 
 -export([list/1]).
+%% A process.
+-export([ask/1]).
 
+%% Milliseconds for one that does not answer, such as a stopped process with a full backlog. All are
+%% asked together, so many at a time.
 -define(CONNECT_TIMEOUT, 1000).
+-define(ASKED_AT_ONCE, 256).
 
-%% Names of those that live, sorted.
+%% Names of those that live, sorted. Whoever can write to the directory can put anything there: what cannot
+%% be the socket of a node is left out.
 -spec list(Dir :: binary()) -> {ok, [string()]} | {error, Reason :: file:posix()}.
 list(<<"@", Namespace/binary>>) ->
     %% The kernel lists abstract sockets, and forgets them with their owner.
@@ -15,36 +21,62 @@ list(<<"@", Namespace/binary>>) ->
         {error, _} = Error -> Error
     end;
 list(Dir) ->
-    case prim_file:list_dir(Dir) of
+    case prim_file:list_dir_all(Dir) of
         {ok, Files} ->
-            {ok, [
-                filename:basename(File, ".sock")
+            Candidates = [
+                {filename:basename(File, ".sock"), Path}
              || File <- lists:sort(Files),
                 filename:extension(File) =:= ".sock",
-                is_alive(filename:join(Dir, File))
-            ]};
+                is_name(filename:basename(File, ".sock")),
+                Path <- [unicode:characters_to_binary(filename:join(Dir, File))],
+                byte_size(Path) =< uds_dist_config:limit(os:type())
+            ],
+            {ok, alive(Candidates)};
         {error, _} = Error ->
             Error
     end.
 
-%% Connecting is what a carrier of any kind answers to. A full backlog is a sign of life as well.
-is_alive(Path) ->
+%% A name that is no text, or has control characters in it, is not one of ours, and would reach the
+%% terminals and log lines of those who ask.
+is_name([_ | _] = Name) ->
+    lists:all(fun(Char) -> is_integer(Char) andalso Char >= 32 andalso not is_control(Char) end, Name);
+is_name(_) ->
+    false.
+
+is_control(Char) -> Char >= 127 andalso Char =< 159.
+
+alive([]) ->
+    [];
+alive(Candidates) ->
+    {Now, Later} = lists:split(min(?ASKED_AT_ONCE, length(Candidates)), Candidates),
+    Asked = [{Name, spawn_monitor(?MODULE, ask, [Path])} || {Name, Path} <- Now],
+    [Name || {Name, Process} <- Asked, answer(Process)] ++ alive(Later).
+
+answer({Pid, Monitor}) ->
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> Reason =:= {shutdown, alive}
+    end.
+
+%% Ends with {shutdown, alive} if somebody listens. Connecting is what a carrier of any kind answers to. A
+%% full backlog is a sign of life as well.
+-spec ask(Path :: binary()) -> no_return().
+ask(Path) ->
     case gen_tcp:connect({local, Path}, 0, [local, {active, false}], ?CONNECT_TIMEOUT) of
-        {ok, Socket} ->
-            ok = gen_tcp:close(Socket),
-            true;
-        {error, Reason} ->
-            Reason =:= eagain orelse Reason =:= timeout
+        {ok, _} -> exit({shutdown, alive});
+        {error, Reason} when Reason =:= eagain; Reason =:= timeout -> exit({shutdown, alive});
+        {error, _} -> exit({shutdown, dead})
     end.
 
 %% Lines as in proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode Path".
 abstract_names(Table, Prefix) ->
     Length = byte_size(Prefix),
     [
-        unicode:characters_to_list(binary:part(Path, Length, byte_size(Path) - Length))
+        Name
      || Line <- binary:split(Table, <<"\n">>, [global]),
-        [_, _, _, <<"00010000">>, _, _, _, Path] <- [string:lexemes(Line, " ")],
-        string:prefix(Path, Prefix) =/= nomatch
+        [_, _, _, <<"00010000">>, _, _, _, Path] <- [binary:split(Line, <<" ">>, [global, trim_all])],
+        binary:longest_common_prefix([Path, Prefix]) =:= Length,
+        Name <- [unicode:characters_to_list(binary:part(Path, Length, byte_size(Path) - Length))],
+        is_name(Name)
     ].
 
 %% A file of /proc has no size.

@@ -1,12 +1,12 @@
 %% The VM's side of the port protocol's codec. Pure.
 %%
-%% The protocol is described in one place, at the top of src/protocol.rs; test/port_protocol.vectors
+%% The protocol is described in one place, at the top of src/port/protocol.rs; test/port_protocol.vectors
 %% holds both sides to it.
 -module(uds_dist_protocol).
 
 -export([version/0]).
 -export([admit/1, listen/5, unlisten/1, connect/2]).
--export([established/2, hand_over/2, close/1, data_head/1, ack/2]).
+-export([established/2, open_channel/2, hand_over/2, close/1, data_head/1, ack/2]).
 -export([decode/1]).
 
 -export_type([conn/0, listener/0, address/0, policy/0, peer/0, reason/0, report/0]).
@@ -36,15 +36,7 @@
 -type report() ::
     {data, conn(), binary()}
     | {ack, conn(), non_neg_integer()}
-    | {hello, #{
-        version := non_neg_integer(),
-        features := non_neg_integer(),
-        window := non_neg_integer(),
-        handshake_window := non_neg_integer(),
-        %% Empty if sockets cannot be handed over.
-        channel := binary(),
-        release := binary()
-    }}
+    | {hello, #{version := non_neg_integer(), window := non_neg_integer()}}
     %% A HELLO of another version: its other fields cannot be understood.
     | {hello, #{version := non_neg_integer()}}
     | {listening, listener()}
@@ -55,11 +47,14 @@
     | {connect_failed, conn(), reason(), Explanation :: binary()}
     | {closed, conn(), reason(), Explanation :: binary()}
     | {handed_over, conn()}
-    | {kept, conn()}.
+    | {relayed, conn()}
+    | {channel, address()}
+    | {channel_failed, Explanation :: binary()}
+    | {listener_lost, listener(), Explanation :: binary()}.
 
--define(VERSION, 2).
+-define(VERSION, 3).
 
-%% Longest packets, for the reasons that src/protocol.rs gives.
+%% Longest packets, for the reasons that src/port/protocol.rs gives.
 -define(MAX_DATA, (1 bsl 20)).
 -define(MAX_CONTROL_BODY, 2048).
 -define(IS_CONN(Conn), (Conn >= 1 andalso Conn =< 16#3FFFFFFF)).
@@ -71,6 +66,7 @@
 -define(CLOSE, 5).
 -define(ADMIT, 6).
 -define(HAND_OVER, 7).
+-define(OPEN_CHANNEL, 8).
 -define(DATA, 16).
 -define(ACK, 17).
 -define(HELLO, 32).
@@ -82,7 +78,10 @@
 -define(CONNECT_FAILED, 38).
 -define(CLOSED, 39).
 -define(HANDED_OVER, 40).
--define(KEPT, 41).
+-define(RELAYED, 41).
+-define(CHANNEL, 42).
+-define(CHANNEL_FAILED, 43).
+-define(LISTENER_LOST, 44).
 
 %% The version of the protocol that this module speaks.
 -spec version() -> pos_integer().
@@ -119,6 +118,11 @@ connect(Conn, Address) ->
 established(Conn, Node) ->
     <<?ESTABLISHED, Conn:32, (atom_to_binary(Node, utf8))/binary>>.
 
+%% Asks for a channel in Directory, or under a name that the kernel chooses if that is empty.
+-spec open_channel(VmPid :: non_neg_integer(), Directory :: binary()) -> binary().
+open_channel(VmPid, Directory) ->
+    <<?OPEN_CHANNEL, VmPid:32, Directory/binary>>.
+
 -spec hand_over(conn(), node()) -> binary().
 hand_over(Conn, Node) ->
     <<?HAND_OVER, Conn:32, (atom_to_binary(Node, utf8))/binary>>.
@@ -150,18 +154,8 @@ decode(Packet) ->
 
 control(<<?ACK, Conn:32, Count:32>>) when ?IS_CONN(Conn) ->
     {ack, Conn, Count};
-control(
-    <<?HELLO, ?VERSION:16, Features:32, Window:32, HandshakeWindow:32, Length, Channel:Length/binary,
-        Release/binary>>
-) ->
-    with_text(Release, {hello, #{
-        version => ?VERSION,
-        features => Features,
-        window => Window,
-        handshake_window => HandshakeWindow,
-        channel => Channel,
-        release => Release
-    }});
+control(<<?HELLO, ?VERSION:16, Window:32>>) ->
+    {hello, #{version => ?VERSION, window => Window}};
 control(<<?HELLO, Version:16, _/binary>>) when Version =/= ?VERSION ->
     {hello, #{version => Version}};
 control(<<?LISTENING, Listener:32>>) ->
@@ -180,8 +174,14 @@ control(<<?CLOSED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(Conn) ->
     failure(closed, Conn, reason(Reason), Explanation);
 control(<<?HANDED_OVER, Conn:32>>) when ?IS_CONN(Conn) ->
     {handed_over, Conn};
-control(<<?KEPT, Conn:32>>) when ?IS_CONN(Conn) ->
-    {kept, Conn};
+control(<<?RELAYED, Conn:32>>) when ?IS_CONN(Conn) ->
+    {relayed, Conn};
+control(<<?CHANNEL, Address/binary>>) when Address =/= <<>> ->
+    {channel, Address};
+control(<<?CHANNEL_FAILED, Explanation/binary>>) ->
+    with_text(Explanation, {channel_failed, Explanation});
+control(<<?LISTENER_LOST, Listener:32, Explanation/binary>>) ->
+    with_text(Explanation, {listener_lost, Listener, Explanation});
 control(_) ->
     invalid.
 

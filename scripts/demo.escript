@@ -90,7 +90,8 @@ processes(Nodes) ->
     end.
 
 sidecar(Vm) ->
-    [Sidecar] = [Pid || {"erl_child_setup", Starter} <- children(Vm), {"uds_dist" ++ _, Pid} <- children(Starter)],
+    %% The kernel keeps 15 bytes of a program's name.
+    [Sidecar] = [Pid || {"erl_child_setup", Starter} <- children(Vm), {"uds_dist_sideca", Pid} <- children(Starter)],
     Sidecar.
 
 children(Parent) ->

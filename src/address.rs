@@ -1,8 +1,6 @@
 //! Addresses of Unix domain sockets, as unix(7) has them: a path, or a name in Linux' abstract
-//! namespace.
+//! namespace. A leaf: whether a system can use an address is for `os` to say.
 
-use crate::protocol::Reason;
-use nix::sys::socket::UnixAddr;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -33,23 +31,6 @@ impl Address {
             Address::Abstract(_) => None,
         }
     }
-
-    /// The address as the kernel takes it. Fails if it is too long (the limit is the kernel's:
-    /// 107 bytes on Linux, 103 on BSD and macOS), holds a NUL where none can be, or is of a kind
-    /// that this operating system does not have.
-    pub fn to_socket_address(&self) -> Result<UnixAddr, Failure> {
-        let address = match self {
-            Address::Path(path) => UnixAddr::new(path),
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Address::Abstract(name) => UnixAddr::new_abstract(name),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Address::Abstract(_) => Err(nix::errno::Errno::ENOTSUP),
-        };
-        address.map_err(|error| Failure {
-            reason: Reason::BadAddress,
-            explanation: format!("{self} cannot be a socket address: {}", error.desc()),
-        })
-    }
 }
 
 impl fmt::Display for Address {
@@ -59,13 +40,4 @@ impl fmt::Display for Address {
             Address::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
         }
     }
-}
-
-/// Why an address could not be used: for the program, and one line for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What the VM acts on.
-    pub reason: Reason,
-    /// What happened, where, and what to do.
-    pub explanation: String,
 }

@@ -4,80 +4,78 @@
 //! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
 //! one particular peer, or for the VM.
 
-use crate::alertness::Alertness;
-use crate::handover::Handover;
 use crate::os;
-use crate::protocol::{FEATURES, HANDSHAKE_WINDOW, Report, VERSION, WINDOW};
-use crate::switchboard::{FIRST_TOKEN, Switchboard};
-use crate::vm_port::VmPort;
+use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
+use crate::port::protocol::{Report, VERSION, WINDOW};
+use crate::switchboard::Switchboard;
+use crate::token::Source;
+use crate::wait::BusyPoll;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
-use std::io::{self, ErrorKind, Stdin, Stdout};
-use std::os::fd::AsRawFd;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const STDIN: Token = Token(0);
-const STDOUT: Token = Token(1);
-const SIGNALS: Token = Token(2);
-const HANDOVER: Token = Token(3);
-const _: () = assert!(HANDOVER.0 < FIRST_TOKEN);
 
 /// How long peers may take to read what the VM left behind for them. The VM is gone, and people
 /// expect the sidecar to be gone with it.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
-/// The sidecar at work.
-pub struct EventLoop {
+/// Events that one look at the system may bring.
+const EVENTS: usize = 256;
+
+/// The sidecar at work: `I` and `O` are the pipes from and to the VM.
+pub struct EventLoop<I, O> {
     poll: Poll,
-    alertness: Alertness,
-    signals: Signals,
-    port: VmPort<Stdin, Stdout>,
+    events: Events,
+    busy_poll: BusyPoll,
+    signals: Option<Signals>,
+    commands: CommandPipe<I>,
+    reports: ReportPipe<O>,
     switchboard: Switchboard,
 }
 
-impl EventLoop {
-    /// Takes over stdin and stdout and says HELLO. `vm_pid` is the process that may have sockets handed
-    /// over, `spin` how long the loop may stay awake while it waits.
-    pub fn new(vm_pid: Option<u32>, spin: Duration) -> io::Result<EventLoop> {
-        let (stdin, stdout) = (io::stdin(), io::stdout());
-        os::set_nonblocking(&stdin)?;
-        os::set_nonblocking(&stdout)?;
-        os::enlarge_pipe(&stdin);
-        os::enlarge_pipe(&stdout);
+impl<I: AsFd, O: AsFd> EventLoop<I, O> {
+    /// Takes over the pipes and says HELLO. `spin` is how long a wait may spin before it blocks.
+    pub fn new(stdin: I, stdout: O, spin: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry();
-        registry.register(&mut SourceFd(&stdin.as_raw_fd()), STDIN, Interest::READABLE)?;
-        registry.register(
-            &mut SourceFd(&stdout.as_raw_fd()),
-            STDOUT,
-            Interest::WRITABLE,
-        )?;
-        // systemd signals every process of a service at once. When to end is for the VM to say.
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-        registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
-        let handover = vm_pid.map_or_else(Handover::off, |vm_pid| {
-            Handover::offer(vm_pid, registry, HANDOVER)
-        });
-        let channel = handover.address();
-        let mut switchboard = Switchboard::new(registry.try_clone()?, handover);
-        switchboard.reports.push(&Report::Hello {
+        for (pipe, source, interest) in [
+            (stdin.as_fd(), Source::Stdin, Interest::READABLE),
+            (stdout.as_fd(), Source::Stdout, Interest::WRITABLE),
+        ] {
+            os::set_nonblocking(pipe)?;
+            os::enlarge_pipe(pipe);
+            registry.register(&mut SourceFd(&pipe.as_raw_fd()), source.into(), interest)?;
+        }
+        let switchboard = Switchboard::new(registry)?;
+        let mut reports = ReportPipe::new(stdout);
+        reports.queue().push(&Report::Hello {
             version: VERSION,
-            features: FEATURES,
             window: WINDOW,
-            handshake_window: HANDSHAKE_WINDOW,
-            channel,
-            release: env!("CARGO_PKG_VERSION").into(),
         });
         Ok(EventLoop {
             poll,
-            alertness: Alertness::new(spin),
-            signals,
-            port: VmPort::new(stdin, stdout),
+            events: Events::with_capacity(EVENTS),
+            busy_poll: BusyPoll::new(spin),
+            signals: None,
+            commands: CommandPipe::new(stdin),
+            reports,
             switchboard,
         })
+    }
+
+    /// Takes over the signals that would end the process: systemd signals every process of a service
+    /// at once, and when to end is for the VM to say.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        self.poll
+            .registry()
+            .register(&mut signals, Source::Signals.into(), Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
     }
 
     /// Works until the VM closes the port.
@@ -85,92 +83,123 @@ impl EventLoop {
     /// # Errors
     /// When the VM breaks the protocol, or the system fails at what cannot fail.
     pub fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(256);
-        while self.turn(&mut events)? {}
+        while self.turn(None)? {}
         log::debug!("the VM has closed the port");
-        self.shut_down(&mut events)
+        self.shut_down()
     }
 
-    /// One turn of everybody; false when the VM is gone.
-    fn turn(&mut self, events: &mut Events) -> io::Result<bool> {
-        if !self.port.write(&mut self.switchboard)? {
+    /// One turn of everybody; false when the VM is gone. If there is nothing to do, it waits for
+    /// `limit` at most.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn turn(&mut self, limit: Option<Duration>) -> io::Result<bool> {
+        if !self.write_reports()? {
             return Ok(false);
         }
-        let timeout = if self.port.is_readable() || self.switchboard.has_work() {
-            Some(Duration::ZERO)
-        } else {
-            self.switchboard
-                .deadline()
-                .map(|at| at.saturating_duration_since(Instant::now()))
-        };
-        match timeout {
-            Some(Duration::ZERO) => self.collect(events, timeout)?,
-            _ => self.wait(events, timeout)?,
+        let deadline = self.switchboard.deadline(self.reports.has_room());
+        match self.has_work() {
+            true => self.collect(Some(Duration::ZERO))?,
+            false => self.wait(earlier(limit, deadline))?,
         }
-        if timeout.is_some() {
-            self.switchboard.tick(Instant::now());
+        if deadline.is_some() {
+            self.switchboard.tick(Instant::now(), self.reports.queue());
         }
-        let vm_lives = self.port.read(&mut self.switchboard)?;
-        self.switchboard.write();
-        self.switchboard.accept();
-        self.switchboard.read();
+        let vm_lives = self.read_commands()?;
+        let reports = self.reports.queue();
+        self.switchboard.write(reports);
+        self.switchboard.accept(reports);
+        self.switchboard.read(reports);
         Ok(vm_lives)
     }
 
-    /// Waits for readiness, awake at first if that is worth it. Where others want the processor, they
-    /// have it meanwhile.
-    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        let start = Instant::now();
-        if self.port.take_long() {
-            self.alertness.bulk(start);
+    /// True if the last turn began with news of readiness.
+    pub fn had_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// True if the next turn has something to do without waiting for readiness.
+    pub fn has_work(&self) -> bool {
+        self.commands.is_readable() || self.switchboard.has_work(self.reports.has_room())
+    }
+
+    // --- the port --------------------------------------------------------------------------------
+
+    /// Writes reports as far as the VM takes them; false when it is gone.
+    fn write_reports(&mut self) -> io::Result<bool> {
+        let switchboard = &mut self.switchboard;
+        self.reports
+            .write(|pipe, conn, missing| switchboard.splice_to(pipe, conn, missing))
+    }
+
+    /// One read of what the VM says, and all that it means; false at its end.
+    fn read_commands(&mut self) -> io::Result<bool> {
+        let switchboard = &mut self.switchboard;
+        if !self.commands.is_readable() {
+            return Ok(true);
         }
-        let awake = self.alertness.awake(start);
-        while start.elapsed() < awake {
-            self.collect(events, Some(Duration::ZERO))?;
-            if !events.is_empty() {
+        let splice = |pipe: &I, conn, limit| switchboard.splice_from(pipe, conn, limit);
+        if self.commands.splice(splice) {
+            return Ok(true);
+        }
+        if !self.commands.read()? {
+            return Ok(false);
+        }
+        let reports = self.reports.queue();
+        while let Some(input) = self.commands.next()? {
+            switchboard.input(input, reports).map_err(protocol_error)?;
+        }
+        Ok(true)
+    }
+
+    // --- readiness -------------------------------------------------------------------------------
+
+    /// Waits for readiness, and spins at first if that is worth it. Other processes that want the
+    /// processor have it meanwhile.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout == Some(Duration::ZERO) {
+            return self.collect(timeout);
+        }
+        let start = Instant::now();
+        if self.commands.take_spliced() | self.reports.take_spliced() {
+            self.busy_poll.spliced(start);
+        }
+        let budget = self.busy_poll.budget(start);
+        while start.elapsed() < budget {
+            self.collect(Some(Duration::ZERO))?;
+            if !self.events.is_empty() {
                 return Ok(());
             }
             thread::yield_now();
         }
-        self.collect(events, timeout)?;
-        self.alertness.waited(start.elapsed());
+        self.collect(timeout)?;
+        self.busy_poll.waited(start.elapsed());
         Ok(())
     }
 
     /// Takes note of what is ready, at the latest after `timeout`.
-    fn collect(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(events, timeout) {
+    fn collect(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
         }
-        for event in events.iter() {
-            match event.token() {
-                STDIN => self.port.stdin_ready(event.is_read_closed()),
-                STDOUT => self.port.stdout_ready(),
-                SIGNALS => self.handle_signals(),
-                HANDOVER => self.switchboard.handover_ready(),
-                _ => self.switchboard.readiness(event),
+        for event in &self.events {
+            match Source::from(event.token()) {
+                Source::Stdin => self.commands.ready(event.is_read_closed()),
+                Source::Stdout => self.reports.ready(),
+                Source::Signals => handle_signals(&mut self.signals, &self.switchboard),
+                source => self.switchboard.ready(source, event),
             }
         }
         Ok(())
     }
 
-    fn handle_signals(&mut self) {
-        for signal in self.signals.pending() {
-            match signal {
-                SIGUSR1 => self.switchboard.log_table(),
-                SIGTERM => log::info!("SIGTERM: going on until the VM ends"),
-                SIGINT => log::info!("SIGINT: going on until the VM ends"),
-                SIGHUP => log::info!("SIGHUP: going on until the VM ends"),
-                other => log::info!("signal {other}: going on until the VM ends"),
-            }
-        }
-    }
+    // --- the end ---------------------------------------------------------------------------------
 
     /// What the VM gave us reaches the peers that read; nobody waits long for those that do not.
-    fn shut_down(&mut self, events: &mut Events) -> io::Result<()> {
+    fn shut_down(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + SHUTDOWN;
-        self.switchboard.begin_shutdown();
+        self.switchboard.begin_shutdown(self.reports.queue());
         // A report that nobody reads can be the first sign of a VM that is gone. What it has written
         // before is in the pipe then.
         let mut all_read = false;
@@ -181,14 +210,31 @@ impl EventLoop {
                 return Ok(());
             }
             if !all_read {
-                all_read = !self.port.read(&mut self.switchboard)?;
-                self.switchboard.write();
-                if self.port.is_readable() {
+                all_read = !self.read_commands()?;
+                self.switchboard.write(self.reports.queue());
+                if self.commands.is_readable() {
                     continue;
                 }
             }
-            self.collect(events, Some(left))?;
+            self.collect(Some(left))?;
         }
         Ok(())
+    }
+}
+
+fn earlier(limit: Option<Duration>, deadline: Option<Instant>) -> Option<Duration> {
+    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    limit.into_iter().chain(left).min()
+}
+
+fn handle_signals(signals: &mut Option<Signals>, switchboard: &Switchboard) {
+    for signal in signals.iter_mut().flat_map(Signals::pending) {
+        match signal {
+            SIGUSR1 => switchboard.log_table(),
+            SIGTERM => log::info!("SIGTERM: going on until the VM ends"),
+            SIGINT => log::info!("SIGINT: going on until the VM ends"),
+            SIGHUP => log::info!("SIGHUP: going on until the VM ends"),
+            other => log::info!("signal {other}: going on until the VM ends"),
+        }
     }
 }

@@ -1,48 +1,50 @@
-//! The program of uds_dist. It is two things: the sidecar, one process per Erlang VM that owns the
-//! VM's Unix domain sockets, and a command line that talks to nodes over them ([`client`], with a map
-//! of its own).
+//! The sidecar: one process per Erlang VM that owns the VM's Unix domain sockets. The command line, a
+//! program of its own in `command_line/`, uses some of the rooms as well.
 //!
 //! A byte on its way from the VM to a peer passes these rooms from top to bottom, and from the
 //! peer to the VM the other way:
 //!
-//! | module              | what it is                                                          |
-//! |---------------------|---------------------------------------------------------------------|
-//! | [`protocol`]        | the packets that VM and sidecar exchange: tables, limits, codec     |
-//! | [`event_loop`]      | waits for readiness of stdin, stdout, signals and sockets           |
-//! | [`alertness`]       | how long to stay awake while waiting                                |
-//! | [`vm_port`]         | stdin and stdout, the two pipes of the VM's port                    |
-//! | [`command_reader`]  | bytes of stdin → commands of the VM                                 |
-//! | [`report_queue`]    | reports to the VM → bytes for stdout                                |
-//! | [`switchboard`]     | which connections and listeners there are, and whose turn it is     |
-//! | [`connection`]      | one socket to a peer: its queue and its windows                     |
-//! | [`window`]          | flow control: what may be on its way, and what to acknowledge       |
-//! | [`handover`]        | the channel through which a connected socket goes to the VM         |
-//! | [`listener`]        | one listening socket                                                |
-//! | [`ownership`]       | who owns a socket path: lock file, stale sockets                    |
-//! | [`probe`]           | who listens at an address                                           |
-//! | [`admission`]       | whom we talk to: users and groups of peers                          |
-//! | [`address`]         | unix(7) addresses                                                   |
-//! | [`os`]              | the system calls that differ between operating systems              |
+//! | room             | what it is                                                                    |
+//! |------------------|-------------------------------------------------------------------------------|
+//! | [`event_loop`]   | waits for readiness of the pipes, signals and sockets, and gives each its turn |
+//! | [`wait`]         | whether to spin or to block while waiting                                     |
+//! | [`port`]         | stdin and stdout: the protocol, its codec, commands in, reports out           |
+//! | [`switchboard`]  | takes what the VM says to the room that it is for                             |
+//! | [`door`]         | listeners, who may come in, how many may shake hands, who owns a name         |
+//! | [`channel`]      | the channel through which a connected socket goes to the VM                   |
+//! | [`peers`]        | the connections: table, queues, flow control, splicing                        |
 //!
-//! The codec, the reader, the queue and the windows do no I/O. A connection that is through its
-//! handshake leaves by way of [`handover`] where that can be, and its bytes come by here no more.
-//! Where it cannot, they do, and on Linux a long piece of DATA skips the rooms between port and
-//! connection: splice(2) moves it from pipe to socket or back.
+//! and all of them stand on
+//!
+//! | leaf             | what it is                                                                    |
+//! |------------------|-------------------------------------------------------------------------------|
+//! | [`peer`]         | who a peer is, and who may be one                                             |
+//! | [`address`]      | unix(7) addresses                                                             |
+//! | [`directory`]    | who can put something into a directory                                        |
+//! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
+//! | [`log_limit`]    | how often what strangers do is worth a log line                               |
+//! | [`token`]        | what readiness events come from                                               |
+//! | [`os`]           | the system calls that std lacks, with one file per operating system           |
+//!
+//! Imports go one way: the loop knows the switchboard, which knows door, channel and peers; these know
+//! the port's packets and queue, and everybody knows the leaves. What does no I/O is tested with random
+//! events: the codec, the reader, the queue, the windows, the crowd of handshakes.
+//!
+//! A connection that is through its handshake leaves by way of [`channel`] if the VM wants that, and its
+//! bytes come by here no more. Otherwise they do, and on Linux a large piece of DATA bypasses the
+//! buffers: splice(2) moves it from pipe to socket or back.
 
 pub mod address;
-pub mod admission;
-pub mod alertness;
-pub mod client;
-pub mod command_reader;
-pub mod connection;
+pub mod channel;
+pub mod directory;
+pub mod door;
 pub mod event_loop;
-pub mod handover;
-pub mod listener;
+pub mod failure;
+pub mod log_limit;
 pub mod os;
-pub mod ownership;
-pub mod probe;
-pub mod protocol;
-pub mod report_queue;
+pub mod peer;
+pub mod peers;
+pub mod port;
 pub mod switchboard;
-pub mod vm_port;
-pub mod window;
+pub mod token;
+pub mod wait;

@@ -6,15 +6,16 @@
 
 mod port;
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use nix::unistd::{Gid, Pid, Uid, chown};
 use port::*;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg};
+use rustix::process::Signal;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,9 @@ use std::process::Command as Program;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use uds_dist::admission::{Base, Policy};
-use uds_dist::protocol::{Command, ConnId, HANDSHAKE_WINDOW, Reason, Report};
+use uds_dist::failure::Reason;
+use uds_dist::peer::{Base, Policy};
+use uds_dist::port::protocol::{Command, ConnId, HANDSHAKE_WINDOW, Report};
 
 // --- users ---------------------------------------------------------------------------------------
 
@@ -59,7 +61,7 @@ struct Host {
 impl Host {
     /// `None`, with a message, where the test may not play other users.
     fn new() -> Option<Host> {
-        if !nix::unistd::geteuid().is_root() {
+        if !rustix::process::geteuid().is_root() {
             // Not eprintln: that of a passing test is not shown.
             let _ = writeln!(
                 io::stderr(),
@@ -70,10 +72,10 @@ impl Host {
         let directory = TempDir::new();
         // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
         // that is open for writing cannot be started.
-        let copy = directory.path("uds_dist");
+        let copy = directory.path("uds_dist_sidecar");
         let copied = Program::new("cp").arg(BINARY).arg(copy).status();
         assert!(copied.expect("cp starts").success());
-        set_mode(&directory.path("uds_dist"), 0o755);
+        set_mode(&directory.path("uds_dist_sidecar"), 0o755);
         set_mode(&directory.path(""), 0o755);
         Some(Host { directory })
     }
@@ -93,7 +95,7 @@ impl Host {
 
     /// A sidecar of a user, as a VM starts it.
     fn sidecar(&self, user: User) -> Sidecar {
-        let mut program = Program::new(self.path("uds_dist"));
+        let mut program = Program::new(self.path("uds_dist_sidecar"));
         Sidecar::start_program(program.uid(user.uid).gid(user.gid))
     }
 
@@ -106,12 +108,7 @@ impl Host {
 }
 
 fn give(path: &Path, user: User) {
-    chown(
-        path,
-        Some(Uid::from_raw(user.uid)),
-        Some(Gid::from_raw(user.gid)),
-    )
-    .expect("chown");
+    chown(path, Some(user.uid), Some(user.gid)).expect("chown");
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -220,7 +217,7 @@ fn supplementary_groups_do_not_count() {
         format!("--regid={}", STRANGER.gid),
         format!("--groups={}", OWNER.gid),
     ]);
-    program.arg(host.path("uds_dist"));
+    program.arg(host.path("uds_dist_sidecar"));
     let mut peer = Sidecar::start_program(&mut program);
     admit(&mut peer, Base::Anybody, &[], &[]);
     assert_kept_out(&mut peer, &path);
@@ -436,7 +433,7 @@ mod abstract_names {
         sidecar.listen_with(0, &path, EVERYBODY);
         let mut program = Program::new("unshare");
         program.args(["--user", "--map-root-user", "--"]);
-        program.arg(host.path("uds_dist"));
+        program.arg(host.path("uds_dist_sidecar"));
         program.uid(STRANGER.uid).gid(STRANGER.gid);
         let works = Program::new("unshare")
             .args(["--user", "--map-root-user", "true"])
@@ -635,7 +632,7 @@ fn a_missing_directory_becomes_the_users_own() {
     let tmp = host.directory("tmp", ROOT, 0o1777);
     let mut program = Program::new("/bin/sh");
     program.args(["-c", "umask 0 && exec \"$0\" \"$@\""]);
-    program.arg(host.path("uds_dist"));
+    program.arg(host.path("uds_dist_sidecar"));
     let mut sidecar = Sidecar::start_program(program.uid(OWNER.uid).gid(OWNER.gid));
     sidecar.listen(tmp.join("run/a.sock"));
     let found = fs::metadata(tmp.join("run")).expect("a directory");
@@ -695,11 +692,7 @@ fn a_strangers_lock_file_is_refused_and_left_alone() {
     fs::write(place("open"), "").expect("a file");
     set_mode(&place("open"), 0o666);
     fs::create_dir(place("dir")).expect("a directory");
-    nix::unistd::mkfifo(
-        &place("fifo"),
-        nix::sys::stat::Mode::from_bits_truncate(0o666),
-    )
-    .expect("a FIFO");
+    mkfifoat(CWD, place("fifo"), Mode::from_raw_mode(0o666)).expect("a FIFO");
     set_mode(&place("fifo"), 0o666);
     drop(UnixListener::bind(place("socket")).expect("a socket"));
     for name in ["file", "open", "dir", "fifo", "socket"] {
@@ -837,9 +830,7 @@ fn silent_peers_make_room() {
     }
     let start = Instant::now();
     let mut peer = connect_peer(&path);
-    let Report::Closed { explanation, .. } = sidecar.expect_report("CLOSED") else {
-        sidecar.fail("CLOSED");
-    };
+    let (_, explanation) = sidecar.expect_closed();
     assert!(explanation.contains("make room"), "{explanation}");
     let (conn, _) = sidecar.accepted();
     let waited = start.elapsed();
@@ -865,10 +856,7 @@ fn silent_peers_make_room_first() {
         assert_eq!(sidecar.receive(*conn, 5), b"hello");
     }
     let _late = connect_peer(&path);
-    let Report::Closed { conn, .. } = sidecar.expect_report("CLOSED") else {
-        sidecar.fail("CLOSED");
-    };
-    assert_eq!(conn, conns[silent]);
+    assert_eq!(sidecar.expect_closed().0, conns[silent]);
 }
 
 /// Who is refused ends nobody's handshake, however many come and however full it is.
@@ -931,7 +919,7 @@ struct EndOnFailure(u32);
 impl Drop for EndOnFailure {
     fn drop(&mut self) {
         if thread::panicking() {
-            let _ = kill(Pid::from_raw(self.0 as i32), Signal::SIGKILL);
+            let _ = kill(self.0, Signal::KILL);
         }
     }
 }
@@ -972,7 +960,7 @@ fn assert_not_locked_out(
                         return knocking.join().expect("times");
                     }
                 }
-                Report::Closed { .. } => (),
+                Report::Closed { conn, .. } => sidecar.close(conn),
                 other => sidecar.fail(&format!("ACCEPTED or CLOSED, not {other:?}")),
             }
         }
@@ -995,7 +983,7 @@ fn assert_not_locked_out(
 
 /// Until the sidecar has answered; as a VM, it tries again a little later when the backlog is full.
 fn knock_at(path: &Path) -> Duration {
-    let address = UnixAddr::new(path).expect("an address");
+    let address = SocketAddrUnix::new(path).expect("an address");
     let start = Instant::now();
     loop {
         match try_connect_peer(&address) {
@@ -1095,7 +1083,7 @@ fn strangers_make_us_hold_a_bounded_number_of_bytes() {
         // More would fail the test: it would be over the window.
         sidecar.take(*conn, window);
     }
-    sidecar.signal(Signal::SIGUSR1);
+    sidecar.signal(Signal::USR1);
     for (conn, _) in &peers {
         sidecar.expect_log(&format!("info: {conn} from (handshake)"));
     }
@@ -1120,16 +1108,13 @@ fn descriptors_that_peers_send_do_not_arrive() {
     let peer = connect_peer(&path);
     let (conn, _) = sidecar.accepted();
     let before = descriptors(sidecar.pid());
-    let sent = vec![peer.as_raw_fd(); 100];
+    let sent = vec![peer.as_fd(); 100];
     for count in 1..=50 {
-        sendmsg::<()>(
-            peer.as_raw_fd(),
-            &[IoSlice::new(b"x")],
-            &[ControlMessage::ScmRights(&sent)],
-            MsgFlags::empty(),
-            None,
-        )
-        .expect("room");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&sent)));
+        let byte = [IoSlice::new(b"x")];
+        sendmsg(&peer, &byte, &mut control, SendFlags::empty()).expect("room");
         sidecar.take(conn, 1);
         assert_eq!(descriptors(sidecar.pid()), before, "after {count} messages");
     }
@@ -1150,7 +1135,7 @@ fn the_sidecar_gives_up_what_it_does_not_need() {
     let line = limits.lines().find(|line| line.starts_with("Max core"));
     let words: Vec<_> = line.expect("a limit").split_whitespace().collect();
     assert_eq!(words[4..6], ["0", "0"], "{limits}");
-    if nix::unistd::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() {
         assert_eq!(
             fs::read_link(proc.join("cwd")).expect("a link"),
             Path::new("/")

@@ -1,21 +1,27 @@
 //! The command line against peers that are no nodes: whatever they say, a command ends with an exit
 //! code and one line.
 
-mod port;
+mod fixtures;
+#[path = "../src/command_line/write_docs.rs"]
+mod write_docs;
 
-use nix::sys::signal::Signal;
-use port::{BINARY, TempDir, bytes, limited, read, read_to_end};
+use fixtures::{TempDir, bytes, kill, limited, read, read_to_end};
+use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Program, Output, Stdio};
 use std::thread::{self, JoinHandle};
-use uds_dist::client::cookie::{Cookie, Source};
-use uds_dist::client::etf::{Identity, Reader, Writer};
-use uds_dist::client::handshake::proof;
+use uds_dist_command_line::cookie::{Cookie, Source};
+use uds_dist_command_line::etf::{Identity, Reader, Writer};
+use uds_dist_command_line::handshake::proof;
+
+/// The program.
+const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist");
 
 const COOKIE: &str = "secret";
 
@@ -212,7 +218,7 @@ fn names_are_listed_with_what_is_known_of_them() {
     let _other = UnixListener::bind(directory.path("other.sock")).expect("a socket");
     drop(UnixListener::bind(directory.path("dead.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
-    let us = (std::process::id(), nix::unistd::geteuid());
+    let us = (std::process::id(), rustix::process::geteuid());
     let output = run(&directory, &["names", "--json"]);
     let expected = format!(
         r#"[{{"name":"dead","pid":null,"uid":null,"state":"stale"}},{{"name":"other","pid":{},"uid":{},"state":"up"}},{{"name":"up","pid":4711,"uid":{},"state":"up"}}]"#,
@@ -248,7 +254,7 @@ fn abstract_names_are_listed() {
         .expect("a row")
         .split_whitespace()
         .collect();
-    let uid = nix::unistd::geteuid().to_string();
+    let uid = rustix::process::geteuid().to_string();
     assert_eq!(row, ["n", &std::process::id().to_string(), &uid, "up"]);
 }
 
@@ -666,11 +672,66 @@ fn a_signal_ends_a_command() {
     let (stream, _) = listener.accept().expect("a connection");
     let mut stream = limited(stream);
     receive(&mut stream);
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    kill(child.id(), Signal::TERM).expect("it runs");
     assert_eq!(read_to_end(&mut stream), b"");
     let status = child.wait().expect("it ends");
-    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
+}
+
+// --- what it says of itself ----------------------------------------------------------------------
+
+/// Status, output and errors of a command that needs no node.
+fn run_alone(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = run(&TempDir::new(), arguments);
+    let text = |bytes| String::from_utf8(bytes).expect("a text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let expected = format!("uds_dist {}\n", env!("CARGO_PKG_VERSION"));
+    for option in ["--version", "-V"] {
+        let (status, stdout, stderr) = run_alone(&[option]);
+        assert_eq!((status, &stdout, &stderr[..]), (Some(0), &expected, ""));
+    }
+}
+
+#[test]
+fn help_says_what_it_is_for() {
+    for arguments in [&["--help"][..], &["-h"], &[]] {
+        let (status, stdout, stderr) = run_alone(arguments);
+        assert_eq!((status, &stderr[..]), (Some(0), ""));
+        for word in ["-proto_dist uds", "Exit codes:", "ping"] {
+            assert!(stdout.contains(word), "{word} is not in {stdout}");
+        }
+    }
+}
+
+#[test]
+fn unknown_arguments_are_refused() {
+    for arguments in [&["--verbose"][..], &["sidecar"], &[""]] {
+        let (status, stdout, stderr) = run_alone(arguments);
+        assert_eq!((status, &stdout[..]), (Some(64), ""));
+        assert!(stderr.starts_with("error: "), "{stderr}");
+        assert!(stderr.contains("Usage:"), "{stderr}");
+    }
+    let not_a_text = command(&TempDir::new(), &[OsStr::from_bytes(b"\xff")]).output();
+    assert_eq!(not_a_text.expect("it starts").status.code(), Some(64));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_can_have_is_a_failure() {
+    let full = fs::File::options().write(true).open("/dev/full");
+    let status = command(&TempDir::new(), &["--version"])
+        .stdout(full.expect("a device that is full"))
+        .status()
+        .expect("it starts");
+    assert_eq!(status.code(), Some(74));
 }
 
 // --- documentation -------------------------------------------------------------------------------
@@ -679,8 +740,7 @@ fn a_signal_ends_a_command() {
 fn man_pages_and_completions_are_written() {
     let directory = TempDir::new();
     let share = directory.path("share");
-    let output = run(&directory, &["docs", &share.to_string_lossy()]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    write_docs::write(&share).expect("a directory");
     let text = |path: &str| fs::read_to_string(Path::new(&share).join(path)).expect("a file");
     let page = text("man/man1/uds_dist.1");
     for word in ["uds_dist\\-ping(1)", "Exit codes:", "UDS_DIST_DIR"] {
@@ -696,6 +756,5 @@ fn man_pages_and_completions_are_written() {
     }
     let file = directory.path("file");
     fs::write(&file, "").expect("a file");
-    let output = run(&directory, &["docs", &file.to_string_lossy()]);
-    assert_fails(&output, 74, &["cannot write below"]);
+    write_docs::write(&file).expect_err("a file is no directory");
 }

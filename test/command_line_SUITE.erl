@@ -515,7 +515,7 @@ open(Arguments, Options = #{dir := Dir}) ->
     Script = "exec \"$0\" \"$@\" 2>&1 <" ++ maps:get(stdin, Options, "/dev/null"),
     Words = [unicode:characters_to_binary(Argument) || Argument <- Arguments],
     open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", Script, uds_dist_config:sidecar_path() | Words]},
+        {args, ["-c", Script, test_project:command_line() | Words]},
         {env, [
             {"UDS_DIST_DIR", Dir},
             {"ERLANG_COOKIE", maps:get(cookie, Options, "uds_dist_test")},

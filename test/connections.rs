@@ -3,15 +3,17 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
+use rustix::net::SocketAddrUnix;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::thread;
-use uds_dist::protocol::{ConnId, Credentials, Reason, Report, WINDOW};
+use uds_dist::failure::Reason;
+use uds_dist::peer::Credentials;
+use uds_dist::port::protocol::{ConnId, WINDOW};
 
 /// A sidecar that listens at the first path of the directory.
 fn listening() -> (Sidecar, TempDir) {
@@ -50,8 +52,8 @@ fn outbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) 
 #[test]
 fn both_sides_learn_who_the_peer_is() {
     let us = Credentials {
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
         pid: std::process::id(),
     };
     let (mut sidecar, directory) = listening();
@@ -145,7 +147,7 @@ fn a_socket_of_another_kind_is_an_error() {
 fn a_full_backlog_is_told_from_nobody() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
-    let address = UnixAddr::new(&path).expect("an address");
+    let address = SocketAddrUnix::new(&path).expect("an address");
     let foreign = listen_only(&address, 1);
     let waiting = fill_backlog(&address);
     let mut sidecar = Sidecar::start();
@@ -564,8 +566,8 @@ fn packets_about_a_connection_that_has_ended_are_ignored() {
     let (mut sidecar, conn, peer, _directory) = connected();
     drop(peer);
     sidecar.closed(conn);
-    use uds_dist::protocol::Command;
-    let mut stream = uds_dist::protocol::data_head(conn, 5).to_vec();
+    use uds_dist::port::protocol::Command;
+    let mut stream = uds_dist::port::codec::data_head(conn, 5).to_vec();
     stream.extend(b"hello");
     let late = [
         Command::Ack { conn, count: 5 },
@@ -592,10 +594,7 @@ fn the_end_of_one_connection_leaves_the_others_alone() {
         match index % 3 {
             0 => {
                 drop(peer);
-                match sidecar.expect_report("CLOSED") {
-                    Report::Closed { conn: ended, .. } => assert_eq!(ended, conn),
-                    other => sidecar.fail(&format!("CLOSED, not {other:?}")),
-                }
+                assert_eq!(sidecar.expect_closed().0, conn);
             }
             1 => {
                 sidecar.close(conn);

@@ -3,17 +3,25 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::process::Signal;
+use std::ffi::OsStr;
 use std::io::{ErrorKind, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::thread;
+use std::time::Instant;
+use uds_dist::address::Address;
+use uds_dist::channel::DEADLINE;
+use uds_dist::failure::Reason;
 use uds_dist::os;
-use uds_dist::protocol::{ConnId, Reason, Report};
+use uds_dist::port::protocol::{ConnId, Report};
 
 /// A sidecar that listens, the VM's end of its channel, and where peers connect.
 struct Vm {
@@ -24,9 +32,10 @@ struct Vm {
 
 impl Vm {
     fn start() -> Vm {
-        let (mut sidecar, address) = Sidecar::start_with_channel(std::process::id());
-        let channel = enter(&address).expect("the channel");
         let directory = TempDir::new();
+        let mut sidecar = Sidecar::start();
+        let address = sidecar.open_channel(std::process::id(), directory.root());
+        let channel = enter(&address).expect("the channel");
         sidecar.listen(directory.path("a.sock"));
         Vm {
             sidecar,
@@ -80,8 +89,7 @@ impl Vm {
 
 /// Connects to the channel as the VM does.
 fn enter(address: &[u8]) -> std::io::Result<UnixStream> {
-    let name = address.strip_prefix(&[0]).expect("an abstract name");
-    let address = UnixAddr::new_abstract(name).expect("an address");
+    let address = os::socket_address(&Address::from_bytes(address)).expect("an address");
     Ok(limited(UnixStream::from(os::connect(&address)?)))
 }
 
@@ -198,7 +206,7 @@ fn the_sidecar_keeps_nothing_of_it() {
     for (socket, peer) in &mut sockets {
         assert_connected(socket, peer);
     }
-    vm.sidecar.signal(nix::sys::signal::Signal::SIGUSR1);
+    vm.sidecar.signal(rustix::process::Signal::USR1);
     vm.sidecar
         .expect_log("0 shaking hands, 10 handed over so far");
 }
@@ -225,9 +233,9 @@ fn a_connection_that_has_ended_is_not_handed_over() {
 
 // --- when it cannot be ---------------------------------------------------------------------------
 
-fn assert_kept(sidecar: &mut Sidecar, conn: ConnId, peer: &mut UnixStream) {
+fn assert_relayed(sidecar: &mut Sidecar, conn: ConnId, peer: &mut UnixStream) {
     sidecar.send_hand_over(conn);
-    assert_eq!(sidecar.expect_report("KEPT"), Report::Kept { conn });
+    assert_eq!(sidecar.expect_report("RELAYED"), Report::Relayed { conn });
     sidecar.deliver(conn, b"there");
     assert_eq!(read(peer, 5), b"there");
     // More than a handshake may have.
@@ -238,23 +246,26 @@ fn assert_kept(sidecar: &mut Sidecar, conn: ConnId, peer: &mut UnixStream) {
 
 #[test]
 fn the_sidecar_goes_on_if_the_vm_does_not_connect() {
-    let (mut sidecar, _) = Sidecar::start_with_channel(std::process::id());
     let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    sidecar.open_channel(std::process::id(), directory.root());
     sidecar.listen(directory.path("a.sock"));
     let mut peer = connect_peer(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
-    assert_kept(&mut sidecar, conn, &mut peer);
+    assert_relayed(&mut sidecar, conn, &mut peer);
     sidecar.expect_log("is not handed over to the VM: the VM has not connected to the channel");
 }
 
 #[test]
-fn without_a_vm_process_there_is_no_channel() {
+fn there_is_no_channel_before_the_vm_asks_for_one() {
     let mut sidecar = Sidecar::start();
     let directory = TempDir::new();
+    sidecar.settle();
+    assert_eq!(sockets_in(&directory), Vec::<String>::new());
     sidecar.listen(directory.path("a.sock"));
     let mut peer = connect_peer(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
-    assert_kept(&mut sidecar, conn, &mut peer);
+    assert_relayed(&mut sidecar, conn, &mut peer);
 }
 
 #[test]
@@ -264,12 +275,12 @@ fn the_sidecar_goes_on_with_what_the_channel_does_not_take() {
     let (conn, mut peer) = loop {
         let (conn, peer) = vm.peer();
         vm.sidecar.send_hand_over(conn);
-        match vm.sidecar.expect_report("HANDED_OVER or KEPT") {
+        match vm.sidecar.expect_report("HANDED_OVER or RELAYED") {
             Report::HandedOver { conn: same } if same == conn => handed_over.push(peer),
-            Report::Kept { conn: same } if same == conn => break (conn, peer),
+            Report::Relayed { conn: same } if same == conn => break (conn, peer),
             other => vm
                 .sidecar
-                .fail(&format!("HANDED_OVER or KEPT, not {other:?}")),
+                .fail(&format!("HANDED_OVER or RELAYED, not {other:?}")),
         }
         assert!(handed_over.len() < 5000, "the channel has no end");
     };
@@ -289,34 +300,211 @@ fn an_ended_channel_costs_no_connection() {
     let mut vm = Vm::start();
     vm.channel.shutdown(Shutdown::Both).expect("a connection");
     let (conn, mut peer) = vm.peer();
-    assert_kept(&mut vm.sidecar, conn, &mut peer);
+    assert_relayed(&mut vm.sidecar, conn, &mut peer);
+}
+
+// --- where it is, and for how long ---------------------------------------------------------------
+
+fn sockets_in(directory: &TempDir) -> Vec<String> {
+    let entries = std::fs::read_dir(directory.root()).expect("a directory");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").file_name().into_string())
+        .collect::<Result<_, _>>()
+        .expect("names");
+    names.retain(|name| name.ends_with(".channel"));
+    names
+}
+
+#[test]
+fn in_a_directory_of_ours_it_is_a_socket_for_us_alone() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    let address = sidecar.open_channel(std::process::id(), directory.root());
+    let path = PathBuf::from(OsStr::from_bytes(&address));
+    assert_eq!(path.parent(), Some(directory.root()));
+    let found = std::fs::symlink_metadata(&path).expect("a socket");
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.mode() & 0o777, 0o600);
+    // It goes when the VM is in.
+    let _channel = enter(&address).expect("the channel");
+    sidecar.settle();
+    assert_eq!(sockets_in(&directory), Vec::<String>::new());
+}
+
+#[test]
+fn where_others_could_put_a_socket_it_has_an_abstract_name() {
+    let directory = TempDir::new();
+    let link = directory.path("link");
+    std::os::unix::fs::symlink(directory.root(), &link).expect("a link");
+    let long = directory.path(&"l".repeat(100));
+    std::fs::create_dir(&long).expect("a directory");
+    for (mode, place, abstract_name) in [
+        (0o700, directory.root().to_owned(), false),
+        (0o755, directory.root().to_owned(), false),
+        (0o700, link, false),
+        (0o770, directory.root().to_owned(), true),
+        (0o1777, directory.root().to_owned(), true),
+        (0o3770, directory.root().to_owned(), true),
+        (0o700, directory.path("missing"), true),
+        (0o700, long, true),
+        (0o700, "relative".into(), true),
+        (0o700, "".into(), true),
+    ] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(directory.root(), permissions).expect("ours");
+        let mut sidecar = Sidecar::start();
+        let address = sidecar.open_channel(std::process::id(), &place);
+        assert_eq!(address[0] == 0, abstract_name, "{mode:o} {place:?}");
+        enter(&address).expect("the channel");
+        sidecar.settle();
+        assert_eq!(sockets_in(&directory), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_directory_of_another_user_is_none_of_ours() {
+    let directory = TempDir::new();
+    let Some(mut program) = as_nobody(&directory) else {
+        return;
+    };
+    let mut sidecar = Sidecar::start_program(&mut program);
+    assert_eq!(
+        sidecar.open_channel(std::process::id(), directory.root())[0],
+        0
+    );
+}
+
+#[test]
+fn a_socket_that_a_killed_sidecar_left_is_replaced_and_a_live_one_is_not() {
+    let directory = TempDir::new();
+    for is_live in [false, true] {
+        // The shell becomes the sidecar, and has its number already.
+        let place = directory.root().display();
+        let setup = format!("mv {place}/left {place}/.uds_dist-$$.channel");
+        let left = UnixListener::bind(directory.path("left")).expect("a free path");
+        let live = is_live.then(|| left.try_clone().expect("a listener"));
+        drop(left);
+        let mut sidecar = Sidecar::start_program(&mut after_shell(&setup));
+        let address = sidecar.open_channel(std::process::id(), directory.root());
+        assert_eq!(address[0] == 0, is_live);
+        drop(live);
+        enter(&address).expect("the channel");
+    }
+}
+
+#[test]
+fn a_vm_that_does_not_come_is_told_and_may_ask_again() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    for _ in 0..2 {
+        let address = sidecar.open_channel(std::process::id(), directory.root());
+        let begin = Instant::now();
+        match sidecar.expect_report("CHANNEL_FAILED") {
+            Report::ChannelFailed { explanation } => {
+                assert!(explanation.contains("in time"), "{explanation}")
+            }
+            other => sidecar.fail(&format!("CHANNEL_FAILED, not {other:?}")),
+        }
+        let took = begin.elapsed();
+        assert!(took > DEADLINE / 2 && took < DEADLINE * 2, "{took:?}");
+        assert_eq!(
+            enter(&address).expect_err("no socket").kind(),
+            ErrorKind::NotFound
+        );
+    }
+    let address = sidecar.open_channel(std::process::id(), directory.root());
+    enter(&address).expect("the channel");
+    sidecar.settle();
+    sidecar.expect_idle_for(DEADLINE + DEADLINE / 5);
+    sidecar.expect_no_report();
+}
+
+#[test]
+fn the_socket_goes_with_the_sidecar() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    sidecar.open_channel(std::process::id(), directory.root());
+    assert_eq!(sockets_in(&directory).len(), 1);
+    sidecar.hang_up();
+    assert!(sidecar.expect_exit().success());
+    assert_eq!(sockets_in(&directory), Vec::<String>::new());
+}
+
+#[test]
+fn a_vm_that_asks_twice_breaks_the_protocol() {
+    for enters in [false, true] {
+        let directory = TempDir::new();
+        let mut sidecar = Sidecar::start();
+        let address = sidecar.open_channel(std::process::id(), directory.root());
+        let _channel = enters.then(|| enter(&address).expect("the channel"));
+        sidecar.send_open_channel(std::process::id(), directory.root());
+        sidecar.expect_log("OPEN_CHANNEL while there is a channel");
+        assert!(!sidecar.expect_exit().success());
+    }
 }
 
 // --- who does not get it -------------------------------------------------------------------------
 
 #[test]
 fn the_channel_is_for_one_who_comes_once() {
-    let (mut sidecar, address) = Sidecar::start_with_channel(std::process::id());
-    let _channel = enter(&address).expect("the channel");
-    sidecar.settle();
-    let error = enter(&address).expect_err("no listener any more");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    for place in [TempDir::new().root().to_owned(), "".into()] {
+        let mut sidecar = Sidecar::start();
+        let address = sidecar.open_channel(std::process::id(), place);
+        let _channel = enter(&address).expect("the channel");
+        sidecar.settle();
+        enter(&address).expect_err("no listener any more");
+    }
 }
 
 #[test]
 fn who_is_not_the_vm_is_turned_away() {
     // The sidecar's VM is init, and this test is not.
-    let (mut sidecar, address) = Sidecar::start_with_channel(1);
-    for _ in 0..3 {
+    let mut sidecar = Sidecar::start();
+    let address = sidecar.open_channel(1, "");
+    for _ in 0..100 {
         let mut stranger = enter(&address).expect("the listener");
         assert_eq!(read_to_end(&mut stranger), b"");
-        sidecar.expect_log("turned away a process that is not the VM");
     }
+    let line = sidecar.expect_log("turned away a process that is not the VM");
+    assert!(line.contains("(1 of this uid)"), "{line}");
+    let lines = |sidecar: &mut Sidecar| {
+        let log = sidecar.log().iter();
+        log.filter(|line| line.contains("turned away")).count()
+    };
+    assert_eq!(lines(&mut sidecar), 1, "one line for a hundred of them");
     let directory = TempDir::new();
     sidecar.listen(directory.path("a.sock"));
     let mut peer = connect_peer(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
     let mut stranger = enter(&address).expect("the listener");
-    assert_kept(&mut sidecar, conn, &mut peer);
+    assert_relayed(&mut sidecar, conn, &mut peer);
     assert_eq!(read_to_end(&mut stranger), b"");
+}
+
+#[test]
+fn the_vm_comes_in_behind_strangers() {
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    let address = sidecar.open_channel(std::process::id(), directory.root());
+    sidecar.signal(Signal::STOP);
+    let mut stranger = Sidecar::start();
+    for _ in 0..16 {
+        stranger.connect(OsStr::from_bytes(&address));
+    }
+    let channel = enter(&address).expect("the last place");
+    assert_eq!(
+        enter(&address).expect_err("no place").kind(),
+        ErrorKind::WouldBlock
+    );
+    sidecar.send_listen(0, directory.path("a.sock"), 0o600);
+    sidecar.signal(Signal::CONT);
+    sidecar.expect_this(&Report::Listening { listener: 0 });
+    let mut peer = connect_peer(directory.path("a.sock"));
+    let (conn, _) = sidecar.accepted();
+    let mut vm = Vm {
+        sidecar,
+        channel,
+        directory,
+    };
+    assert_connected(&mut vm.take(conn), &mut peer);
 }

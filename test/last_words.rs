@@ -4,13 +4,13 @@
 mod port;
 
 use byteorder::{BigEndian, ReadBytesExt};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use port::*;
+use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Command as Program, Stdio};
-use uds_dist::protocol::{Command, Report, WINDOW, data_head};
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{Command, Report, WINDOW};
 
 /// More than what makes the sidecar acknowledge: it finds out that nobody reads its reports while
 /// there is more to read.
@@ -22,7 +22,6 @@ fn what_the_vm_wrote_before_it_ended_is_read_to_its_end() {
     let path = directory.path("peer.sock");
     let listener = UnixListener::bind(&path).expect("a listener");
     let mut sidecar = Program::new(BINARY)
-        .arg("sidecar")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -44,8 +43,8 @@ fn what_the_vm_wrote_before_it_ended_is_read_to_its_end() {
     let (peer, _) = listener.accept().expect("a connection");
 
     // It stands still while the VM writes and ends.
-    let pid = Pid::from_raw(sidecar.id() as i32);
-    kill(pid, Signal::SIGSTOP).expect("a live process");
+    let pid = sidecar.id();
+    kill(pid, Signal::STOP).expect("a live process");
     let sent = bytes(1, COUNT);
     for part in sent.chunks(16 << 10) {
         let head = data_head(1, part.len());
@@ -54,7 +53,7 @@ fn what_the_vm_wrote_before_it_ended_is_read_to_its_end() {
             .expect("a pipe of 1 MiB");
     }
     drop((stdin, stdout));
-    kill(pid, Signal::SIGCONT).expect("a live process");
+    kill(pid, Signal::CONT).expect("a live process");
     assert_same(&read_to_end(&mut limited(peer)), &sent);
     assert!(sidecar.wait().expect("a child").success());
 }

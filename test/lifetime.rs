@@ -3,20 +3,18 @@
 
 mod port;
 
-use nix::pty::openpty;
-use nix::sys::signal::Signal;
 use port::*;
-use std::ffi::OsStr;
-use std::fs::File;
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command as Program, Output};
 use std::thread;
 use std::time::{Duration, Instant};
-use uds_dist::protocol::{
-    Command, ConnId, FEATURES, HANDSHAKE_WINDOW, MAX_CONTROL_BODY, MAX_DATA_BODY, Report, VERSION,
-    WINDOW, data_head,
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{
+    Command, ConnId, MAX_CONTROL_BODY, MAX_DATA_BODY, Report, VERSION, WINDOW,
 };
 
 fn listening() -> (Sidecar, TempDir) {
@@ -45,12 +43,7 @@ fn hello_is_the_first_report() {
         sidecar.expect_report("HELLO"),
         Report::Hello {
             version: VERSION,
-            features: FEATURES,
             window: WINDOW,
-            handshake_window: HANDSHAKE_WINDOW,
-            // Nobody has said which process may have sockets.
-            channel: Vec::new(),
-            release: env!("CARGO_PKG_VERSION").into(),
         }
     );
     assert_eq!(
@@ -59,84 +52,39 @@ fn hello_is_the_first_report() {
     );
 }
 
-fn run(arguments: &[&OsStr]) -> Output {
-    let output = Program::new(BINARY).args(arguments).output();
-    output.expect("the sidecar starts")
-}
-
-fn run_with(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
-    let output = run(&arguments);
-    let text = |bytes| String::from_utf8(bytes).expect("a text");
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
-
 #[test]
-fn version_is_that_of_the_package() {
-    let expected = format!("uds_dist {}\n", env!("CARGO_PKG_VERSION"));
-    for option in ["--version", "-V"] {
-        let (status, stdout, stderr) = run_with(&[option]);
-        assert_eq!((status, &stdout, &stderr[..]), (Some(0), &expected, ""));
+fn arguments_are_refused() {
+    for arguments in [&["--help"][..], &["1"], &[""]] {
+        let output = Program::new(BINARY).args(arguments).output();
+        assert_misused(&output.expect("the sidecar starts"), "takes no arguments");
     }
-}
-
-#[test]
-fn help_says_what_it_is_for() {
-    for arguments in [&["--help"][..], &["-h"], &[]] {
-        let (status, stdout, stderr) = run_with(arguments);
-        assert_eq!((status, &stderr[..]), (Some(0), ""));
-        for word in ["-proto_dist uds", "Exit codes:", "sidecar"] {
-            assert!(stdout.contains(word), "{word} is not in {stdout}");
-        }
-    }
-    let (status, stdout, stderr) = run_with(&["sidecar", "--help"]);
-    assert_eq!((status, &stderr[..]), (Some(0), ""));
-    for word in ["UDS_DIST_LOG", "UDS_DIST_SPIN", "SIGUSR1"] {
-        assert!(stdout.contains(word), "{word} is not in {stdout}");
-    }
-}
-
-#[test]
-fn unknown_arguments_are_refused() {
-    for arguments in [&["--verbose"][..], &["sidecar", "again"], &[""]] {
-        let (status, stdout, stderr) = run_with(arguments);
-        assert_eq!((status, &stdout[..]), (Some(64), ""));
-        assert!(stderr.starts_with("error: "), "{stderr}");
-        assert!(stderr.contains("Usage:"), "{stderr}");
-    }
-    let not_a_text = run(&[OsStr::from_bytes(b"\xff")]);
-    assert_eq!(not_a_text.status.code(), Some(64));
 }
 
 #[test]
 fn a_terminal_is_no_vm() {
-    let terminal = openpty(None, None).expect("a terminal");
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&terminal)
+        .and_then(|()| unlockpt(&terminal))
+        .expect("a terminal");
+    let stdin = ioctl_tiocgptpeer(&terminal, OpenptFlags::RDWR | OpenptFlags::NOCTTY);
     let output = Program::new(BINARY)
-        .arg("sidecar")
-        .stdin(terminal.slave)
-        .output()
-        .expect("the sidecar starts");
-    let stderr = String::from_utf8(output.stderr).expect("a text");
-    assert_eq!(output.status.code(), Some(64));
-    assert_eq!(output.stdout, b"");
-    assert!(stderr.contains("stdin is a terminal"), "{stderr}");
-    assert!(stderr.contains("-proto_dist uds"), "{stderr}");
+        .stdin(stdin.expect("its other side"))
+        .output();
+    assert_misused(
+        &output.expect("the sidecar starts"),
+        "stdin is a terminal, not a VM",
+    );
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn output_that_nobody_can_have_is_a_failure() {
-    let full = File::options().write(true).open("/dev/full");
-    let status = Program::new(BINARY)
-        .arg("--version")
-        .stdout(full.expect("a device that is full"))
-        .status()
-        .expect("the sidecar starts");
-    assert_eq!(status.code(), Some(74));
+/// One line says what is wrong, and how it is meant.
+fn assert_misused(output: &Output, problem: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(output.stdout, b"");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for words in ["uds_dist_sidecar: ", problem, "-proto_dist uds"] {
+        assert!(stderr.contains(words), "{words} is not in {stderr}");
+    }
 }
 
 // --- a VM that breaks the protocol ---------------------------------------------------------------
@@ -245,6 +193,32 @@ fn a_second_connection_with_the_same_number_is_refused() {
         address: path.as_os_str().as_bytes().to_vec(),
     });
     assert_refused(sidecar, &format!("CONNECT with connection {conn}"));
+}
+
+#[test]
+fn a_number_is_in_use_until_both_sides_are_done_with_it() {
+    for is_closed in [true, false] {
+        let directory = TempDir::new();
+        let path = directory.path("a.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("a listener");
+        let mut sidecar = Sidecar::start();
+        let connect = Command::Connect {
+            conn: 1,
+            address: path.as_os_str().as_bytes().to_vec(),
+        };
+        sidecar.send(&connect);
+        sidecar.expect_report("CONNECTED");
+        drop(listener.accept().expect("the sidecar"));
+        sidecar.expect_report("CLOSED");
+        if is_closed {
+            sidecar.close(1);
+        }
+        sidecar.send(&connect);
+        match is_closed {
+            true => drop(sidecar.expect_report("CONNECTED")),
+            false => assert_refused(sidecar, "CONNECT with connection 1"),
+        }
+    }
 }
 
 #[test]
@@ -378,9 +352,9 @@ fn a_sidecar_that_was_just_started_ends_as_well() {
 fn signals_to_end_leave_that_to_the_vm() {
     let (mut sidecar, conn, mut peer, directory) = connected();
     for (signal, name) in [
-        (Signal::SIGTERM, "SIGTERM"),
-        (Signal::SIGINT, "SIGINT"),
-        (Signal::SIGHUP, "SIGHUP"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::INT, "SIGINT"),
+        (Signal::HUP, "SIGHUP"),
     ] {
         sidecar.signal(signal);
         let line = sidecar.expect_log(name);
@@ -402,13 +376,17 @@ fn sigusr1_logs_a_table() {
     read(&mut peer, 5);
     assert_eq!(write_some(&mut peer, b"bye"), 3);
     sidecar.take(conn, 3);
-    sidecar.signal(Signal::SIGUSR1);
+    sidecar.signal(Signal::USR1);
     sidecar.expect_log(&format!(
         "listening at {}",
         directory.path("a.sock").display()
     ));
     sidecar.expect_log("2 connections, 1 shaking hands");
-    let who = format!("uid {} pid {}", nix::unistd::geteuid(), std::process::id());
+    let who = format!(
+        "uid {} pid {}",
+        rustix::process::geteuid(),
+        std::process::id()
+    );
     sidecar.expect_log(&format!(
         "{conn} from peer{conn}@host {who}: 3 bytes in, 5 out, 0 wait for the peer, 3 for the VM"
     ));
@@ -420,16 +398,16 @@ fn sigusr1_logs_a_table() {
 #[test]
 fn a_stopped_sidecar_goes_on_when_it_is_continued() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
-    sidecar.signal(Signal::SIGSTOP);
+    sidecar.signal(Signal::STOP);
     sidecar.send_data(conn, b"ping");
-    sidecar.signal(Signal::SIGCONT);
+    sidecar.signal(Signal::CONT);
     assert_eq!(read(&mut peer, 4), b"ping");
 }
 
 #[test]
 fn sigkill_leaves_no_process_and_ends_its_connections() {
     let (mut sidecar, _, mut peer, _directory) = connected();
-    sidecar.signal(Signal::SIGKILL);
+    sidecar.signal(Signal::KILL);
     assert_eq!(sidecar.expect_exit().signal(), Some(9));
     assert_eq!(read_to_end(&mut peer), b"");
 }
@@ -441,7 +419,7 @@ fn the_log_filter_is_the_environments() {
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("a listener"));
     let mut sidecar = Sidecar::start_program(&mut after_shell("export UDS_DIST_LOG=warn"));
     sidecar.listen(&stale); // "took over" is information
-    sidecar.signal(Signal::SIGTERM);
+    sidecar.signal(Signal::TERM);
     sidecar.settle();
     sidecar.hang_up();
     assert!(sidecar.expect_exit().success());

@@ -9,7 +9,8 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
-use uds_dist::protocol::{ConnId, Reason, Report, WINDOW};
+use uds_dist::failure::Reason;
+use uds_dist::port::protocol::{Command, ConnId, Report, WINDOW};
 
 /// MAX_HANDSHAKES of the sidecar.
 const HANDSHAKES: usize = 128;
@@ -66,6 +67,39 @@ fn a_handshake_that_is_over_leaves_its_place() {
         sidecar.settle();
         sidecar.expect_no_report();
     }
+}
+
+/// Peers that come and go faster than the VM can deal with them wait in the backlog.
+#[test]
+fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
+    let (mut sidecar, directory) = listening();
+    let crowd: Vec<_> = (0..HANDSHAKES)
+        .map(|_| inbound(&mut sidecar, &directory))
+        .collect();
+    let (crowd, peers): (Vec<_>, Vec<_>) = crowd.into_iter().unzip();
+    drop(peers);
+    for _ in &crowd {
+        let report = sidecar.expect_report("CLOSED");
+        assert!(matches!(report, Report::Closed { .. }), "{report:?}");
+    }
+    let mut next = connect_peer(directory.path("a.sock"));
+    // Longer than who says nothing may stay while others wait.
+    sidecar.expect_idle();
+    sidecar.settle();
+    sidecar.expect_no_report();
+    sidecar.send(&Command::Close { conn: crowd[7] });
+    let (conn, _) = sidecar.accepted();
+    sidecar.send_data(conn, b"ping");
+    assert_eq!(read(&mut next, 4), b"ping");
+    // One place, one peer.
+    let _another = connect_peer(directory.path("a.sock"));
+    sidecar.settle();
+    sidecar.expect_no_report();
+    sidecar.send(&Command::Established {
+        conn: crowd[8],
+        node: "late@host".into(),
+    });
+    sidecar.accepted();
 }
 
 #[test]

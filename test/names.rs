@@ -3,13 +3,17 @@
 
 mod port;
 
-use nix::sys::socket::UnixAddr;
 use port::*;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::net::SocketAddrUnix;
+use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use uds_dist::protocol::{Reason, Report};
+use std::process::Command as Program;
+use uds_dist::failure::Reason;
+use uds_dist::port::protocol::{Command, Report};
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).expect("a file").mode() & 0o7777
@@ -172,7 +176,7 @@ fn a_listener_with_a_full_backlog_is_alive() {
     let mut sidecar = Sidecar::start();
     for backlog in [0, 1] {
         let path = directory.path(&format!("{backlog}.sock"));
-        let address = UnixAddr::new(&path).expect("an address");
+        let address = SocketAddrUnix::new(&path).expect("an address");
         let _foreign = listen_only(&address, backlog);
         let _waiting = fill_backlog(&address);
         assert_fails(
@@ -183,6 +187,39 @@ fn a_listener_with_a_full_backlog_is_alive() {
         assert!(is_socket(&path));
     }
     assert_eq!(directory.names(), ["0.sock", "1.sock"]);
+}
+
+/// The C library's SOMAXCONN, 4096 or 128, is no limit: the kernel's net.core.somaxconn is.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_backlog_is_as_long_as_the_kernel_allows() {
+    const BACKLOG: u32 = 5000;
+    let setup = "echo 6000 >/proc/sys/net/core/somaxconn";
+    let works = Program::new("unshare")
+        .args(["--net", "sh", "-c", setup])
+        .output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can raise somaxconn, in a network namespace");
+        return;
+    }
+    let mut program = Program::new("unshare");
+    program.args(["--net", "sh", "-c", &format!("{setup} && exec \"$0\"")]);
+    let mut sidecar = Sidecar::start_program(program.arg(BINARY));
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    sidecar.send(&Command::Listen {
+        listener: 0,
+        backlog: BACKLOG,
+        mode: 0o600,
+        vm_pid: VM_PID,
+        address: path.as_os_str().as_encoded_bytes().to_vec(),
+    });
+    sidecar.expect_this(&Report::Listening { listener: 0 });
+    // It accepts nobody while it is stopped.
+    sidecar.signal(Signal::STOP);
+    let waiting = fill_backlog(&SocketAddrUnix::new(&path).expect("an address"));
+    // Of a stream socket, one more than the backlog may wait.
+    assert_eq!(waiting.len(), BACKLOG as usize + 1);
 }
 
 #[test]
@@ -354,7 +391,7 @@ fn what_is_no_lock_file_is_left_alone() {
     let (_, explanation) = sidecar.listen_fails(directory.path("a.sock"));
     assert!(explanation.contains("a.sock.lock"), "{explanation}");
     fs::remove_dir(&lock).expect("an empty directory");
-    nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    mkfifoat(CWD, &lock, Mode::RWXU).expect("a FIFO");
     assert_fails(
         sidecar.listen_fails(directory.path("a.sock")),
         Reason::BadAddress,
@@ -418,7 +455,7 @@ fn an_unwritable_directory_is_a_denied_permission() {
             ],
         );
     }
-    assert_eq!(directory.names(), ["theirs", "uds_dist"]);
+    assert_eq!(directory.names(), ["theirs", "uds_dist_sidecar"]);
     let theirs = fs::read_dir(directory.path("theirs")).expect("a directory");
     assert_eq!(theirs.count(), 0);
 }
@@ -488,7 +525,7 @@ mod abstract_namespace {
     #[test]
     fn a_name_is_listened_at_and_connected_to() {
         let name = name("connect");
-        let address = UnixAddr::new_abstract(name.as_bytes()).expect("an address");
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("an address");
         let mut sidecar = Sidecar::start();
         sidecar.listen(format!("\0{name}"));
         let mut peer = try_connect_peer(&address).expect("a connection");

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
+use uds_dist::failure::Reason;
 use uds_dist::os::peer_credentials;
-use uds_dist::protocol::{Reason, Report};
+use uds_dist::port::protocol::Report;
 
 const STARTERS: usize = 20;
 const ROUNDS: usize = 50;

@@ -74,19 +74,18 @@ dependency_needs_only_compile(Config) ->
     Args = ["-pa", filename:dirname(code:which(?MODULE))],
     [A, B] = [test_node:start(Name, #{otp => Otp, args => Args}, Config) || Name <- ["a", "b"]],
     ?assertEqual(
-        filename:join(dependency(Config), "priv/uds_dist"),
+        filename:join(dependency(Config), "priv/uds_dist_sidecar"),
         test_node:call(A, uds_dist_config, sidecar_path, [])
     ),
     ?assertEqual(pong, test_node:call(A, net_adm, ping, [test_node:name(B)])).
 
-%% The sidecar stays the same file.
+%% Both programs stay the same files.
 second_compile_rebuilds_nothing(Config) ->
-    Sidecar = filename:join(dependency(Config), "priv/uds_dist"),
-    Before = file:read_file_info(Sidecar),
-    ?assertMatch({ok, _}, Before),
+    Programs = [filename:join([dependency(Config), "priv", Name]) || Name <- ["uds_dist", "uds_dist_sidecar"]],
+    Before = [mtime(file:read_file_info(Program)) || Program <- Programs],
     {0, Output} = output("rebar3 compile", project(Config), []),
     ?assertEqual(nomatch, string:find(Output, "Compiling uds_dist v")),
-    ?assertEqual(mtime(Before), mtime(file:read_file_info(Sidecar))).
+    ?assertEqual(Before, [mtime(file:read_file_info(Program)) || Program <- Programs]).
 
 mtime({ok, Info}) -> element(6, Info).
 
@@ -94,8 +93,9 @@ mtime({ok, Info}) -> element(6, Info).
 release_runs_with_its_own_sidecar(Config) ->
     ok = run("rebar3 release", project(Config), []),
     Release = filename:join(project(Config), "_build/default/rel/probe"),
-    [Sidecar] = filelib:wildcard(filename:join(Release, "lib/uds_dist-*/priv/uds_dist")),
-    {0, "uds_dist " ++ _} = output("'" ++ Sidecar ++ "' --version", "/", []),
+    [Sidecar] = filelib:wildcard(filename:join(Release, "lib/uds_dist-*/priv/uds_dist_sidecar")),
+    CommandLine = filename:join(filename:dirname(Sidecar), "uds_dist"),
+    {0, "uds_dist " ++ _} = output("'" ++ CommandLine ++ "' --version", "/", []),
     Sockets = filename:join(test_node:dir(Config), "sockets"),
     Node = test_node:start("a", #{dir => Sockets}, Config),
     Script = filename:join(Release, "bin/probe"),
@@ -113,10 +113,10 @@ release_runs_with_its_own_sidecar(Config) ->
     ),
     Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_config, sidecar_path, []]),
     ?assertEqual(real(Sidecar), real(Path)),
-    %% The same binary is the command line, also for a release in embedded mode.
+    %% The command line beside it works, also for a release in embedded mode.
     Env = [{"UDS_DIST_DIR", Sockets}, {"ERLANG_COOKIE", "uds_dist_test"}],
-    ?assertEqual({0, "3\n"}, output("'" ++ Sidecar ++ "' eval probe '1 + 2'", "/", Env)),
-    ?assertEqual({0, ""}, output("'" ++ Sidecar ++ "' stop probe", "/", Env)),
+    ?assertEqual({0, "3\n"}, output("'" ++ CommandLine ++ "' eval probe '1 + 2'", "/", Env)),
+    ?assertEqual({0, ""}, output("'" ++ CommandLine ++ "' stop probe", "/", Env)),
     ?assertMatch({0, _}, test_project:collect(Port)).
 
 %% No Erlang is on the PATH.
@@ -153,18 +153,18 @@ programs(Missing, Config) ->
 %% What the compiler says is shown, and what it means.
 failing_cargo_fails_with_its_error(Config) ->
     Copy = copy(Config),
-    ok = run("cp -a \"$0/target\" . && echo 'no rust' >> src/main.rs", Copy, [], dependency(Config)),
+    ok = run("cp -a \"$0/target\" . && echo 'no rust' >> src/sidecar/main.rs", Copy, [], dependency(Config)),
     {Status, Output} = output("rebar3 compile", Copy, []),
     ?assertNotEqual(0, Status),
-    ?assertMatch([_ | _], string:find(Output, "src/main.rs")),
+    ?assertMatch([_ | _], string:find(Output, "src/sidecar/main.rs")),
     ?assertMatch([_ | _], string:find(Output, "cargo could not build the sidecar")).
 
-%% Neither the sidecar nor what cargo made is left.
+%% Neither the programs nor what cargo made is left.
 clean_removes_what_was_built(Config) ->
     Copy = copy(Config),
-    ok = run("mkdir target && touch target/x priv/uds_dist && rebar3 clean", Copy, []),
+    ok = run("mkdir target && touch target/x priv/uds_dist priv/uds_dist_sidecar && rebar3 clean", Copy, []),
     ?assertNot(filelib:is_dir(filename:join(Copy, "target"))),
-    ?assertNot(filelib:is_file(filename:join(Copy, "priv/uds_dist"))).
+    ?assertEqual([], filelib:wildcard(filename:join(Copy, "priv/uds_dist*"))).
 
 %% ---------------------------------------------------------------------------------------------
 

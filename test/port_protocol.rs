@@ -7,8 +7,9 @@ mod understood;
 mod vectors;
 
 use std::collections::BTreeSet;
-use uds_dist::command_reader::CommandReader;
-use uds_dist::protocol::{Command, DATA, DecodeError, MAX_CONTROL_BODY, Report, data_head};
+use uds_dist::port::codec::{DecodeError, data_head};
+use uds_dist::port::protocol::{Command, DATA, MAX_CONTROL_BODY, Report};
+use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood};
 use vectors::{Sender, Vector, vectors, vectors_of};
 
@@ -20,9 +21,9 @@ fn every_type_of_packet_has_a_vector() {
             .filter_map(|vector| Some(vector.packet?.name))
             .collect()
     };
-    let vm = "LISTEN UNLISTEN CONNECT ESTABLISHED HAND_OVER CLOSE ADMIT DATA ACK";
+    let vm = "LISTEN UNLISTEN CONNECT ESTABLISHED HAND_OVER OPEN_CHANNEL CLOSE ADMIT DATA ACK";
     let sidecar = "HELLO LISTENING LISTEN_FAILED UNLISTENED ACCEPTED CONNECTED CONNECT_FAILED \
-                   CLOSED HANDED_OVER KEPT DATA ACK";
+                   CLOSED HANDED_OVER RELAYED CHANNEL CHANNEL_FAILED LISTENER_LOST DATA ACK";
     assert_eq!(names(Sender::Vm), vm.split(' ').collect());
     assert_eq!(names(Sender::Sidecar), sidecar.split(' ').collect());
 }

@@ -90,15 +90,16 @@ every_type_of_packet_has_a_vector(Config) ->
     end,
     ?assertEqual(
         lists:sort([
-            "LISTEN", "UNLISTEN", "CONNECT", "ESTABLISHED", "HAND_OVER", "CLOSE", "ADMIT", "DATA",
-            "ACK"
+            "LISTEN", "UNLISTEN", "CONNECT", "ESTABLISHED", "OPEN_CHANNEL", "HAND_OVER", "CLOSE", "ADMIT",
+            "DATA", "ACK"
         ]),
         Names("vm")
     ),
     ?assertEqual(
         lists:sort([
             "HELLO", "LISTENING", "LISTEN_FAILED", "UNLISTENED", "ACCEPTED", "CONNECTED",
-            "CONNECT_FAILED", "CLOSED", "HANDED_OVER", "KEPT", "DATA", "ACK"
+            "CONNECT_FAILED", "CLOSED", "HANDED_OVER", "RELAYED", "CHANNEL", "CHANNEL_FAILED",
+            "LISTENER_LOST", "DATA", "ACK"
         ]),
         Names("sidecar")
     ).
@@ -153,6 +154,8 @@ encode("CONNECT", #{"conn" := Conn, "address" := Address}) ->
     uds_dist_protocol:connect(Conn, Address);
 encode("ESTABLISHED", #{"conn" := Conn, "node" := Node}) ->
     uds_dist_protocol:established(Conn, binary_to_atom(Node, utf8));
+encode("OPEN_CHANNEL", #{"vm_pid" := Pid, "directory" := Directory}) ->
+    uds_dist_protocol:open_channel(Pid, Directory);
 encode("HAND_OVER", #{"conn" := Conn, "node" := Node}) ->
     uds_dist_protocol:hand_over(Conn, binary_to_atom(Node, utf8));
 encode("CLOSE", #{"conn" := Conn}) ->
@@ -196,13 +199,19 @@ report("CLOSED", #{"conn" := Conn, "reason" := Reason, "explanation" := Text}) -
     {closed, Conn, reason(Reason), Text};
 report("HANDED_OVER", #{"conn" := Conn}) ->
     {handed_over, Conn};
-report("KEPT", #{"conn" := Conn}) ->
-    {kept, Conn}.
+report("RELAYED", #{"conn" := Conn}) ->
+    {relayed, Conn};
+report("CHANNEL", #{"address" := Address}) ->
+    {channel, Address};
+report("CHANNEL_FAILED", #{"explanation" := Text}) ->
+    {channel_failed, Text};
+report("LISTENER_LOST", #{"listener" := Listener, "explanation" := Text}) ->
+    {listener_lost, Listener, Text}.
 
 peer(#{"uid" := Uid, "gid" := Gid, "pid" := Pid}) ->
     #{uid => Uid, gid => Gid, pid => Pid}.
 
-%% In the order of Reason in src/protocol.rs.
+%% In the order of Reason in src/failure.rs.
 reason(Number) ->
     lists:nth(Number, [
         duplicate_name,
@@ -394,7 +403,7 @@ push_all(Pieces) ->
     {lists:flatten(Frames), Buffer}.
 
 %% ---------------------------------------------------------------------------------------------
-%% Windows, at the same boundaries as in src/window.rs
+%% Windows, at the same boundaries as in src/peers/window.rs
 
 sender_stops_at_exactly_a_window(_Config) ->
     Sender = uds_dist_window:sent(99, uds_dist_window:sender(100)),

@@ -1,5 +1,5 @@
 //! Properties of the parts that do no I/O, with random inputs: whatever is encoded is decoded,
-//! however a stream is cut, and the windows keep to their rule.
+//! however a stream is cut, the windows keep to their rule, and the crowd at the door is bounded.
 
 #[path = "port/understood.rs"]
 mod understood;
@@ -9,11 +9,15 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 use std::io;
-use uds_dist::admission::{Base, Policy};
-use uds_dist::command_reader::CommandReader;
-use uds_dist::protocol::{Command, Credentials, MAX_CONN, PACKET_HEAD, Reason, Report, data_head};
-use uds_dist::report_queue::{MAX_DATA, MAX_GAP, Next, ReportQueue};
-use uds_dist::window::{ReceiveWindow, RuleBroken, SendWindow};
+use std::time::{Duration, Instant};
+use uds_dist::door::crowd::{Crowd, HANDSHAKE_GRACE, MAX_HANDSHAKES, SILENCE_GRACE};
+use uds_dist::failure::Reason;
+use uds_dist::peer::{Base, Credentials, Policy};
+use uds_dist::peers::window::{ReceiveWindow, RuleBroken, SendWindow};
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{Command, MAX_CONN, PACKET_HEAD, Report};
+use uds_dist::port::queue::{MAX_READ, MAX_SPLICE, Next, ReportQueue};
+use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood, understood_with};
 
 /// A run tries what every run tries: PROPTEST_RNG_SEED and PROPTEST_CASES look for more.
@@ -92,17 +96,17 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_means_the_same_when_long_data_goes_by(
+    fn a_stream_means_the_same_when_large_data_is_spliced(
         items in vec(said(), 0..20),
         cuts in vec(any::<Index>(), 0..40),
-        by in vec(any::<Index>(), 1..10),
+        spliced in vec(any::<Index>(), 1..10),
     ) {
         let stream = encoded(&items);
-        let mut by = by.iter().cycle();
+        let mut spliced = spliced.iter().cycle();
         let understood = understood_with(
             &mut CommandReader::default(),
             pieces(&stream, &cuts),
-            |count| by.next().expect("a cycle").index(count + 1),
+            |count| spliced.next().expect("a cycle").index(count + 1),
         );
         prop_assert_eq!(understood, (put_together(items), None));
     }
@@ -212,7 +216,7 @@ enum QueueStep {
     FailingRead {
         limit: usize,
     },
-    Gap {
+    Splice {
         conn: u32,
         count: usize,
     },
@@ -222,13 +226,13 @@ enum QueueStep {
 fn queue_step() -> impl Strategy<Value = QueueStep> {
     prop_oneof![
         report().prop_map(QueueStep::Push),
-        (conn(), 1..=MAX_DATA, any::<Index>()).prop_map(|(conn, limit, count)| QueueStep::Data {
+        (conn(), 1..=MAX_READ, any::<Index>()).prop_map(|(conn, limit, count)| QueueStep::Data {
             conn,
             limit,
             count: count.index(limit + 1),
         }),
-        (1..=MAX_DATA).prop_map(|limit| QueueStep::FailingRead { limit }),
-        (conn(), 1..=MAX_GAP).prop_map(|(conn, count)| QueueStep::Gap { conn, count }),
+        (1..=MAX_READ).prop_map(|limit| QueueStep::FailingRead { limit }),
+        (conn(), 1..=MAX_SPLICE).prop_map(|(conn, count)| QueueStep::Splice { conn, count }),
         any::<Index>().prop_map(QueueStep::Written),
         any::<Index>().prop_map(QueueStep::Written),
         any::<Index>().prop_map(QueueStep::Written),
@@ -243,7 +247,7 @@ proptest! {
         let mut queue = ReportQueue::default();
         let mut expected: Vec<u8> = Vec::new();
         // Connection, and what is expected before and after the bytes of its socket.
-        let mut gap: Option<(u32, usize, usize)> = None;
+        let mut splice: Option<(u32, usize, usize)> = None;
         for step in steps {
             match step {
                 QueueStep::Push(report) => {
@@ -272,35 +276,34 @@ proptest! {
                     prop_assert!(read.is_err());
                 }
                 // Nobody makes a second one, as the queue has no room for what sockets have.
-                QueueStep::Gap { .. } if gap.is_some() => prop_assert!(!queue.has_room()),
-                QueueStep::Gap { conn, count } => {
-                    queue.push_gap(conn, count);
+                QueueStep::Splice { .. } if splice.is_some() => prop_assert!(!queue.has_room()),
+                QueueStep::Splice { conn, count } => {
+                    queue.push_splice(conn, count);
                     expected.extend(data_head(conn, count));
-                    gap = Some((conn, expected.len(), count));
+                    splice = Some((conn, expected.len(), count));
                 }
-                QueueStep::Written(count) => match &mut gap {
+                QueueStep::Written(count) => match &mut splice {
                     Some((_, 0, missing)) => {
                         let count = count.index(*missing + 1);
-                        queue.went_by(count);
+                        queue.spliced(count);
                         *missing -= count;
                         if *missing == 0 {
-                            gap = None;
+                            splice = None;
                         }
                     }
                     _ => {
-                        let end = gap.map_or(expected.len(), |(_, before, _)| before);
+                        let end = splice.map_or(expected.len(), |(_, before, _)| before);
                         let count = count.index(end + 1);
                         queue.written(count);
                         expected.drain(..count);
-                        if let Some((_, before, _)) = &mut gap {
+                        if let Some((_, before, _)) = &mut splice {
                             *before -= count;
                         }
                     }
                 },
             }
-            prop_assert_eq!(queue.gap(), gap.map(|(conn, ..)| conn));
-            let next = match gap {
-                Some((conn, 0, missing)) => Next::FromSocket(conn, missing),
+            let next = match splice {
+                Some((conn, 0, missing)) => Next::Splice(conn, missing),
                 Some((_, before, _)) => Next::Bytes(&expected[..before]),
                 None if expected.is_empty() => Next::Nothing,
                 None => Next::Bytes(&expected),
@@ -389,6 +392,96 @@ proptest! {
     }
 }
 
+// --- the crowd at the door -----------------------------------------------------------------------
+
+#[derive(Debug, Clone)]
+enum CrowdStep {
+    /// A connection comes in if there is a place, or one ends to make room for it.
+    Arrive,
+    /// One says its first bytes.
+    Begin(Index),
+    /// One ends by itself.
+    End(Index),
+    /// The VM is done with one; perhaps for the second time.
+    Leave(Index),
+    /// Time goes by.
+    Wait(u64),
+}
+
+fn crowd_step() -> impl Strategy<Value = CrowdStep> {
+    prop_oneof![
+        20 => Just(CrowdStep::Arrive),
+        4 => any::<Index>().prop_map(CrowdStep::Begin),
+        1 => any::<Index>().prop_map(CrowdStep::End),
+        2 => any::<Index>().prop_map(CrowdStep::Leave),
+        1 => (0..60_u64).prop_map(CrowdStep::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn a_crowd_is_bounded_and_who_is_late_makes_room(
+        steps in vec(crowd_step(), 0..600),
+    ) {
+        let mut crowd = Crowd::new();
+        let mut now = Instant::now();
+        let mut last_conn = 0;
+        // Each connection that has a place, and from when on it makes room; none if it has ended.
+        let mut model: Vec<(u32, Option<Instant>)> = Vec::new();
+        for step in steps {
+            match step {
+                CrowdStep::Arrive if crowd.has_room() => {
+                    last_conn += 2;
+                    crowd.enter(last_conn, now);
+                    model.push((last_conn, Some(now + SILENCE_GRACE)));
+                }
+                CrowdStep::Arrive => {
+                    if let Some((time, conn)) = crowd.makes_room() {
+                        if time <= now {
+                            crowd.ended(conn);
+                            let place = model.iter_mut().find(|(other, _)| *other == conn);
+                            place.expect("somebody who is here").1 = None;
+                        }
+                    }
+                }
+                _ if model.is_empty() => (),
+                CrowdStep::Begin(index) => {
+                    // A connection begins once; the table sees to that.
+                    let at = index.index(model.len());
+                    let (conn, time) = &mut model[at];
+                    *time = time.map(|time| time + (HANDSHAKE_GRACE - SILENCE_GRACE));
+                    crowd.begin(*conn);
+                }
+                CrowdStep::End(index) => {
+                    let at = index.index(model.len());
+                    model[at].1 = None;
+                    crowd.ended(model[at].0);
+                }
+                CrowdStep::Leave(index) => {
+                    let conn = (index.index(last_conn as usize / 2) as u32 + 1) * 2;
+                    crowd.leave(conn);
+                    model.retain(|(other, _)| *other != conn);
+                    // It is done with for good.
+                    crowd.ended(conn);
+                    crowd.begin(conn);
+                }
+                CrowdStep::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
+            }
+            prop_assert_eq!(crowd.len(), model.len());
+            prop_assert!(crowd.len() <= MAX_HANDSHAKES);
+            prop_assert_eq!(crowd.has_room(), model.len() < MAX_HANDSHAKES);
+            // Nobody has to go while there is a place, or while one is about to be free.
+            let first = match crowd.has_room() || model.iter().any(|(_, time)| time.is_none()) {
+                true => None,
+                false => model.iter().filter_map(|(conn, time)| Some(((*time)?, *conn))).min(),
+            };
+            prop_assert_eq!(crowd.makes_room(), first);
+        }
+    }
+}
+
 // --- random packets ------------------------------------------------------------------------------
 
 fn command() -> impl Strategy<Value = Command> {
@@ -415,6 +508,8 @@ fn command() -> impl Strategy<Value = Command> {
         (conn(), any::<String>()).prop_map(|(conn, node)| Command::HandOver { conn, node }),
         conn().prop_map(|conn| Command::Close { conn }),
         policy().prop_map(Command::Admit),
+        (any::<u32>(), vec(any::<u8>(), 0..200))
+            .prop_map(|(vm_pid, directory)| Command::OpenChannel { vm_pid, directory }),
         (conn(), any::<u32>()).prop_map(|(conn, count)| Command::Ack { conn, count }),
     ]
 }
@@ -431,26 +526,18 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn report() -> impl Strategy<Value = Report> {
     prop_oneof![
-        (
-            any::<u16>(),
-            any::<u32>(),
-            any::<u32>(),
-            any::<u32>(),
-            vec(any::<u8>(), 0..=255),
-            any::<String>()
-        )
-            .prop_map(
-                |(version, features, window, handshake_window, channel, release)| Report::Hello {
-                    version,
-                    features,
-                    window,
-                    handshake_window,
-                    channel,
-                    release,
-                }
-            ),
+        (any::<u16>(), any::<u32>())
+            .prop_map(|(version, window)| Report::Hello { version, window }),
         conn().prop_map(|conn| Report::HandedOver { conn }),
-        conn().prop_map(|conn| Report::Kept { conn }),
+        conn().prop_map(|conn| Report::Relayed { conn }),
+        vec(any::<u8>(), 1..200).prop_map(|address| Report::Channel { address }),
+        any::<String>().prop_map(|explanation| Report::ChannelFailed { explanation }),
+        (any::<u32>(), any::<String>()).prop_map(|(listener, explanation)| {
+            Report::ListenerLost {
+                listener,
+                explanation,
+            }
+        }),
         any::<u32>().prop_map(|listener| Report::Listening { listener }),
         (any::<u32>(), a_reason(), any::<String>()).prop_map(|(listener, reason, explanation)| {
             Report::ListenFailed {

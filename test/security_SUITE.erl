@@ -79,8 +79,8 @@ init_per_suite(Config) ->
     Lib = filename:dirname(filename:dirname(code:which(uds_dist))),
     "" = os:cmd(
         lists:flatten(
-            io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s && chmod -R a+rX ~s", [
-                Copy, Lib, Lib, uds_dist_config:sidecar_path(), Copy, Copy
+            io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s ~s && chmod -R a+rX ~s", [
+                Copy, Lib, Lib, uds_dist_config:sidecar_path(), test_project:command_line(), Copy, Copy
             ])
         )
     ),
@@ -142,7 +142,7 @@ node_of(User, Group, Name, Settings, Options, Config) ->
 user_options(User, Group, Settings, Options, Config) ->
     Copy = proplists:get_value(copy, Config),
     Env = [
-        {"UDS_DIST_SIDECAR", filename:join(Copy, "uds_dist")},
+        {"UDS_DIST_SIDECAR", filename:join(Copy, "uds_dist_sidecar")},
         {"HOME", dir(Config)}
         | maps:get(env, Options, [])
     ],
@@ -441,15 +441,15 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     end),
     ?assertMatch([_ | _], [D || D <- test_node:descriptors(os_pid(Alice)), D =:= File]),
     Pid = sidecar(Alice),
-    ?assertEqual(["UDS_DIST_LOG=debug"], environment(Pid)),
+    ?assertMatch(["UDS_DIST_LOG=debug", "UDS_DIST_SPIN=" ++ _], lists:sort(environment(Pid))),
     Descriptors = test_node:descriptors(Pid),
     ct:pal("descriptors of the sidecar: ~p", [Descriptors]),
     Lock = filename:join(proplists:get_value(tmp, Config), "alice.sock.lock"),
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.
     ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
-    %% A pair for signals, the listener, and the channel to the VM.
-    ?assertEqual(4, length([socket || "socket" <- Kinds])),
+    %% A pair for signals, and the listener.
+    ?assertEqual(3, length([socket || "socket" <- Kinds])),
     ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
     {ok, "/"} = file:read_link(proc(Pid, "cwd")),
     ?assertEqual([], test_node:tcp_listeners(Pid)).
@@ -464,9 +464,8 @@ the_cookie_stays_in_the_vm(Config) ->
     Alice = node_of(?ALICE, ?ALICE, "alice", [{allowed_uids, any}], Options, Config),
     Pid = sidecar(Alice),
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
-    VmPid = integer_to_binary(os_pid(Alice)),
-    ?assertMatch([_, <<"sidecar">>, VmPid, <<>>], binary:split(CommandLine, <<0>>, [global])),
-    ?assertEqual([], environment(Pid)),
+    ?assertMatch([_, <<>>], binary:split(CommandLine, <<0>>, [global])),
+    ?assertMatch(["UDS_DIST_SPIN=" ++ _], environment(Pid)),
     %% Who calls it says nothing, and hears nothing.
     Tmp = proplists:get_value(tmp, Config),
     {ok, Client} = connect(filename:join(Tmp, "alice.sock")),

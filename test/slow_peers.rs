@@ -4,7 +4,7 @@ mod port;
 
 use port::*;
 use std::fs;
-use uds_dist::protocol::WINDOW;
+use uds_dist::port::protocol::WINDOW;
 
 const PEERS: usize = 50;
 const WHOLE: usize = WINDOW as usize;

@@ -1,34 +1,37 @@
 //! The sidecar's state machine against a model: random commands of the VM and random doings of
-//! peers, in any order, valid or not. Bytes arrive in order and complete, nobody is sent more than
-//! a window, and nothing panics.
+//! peers, in any order, valid or not. Bytes arrive in order and complete, relayed or in a socket that is
+//! handed over, nobody is sent more than a window, and nothing panics.
 //!
 //! `PROPTEST_CASES` sets how many runs there are; `make fuzz` asks for many.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-use mio::{Events, Poll, Token};
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use proptest::prelude::*;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use uds_dist::handover::Handover;
-use uds_dist::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW, data_head};
-use uds_dist::switchboard::{FIRST_TOKEN, Switchboard};
-use uds_dist::vm_port::VmPort;
+use uds_dist::address::Address;
+use uds_dist::event_loop::EventLoop;
+use uds_dist::os;
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW};
 
 /// What happens next. Indices choose among the connections there are.
 #[derive(Debug, Clone)]
 enum Step {
     PeerConnects,
     VmConnects,
+    VmOpensChannel(bool),
+    VmEntersChannel,
     PeerWrites(usize, usize),
     PeerReads(usize, usize),
     PeerCloses(usize),
@@ -36,6 +39,7 @@ enum Step {
     VmSends(usize, usize),
     VmAcknowledges(usize, u8),
     VmEstablishes(usize),
+    VmHandsOver(usize),
     VmCloses(usize),
     VmTalksNonsense(Vec<u8>),
     VmOversteps(usize),
@@ -47,13 +51,16 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::PeerConnects),
         2 => Just(Step::VmConnects),
+        1 => any::<bool>().prop_map(Step::VmOpensChannel),
+        2 => Just(Step::VmEntersChannel),
         10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerWrites(i, n)),
         10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerReads(i, n)),
         1 => index.clone().prop_map(Step::PeerCloses),
         10 => amount.clone().prop_map(Step::VmReads),
         10 => (index.clone(), amount).prop_map(|(i, n)| Step::VmSends(i, n)),
         6 => (index.clone(), any::<u8>()).prop_map(|(i, n)| Step::VmAcknowledges(i, n)),
-        4 => index.clone().prop_map(Step::VmEstablishes),
+        3 => index.clone().prop_map(Step::VmEstablishes),
+        3 => index.clone().prop_map(Step::VmHandsOver),
         1 => index.clone().prop_map(Step::VmCloses),
     ]
 }
@@ -89,6 +96,11 @@ struct Model {
     vm_read: u64,
     acknowledged: u64,
     established: bool,
+    /// The VM has asked for the socket, and awaits the answer.
+    handing_over: bool,
+    /// The VM has got the socket, and may have dropped it since.
+    handed_over: bool,
+    socket: Option<UnixStream>,
     vm_closed: bool,
     ended: bool,
 }
@@ -105,13 +117,64 @@ impl Model {
             vm_read: 0,
             acknowledged: 0,
             established: false,
+            handing_over: false,
+            handed_over: false,
+            socket: None,
             vm_closed: false,
             ended: false,
         }
     }
 
+    /// The VM may say something about it to the sidecar.
     fn open_for_vm(&self) -> bool {
-        !self.vm_closed && !self.ended
+        !self.vm_closed && !self.ended && !self.handed_over
+    }
+
+    /// The VM and the sidecar are done with its number.
+    fn is_done_with(&self) -> bool {
+        self.vm_closed && self.ended || self.is_dropped()
+    }
+
+    /// The VM has dropped the socket that it had got.
+    fn is_dropped(&self) -> bool {
+        self.handed_over && self.socket.is_none()
+    }
+
+    /// The VM writes to the socket that it has got.
+    fn vm_writes(&mut self, seed: u32, count: usize) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        match socket.write(&stream(seed, self.vm_sent, count)) {
+            Ok(written) => self.vm_sent += written as u64,
+            Err(error) => {
+                let expected = error.kind() == ErrorKind::WouldBlock || self.peer.is_none();
+                assert!(expected, "the VM's write: {error}");
+            }
+        }
+    }
+
+    /// The VM reads from the socket that it has got; how much came.
+    fn vm_reads(&mut self, seed: u32, count: usize) -> usize {
+        let Some(socket) = &mut self.socket else {
+            return 0;
+        };
+        let mut buffer = vec![0; count];
+        match socket.read(&mut buffer) {
+            Ok(read) => {
+                assert!(
+                    buffer[..read] == stream(seed, self.vm_read, read)[..],
+                    "the VM got other bytes than the peer of {seed} wrote"
+                );
+                self.vm_read += read as u64;
+                read
+            }
+            Err(error) => {
+                let expected = error.kind() == ErrorKind::WouldBlock || self.peer.is_none();
+                assert!(expected, "the VM's read: {error}");
+                0
+            }
+        }
     }
 
     fn peer_reads(&mut self, seed: u32, count: usize) -> usize {
@@ -135,12 +198,9 @@ impl Model {
     }
 }
 
-/// A switchboard, its VM and its peers.
+/// A sidecar, its VM and its peers.
 struct World {
-    poll: Poll,
-    events: Events,
-    switchboard: Switchboard,
-    port: VmPort<OwnedFd, OwnedFd>,
+    sidecar: EventLoop<OwnedFd, OwnedFd>,
     /// The VM's ends of the port.
     to_sidecar: File,
     from_sidecar: File,
@@ -153,6 +213,15 @@ struct World {
     /// Bytes of the sidecar that are no whole packet yet.
     partly_read: Vec<u8>,
     last_conn: ConnId,
+    channel: Channel,
+}
+
+/// The VM's end of the channel.
+enum Channel {
+    Closed,
+    AskedFor,
+    Offered(Vec<u8>),
+    Open(UnixStream),
 }
 
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
@@ -163,17 +232,12 @@ impl World {
         let name = format!("uds_dist_model.{}.{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
-        let poll = Poll::new().unwrap();
-        let switchboard = Switchboard::new(poll.registry().try_clone().unwrap(), Handover::off());
         let elsewhere = UnixListener::bind(directory.join("elsewhere")).unwrap();
-        let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let (stdin, to_sidecar) = pipe2(flags).unwrap();
-        let (from_sidecar, stdout) = pipe2(flags).unwrap();
+        let flags = PipeFlags::NONBLOCK | PipeFlags::CLOEXEC;
+        let (stdin, to_sidecar) = pipe_with(flags).unwrap();
+        let (from_sidecar, stdout) = pipe_with(flags).unwrap();
         let mut world = World {
-            poll,
-            events: Events::with_capacity(64),
-            switchboard,
-            port: VmPort::new(stdin, stdout),
+            sidecar: EventLoop::new(stdin, stdout, Duration::ZERO).unwrap(),
             to_sidecar: to_sidecar.into(),
             from_sidecar: from_sidecar.into(),
             elsewhere,
@@ -181,6 +245,7 @@ impl World {
             coming_in: Vec::new(),
             partly_read: Vec::new(),
             last_conn: 16_777_215,
+            channel: Channel::Closed,
             directory,
         };
         world.command(&Command::Listen {
@@ -207,34 +272,26 @@ impl World {
     /// What the VM writes; false when the sidecar would end.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let count = self.to_sidecar.write(bytes).unwrap();
-            bytes = &bytes[count..];
-            self.port.stdin_ready(false);
-            while self.port.is_readable() {
-                if self.port.read(&mut self.switchboard).is_err() {
-                    return false;
-                }
+            match self.to_sidecar.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if !self.turn() {
+                return false;
             }
         }
         true
     }
 
-    /// Turns of the loop until there is nothing to do.
-    fn turn(&mut self) {
+    /// Turns of the loop until there is nothing to do; false when the sidecar would end.
+    fn turn(&mut self) -> bool {
         loop {
-            self.poll
-                .poll(&mut self.events, Some(Duration::ZERO))
-                .unwrap();
-            for event in &self.events {
-                assert!(event.token() >= Token(FIRST_TOKEN));
-                self.switchboard.readiness(event);
+            match self.sidecar.turn(Some(Duration::ZERO)) {
+                Err(_) => return false,
+                Ok(vm_lives) => assert!(vm_lives),
             }
-            assert!(self.port.write(&mut self.switchboard).unwrap());
-            self.switchboard.write();
-            self.switchboard.accept();
-            self.switchboard.read();
-            if self.events.is_empty() && !self.switchboard.has_work() {
-                return;
+            if !self.sidecar.had_events() && !self.sidecar.has_work() {
+                return true;
             }
         }
     }
@@ -251,13 +308,29 @@ impl World {
                 self.coming_in.push(peer);
             }
             Step::VmConnects => {
-                self.last_conn += 2;
+                let conn = self.number();
                 self.command(&Command::Connect {
-                    conn: self.last_conn,
+                    conn,
                     address: self.path("elsewhere"),
                 });
                 let (peer, _) = self.elsewhere.accept().unwrap();
-                self.models.insert(self.last_conn, Model::new(peer));
+                self.models.insert(conn, Model::new(peer));
+            }
+            Step::VmOpensChannel(here) => {
+                if matches!(self.channel, Channel::Closed) {
+                    self.channel = Channel::AskedFor;
+                    self.command(&Command::OpenChannel {
+                        vm_pid: std::process::id(),
+                        directory: if *here { self.path("") } else { Vec::new() },
+                    });
+                }
+            }
+            Step::VmEntersChannel => {
+                if let Channel::Offered(address) = &self.channel {
+                    let address = os::socket_address(&Address::from_bytes(address)).unwrap();
+                    let channel = UnixStream::from(os::connect(&address).unwrap());
+                    self.channel = Channel::Open(channel);
+                }
             }
             Step::VmReads(count) => self.vm_reads(*count),
             Step::VmTalksNonsense(bytes) => return self.feed(bytes),
@@ -267,6 +340,7 @@ impl World {
             | Step::VmSends(index, _)
             | Step::VmAcknowledges(index, _)
             | Step::VmEstablishes(index)
+            | Step::VmHandsOver(index)
             | Step::VmCloses(index)
             | Step::VmOversteps(index) => {
                 if let Some(conn) = self.chosen(*index) {
@@ -275,6 +349,16 @@ impl World {
             }
         }
         true
+    }
+
+    /// A number for a connection of the VM's: one that everybody is done with, or another one.
+    fn number(&mut self) -> ConnId {
+        let mut of_ours = self.models.iter().filter(|(conn, _)| *conn % 2 == 1);
+        if let Some((conn, _)) = of_ours.find(|(_, model)| model.is_done_with()) {
+            return *conn;
+        }
+        self.last_conn += 2;
+        self.last_conn
     }
 
     fn take_with(&mut self, step: &Step, conn: ConnId) -> bool {
@@ -286,7 +370,9 @@ impl World {
                     match peer.write(&bytes) {
                         Ok(written) => model.peer_wrote += written as u64,
                         Err(error) => assert!(
-                            error.kind() == ErrorKind::WouldBlock || model.vm_closed,
+                            error.kind() == ErrorKind::WouldBlock
+                                || model.vm_closed
+                                || model.is_dropped(),
                             "the peer's write: {error}"
                         ),
                     }
@@ -296,7 +382,11 @@ impl World {
                 model.peer_reads(conn, *count);
             }
             Step::PeerCloses(_) => model.peer = None,
-            Step::VmSends(_, count) if model.open_for_vm() => {
+            Step::VmSends(_, count) if model.handed_over => model.vm_writes(conn, *count),
+            Step::VmAcknowledges(_, part) if model.handed_over => {
+                model.vm_reads(conn, usize::from(*part) * 1000);
+            }
+            Step::VmSends(_, count) if model.open_for_vm() && !model.handing_over => {
                 let available = u64::from(WINDOW) - (model.vm_sent - model.vm_acknowledged);
                 let count = (*count).min(available as usize);
                 let mut packet = data_head(conn, count).to_vec();
@@ -312,14 +402,24 @@ impl World {
                     count: count as u32,
                 });
             }
-            Step::VmEstablishes(_) if model.open_for_vm() && !model.established => {
+            Step::VmEstablishes(_) | Step::VmHandsOver(_)
+                if !model.open_for_vm() || model.established || model.handing_over => {}
+            Step::VmHandsOver(_) => {
+                model.handing_over = true;
+                self.command(&Command::HandOver {
+                    conn,
+                    node: "peer@host".into(),
+                });
+            }
+            Step::VmEstablishes(_) => {
                 model.established = true;
                 self.command(&Command::Established {
                     conn,
                     node: "peer@host".into(),
                 });
             }
-            Step::VmCloses(_) if model.open_for_vm() => {
+            Step::VmCloses(_) if model.handed_over => model.socket = None,
+            Step::VmCloses(_) if !model.vm_closed => {
                 model.vm_closed = true;
                 self.command(&Command::Close { conn });
             }
@@ -331,11 +431,11 @@ impl World {
                     count: acknowledged as u32 + WINDOW,
                 }
                 .encode(&mut bytes);
-                // Only a connection that the sidecar has ended meanwhile may be ignored.
+                // Only a connection that the sidecar is done with meanwhile may be ignored.
                 let refused = !self.feed(&bytes);
                 let model = &self.models[&conn];
                 assert!(
-                    refused || model.peer.is_none(),
+                    refused || model.peer.is_none() || model.handing_over,
                     "too large an ACK was taken"
                 );
                 return !refused;
@@ -347,12 +447,11 @@ impl World {
 
     /// The VM reads some of its port and checks what it is told.
     fn vm_reads(&mut self, count: usize) {
-        assert!(self.port.write(&mut self.switchboard).unwrap());
+        assert!(self.turn());
         let read = (&self.from_sidecar).take(count as u64);
         if let Err(error) = { read }.read_to_end(&mut self.partly_read) {
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
         }
-        self.port.stdout_ready();
         while let Some((head, rest)) = self.partly_read.split_first_chunk::<4>() {
             let length = u32::from_be_bytes(*head) as usize;
             if rest.len() < length {
@@ -370,7 +469,7 @@ impl World {
     fn vm_got_data(&mut self, body: &[u8]) {
         let conn = ConnId::from_be_bytes(body[1..5].try_into().unwrap());
         let model = self.models.get_mut(&conn).expect("DATA of no connection");
-        assert!(!model.ended, "DATA after CLOSED");
+        assert!(!model.ended && !model.handed_over, "DATA after the end");
         let bytes = &body[5..];
         assert!(!bytes.is_empty());
         assert!(
@@ -408,9 +507,43 @@ impl World {
                 );
                 model.ended = true;
             }
-            Report::Connected { .. } | Report::Listening { .. } => (),
+            Report::Channel { address } => self.channel = Channel::Offered(address),
+            Report::HandedOver { conn } => {
+                let socket = self.socket();
+                let model = self.models.get_mut(&conn).expect("no such connection");
+                assert!(model.handing_over && !model.ended);
+                model.handing_over = false;
+                model.handed_over = true;
+                if !model.vm_closed {
+                    socket.set_nonblocking(true).unwrap();
+                    model.socket = Some(socket);
+                }
+            }
+            Report::Relayed { conn } => {
+                let model = self.models.get_mut(&conn).expect("no such connection");
+                assert!(model.handing_over && !model.ended);
+                model.handing_over = false;
+                model.established = true;
+            }
+            Report::Hello { .. } | Report::Connected { .. } | Report::Listening { .. } => (),
             other => panic!("unexpected {other:?}"),
         }
+    }
+
+    /// The next socket in the channel.
+    fn socket(&self) -> UnixStream {
+        let Channel::Open(channel) = &self.channel else {
+            panic!("a socket without a channel");
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let place = &mut [IoSliceMut::new(&mut byte)];
+        recvmsg(channel, place, &mut control, RecvFlags::DONTWAIT).unwrap();
+        let Some(RecvAncillaryMessage::ScmRights(mut descriptors)) = control.drain().next() else {
+            panic!("no descriptor");
+        };
+        UnixStream::from(descriptors.next().unwrap())
     }
 
     /// Everybody reads and acknowledges all there is; then nothing may be missing.
@@ -420,11 +553,13 @@ impl World {
         }
         loop {
             let before = self.progress();
-            self.turn();
+            assert!(self.turn());
             self.vm_reads(usize::MAX);
             for conn in self.models.keys().copied().collect::<Vec<_>>() {
                 self.take_with(&Step::VmEstablishes(0), conn);
                 self.take_with(&Step::VmAcknowledges(0, 255), conn);
+                let model = self.models.get_mut(&conn).unwrap();
+                while model.vm_reads(conn, 1 << 20) > 0 {}
                 while self
                     .models
                     .get_mut(&conn)
@@ -445,12 +580,12 @@ impl World {
                 );
                 assert!(!model.ended);
                 assert!(
-                    model.vm_closed || model.vm_read == model.peer_wrote,
+                    model.vm_closed || model.is_dropped() || model.vm_read == model.peer_wrote,
                     "bytes of {conn}"
                 );
             } else {
                 assert!(
-                    model.ended || model.vm_closed,
+                    model.ended || model.vm_closed || model.handed_over,
                     "{conn} was not reported down"
                 );
             }
@@ -483,7 +618,7 @@ proptest! {
         let mut world = World::new();
         for step in &steps {
             prop_assert!(world.take(step));
-            world.turn();
+            prop_assert!(world.turn());
         }
         match last {
             // The sidecar may go on, if it was not nonsense after all, or end; but not panic.

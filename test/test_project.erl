@@ -3,7 +3,7 @@
 
 -export([temporary/0, root/0, copy_tree/2, run/2, output/2, collect/1]).
 -export([background/2, terminal/3]).
--export([write/3, epmds/0, host/0]).
+-export([write/3, epmds/0, host/0, command_line/0]).
 -export([as/1, may_run_as/2, running_of/1]).
 
 -export_type([options/0]).
@@ -29,7 +29,7 @@ copy_tree(To, What) ->
         case What of
             %% All but target/release.
             built -> "--exclude='./target/[!r]*' --exclude='./target/r[!e]*'";
-            clean -> "--exclude=./target --exclude=./priv/uds_dist"
+            clean -> "--exclude=./target --exclude='./priv/uds_dist*'"
         end,
     run(
         "mkdir -p \"$0\" && tar --exclude=./_build --exclude=./.toolchain --exclude=./.git " ++
@@ -138,6 +138,11 @@ epmds() ->
 host() ->
     {ok, Host} = inet:gethostname(),
     hd(string:split(Host, ".")).
+
+%% Path of the command line, which is built beside the sidecar.
+-spec command_line() -> file:filename().
+command_line() ->
+    filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist").
 
 %% Runs a command as another user, whose group has the same number.
 -spec as(Uid :: pos_integer()) -> string().

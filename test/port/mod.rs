@@ -6,32 +6,30 @@
 //! after it ends.
 #![allow(dead_code)] // no suite uses all of it
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{Backlog, MsgFlags, UnixAddr, bind, listen, recv};
-use nix::unistd::Pid;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
+pub use fixtures::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use uds_dist::failure::Reason;
 use uds_dist::os;
-use uds_dist::protocol::{
-    Command, ConnId, Credentials, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD,
-    Reason, Report, WINDOW, data_head,
+use uds_dist::peer::Credentials;
+use uds_dist::port::codec::data_head;
+use uds_dist::port::protocol::{
+    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD, Report, WINDOW,
 };
-
-/// How long a test waits for an event: far more than it takes on a machine that has other work.
-pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// More bytes than a window and the largest buffer that a socket gets.
 pub const MUCH: usize = 16 * WINDOW as usize;
@@ -40,7 +38,7 @@ pub const MUCH: usize = 16 * WINDOW as usize;
 pub const VM_PID: u32 = 4_000_001;
 
 /// The sidecar's binary.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist_sidecar");
 
 // --- the VM's side of the port -------------------------------------------------------------------
 
@@ -96,26 +94,9 @@ impl Sidecar {
         }
     }
 
-    /// Starts a sidecar that hands sockets over to this process, and the address of its channel.
-    pub fn start_with_channel(vm_pid: u32) -> (Sidecar, Vec<u8>) {
-        let mut program = Program::new(BINARY);
-        let arguments = ["sidecar".into(), vm_pid.to_string()];
-        let mut sidecar =
-            Sidecar::spawn_with(&mut program, &arguments).expect("the sidecar starts");
-        match sidecar.expect_report("HELLO") {
-            Report::Hello { channel, .. } => (sidecar, channel),
-            other => sidecar.fail(&format!("HELLO first, not {other:?}")),
-        }
-    }
-
     /// Starts a sidecar and takes nothing of it.
     pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
-        Sidecar::spawn_with(program, &["sidecar".into()])
-    }
-
-    fn spawn_with(program: &mut Program, arguments: &[String]) -> io::Result<Sidecar> {
         let mut process = program
-            .args(arguments)
             .env("UDS_DIST_LOG", "info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -153,7 +134,7 @@ impl Sidecar {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("a live process");
+        kill(self.pid(), signal).expect("a live process");
     }
 
     // What the VM says
@@ -174,7 +155,7 @@ impl Sidecar {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !wait(&*stdin, PollFlags::POLLOUT, deadline) {
+                    if !wait(&*stdin, PollFlags::OUT, deadline) {
                         self.fail("the sidecar to read its stdin");
                     }
                 }
@@ -243,6 +224,21 @@ impl Sidecar {
     pub fn send_hand_over(&mut self, conn: ConnId) {
         let node = format!("peer{conn}@host");
         self.send(&Command::HandOver { conn, node });
+    }
+
+    /// Asks for a channel for the process `vm_pid`, and takes its address.
+    pub fn open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) -> Vec<u8> {
+        self.send_open_channel(vm_pid, directory);
+        match self.expect_report("CHANNEL") {
+            Report::Channel { address } => address,
+            other => self.fail(&format!("CHANNEL, not {other:?}")),
+        }
+    }
+
+    /// Asks for a channel for the process `vm_pid`.
+    pub fn send_open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) {
+        let directory = directory.as_ref().as_bytes().to_vec();
+        self.send(&Command::OpenChannel { vm_pid, directory });
     }
 
     /// Closes a connection.
@@ -377,8 +373,27 @@ impl Sidecar {
         }
     }
 
-    /// Takes CLOSED, and with it all bytes of the connection that came before.
+    /// Takes CLOSED, and with it all bytes of the connection that came before; and answers with CLOSE.
     pub fn closed(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
+        let ended = self.ended(conn);
+        self.send(&Command::Close { conn });
+        ended
+    }
+
+    /// Takes CLOSED of whatever connection it is, and answers with CLOSE.
+    pub fn expect_closed(&mut self) -> (ConnId, String) {
+        match self.expect_report("CLOSED") {
+            Report::Closed {
+                conn, explanation, ..
+            } => {
+                self.close(conn);
+                (conn, explanation)
+            }
+            other => self.fail(&format!("CLOSED, not {other:?}")),
+        }
+    }
+
+    fn ended(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
         match self.expect_report("CLOSED") {
             Report::Closed {
                 conn: same,
@@ -546,7 +561,7 @@ impl Sidecar {
     /// Reads stdout once.
     fn pump(&mut self, deadline: Instant) -> Pumped {
         let stdout = self.stdout.as_mut().expect("stdout is open");
-        if !wait(&*stdout, PollFlags::POLLIN, deadline) {
+        if !wait(&*stdout, PollFlags::IN, deadline) {
             return Pumped::Nothing;
         }
         let mut buffer = vec![0; 256 << 10];
@@ -613,8 +628,8 @@ impl Sidecar {
                     connection.closed = true;
                 }
             }
-            Report::Kept { conn } => {
-                if let Some(connection) = self.open_connection(*conn, "KEPT") {
+            Report::Relayed { conn } => {
+                if let Some(connection) = self.open_connection(*conn, "RELAYED") {
                     connection.established = true;
                 }
             }
@@ -689,10 +704,10 @@ fn first_packet(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).expect("a short time");
-        match poll(&mut [PollFd::new(fd.as_fd(), events)], timeout) {
+        let timeout = Timespec::try_from(left).expect("a short time");
+        match poll(&mut [PollFd::new(&fd, events)], Some(&timeout)) {
             Ok(0) if Instant::now() >= deadline => return false,
-            Ok(0) | Err(Errno::EINTR) => (),
+            Ok(0) | Err(Errno::INTR) => (),
             Ok(_) => return true,
             Err(errno) => panic!("poll: {errno}"),
         }
@@ -710,11 +725,11 @@ pub fn after_shell(setup: &str) -> Program {
 /// users. The binary stands in `directory`: that user may not be able to reach it elsewhere.
 pub fn as_nobody(directory: &TempDir) -> Option<Program> {
     const NOBODY: u32 = 65534;
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can start a sidecar as another user");
         return None;
     }
-    let binary = directory.path("uds_dist");
+    let binary = directory.path("uds_dist_sidecar");
     // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
     // that is open for writing cannot be started.
     let copied = Program::new("cp").arg(BINARY).arg(&binary).status();
@@ -722,208 +737,6 @@ pub fn as_nobody(directory: &TempDir) -> Option<Program> {
     let mut program = Program::new(binary);
     program.uid(NOBODY).gid(NOBODY);
     Some(program)
-}
-
-// --- peers ---------------------------------------------------------------------------------------
-
-/// Connects to a socket where there must be room in the backlog.
-pub fn connect_peer(path: impl AsRef<Path>) -> UnixStream {
-    try_connect_peer(&UnixAddr::new(path.as_ref()).expect("an address")).expect("a connection")
-}
-
-/// Connects to an address; `WouldBlock` if the backlog is full.
-pub fn try_connect_peer(address: &UnixAddr) -> io::Result<UnixStream> {
-    os::connect(address).map(|fd| limited(UnixStream::from(fd)))
-}
-
-/// Gives reads and writes of a peer the limit that everything has.
-pub fn limited(stream: UnixStream) -> UnixStream {
-    stream.set_nonblocking(false).expect("a socket");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
-    stream.set_write_timeout(Some(LIMIT)).expect("a socket");
-    stream
-}
-
-/// Somebody who listens and accepts nobody, with a backlog of the test's.
-pub fn listen_only(address: &UnixAddr, backlog: i32) -> OwnedFd {
-    let fd = os::unix_socket().expect("a socket");
-    bind(fd.as_raw_fd(), address).expect("a free address");
-    listen(&fd, Backlog::new(backlog).expect("a backlog")).expect("a listener");
-    fd
-}
-
-/// Connects to an address until its backlog is full.
-pub fn fill_backlog(address: &UnixAddr) -> Vec<UnixStream> {
-    let mut streams = Vec::new();
-    loop {
-        match try_connect_peer(address) {
-            Ok(stream) => streams.push(stream),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return streams,
-            Err(error) => panic!("connect: {error}"),
-        }
-    }
-}
-
-/// Reads this many bytes.
-pub fn read(stream: &mut UnixStream, count: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let read = stream.take(count as u64).read_to_end(&mut bytes);
-    assert!(
-        bytes.len() == count,
-        "awaited: {count} bytes, seen: {}, then {read:?}",
-        bytes.len()
-    );
-    bytes
-}
-
-/// Reads to the end.
-pub fn read_to_end(stream: &mut UnixStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match stream.read_to_end(&mut bytes) {
-        Ok(_) => bytes,
-        Err(error) => panic!(
-            "awaited: the end, seen: {} bytes, then {error}",
-            bytes.len()
-        ),
-    }
-}
-
-/// Writes what there is room for, without waiting.
-pub fn write_some(stream: &mut UnixStream, bytes: &[u8]) -> usize {
-    stream.set_nonblocking(true).expect("a socket");
-    let mut written = 0;
-    while written < bytes.len() {
-        match stream.write(&bytes[written..]) {
-            Ok(count) => written += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => panic!("write to the sidecar's socket: {error}"),
-        }
-    }
-    stream.set_nonblocking(false).expect("a socket");
-    written
-}
-
-/// Bytes that wait to be read.
-pub fn readable(stream: &UnixStream, most: usize) -> usize {
-    let mut buffer = vec![0; most];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    match recv(stream.as_raw_fd(), &mut buffer, flags) {
-        Err(Errno::EAGAIN) => 0,
-        result => result.expect("a socket"),
-    }
-}
-
-// --- bytes ---------------------------------------------------------------------------------------
-
-/// Bytes that look random and are the same each time.
-pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(count + 8);
-    while bytes.len() < count {
-        // xorshift64
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(count);
-    bytes
-}
-
-/// Compares without printing megabytes.
-pub fn assert_same(seen: &[u8], expected: &[u8]) {
-    if seen != expected {
-        let pairs = seen.iter().zip(expected);
-        let same = pairs.take_while(|(a, b)| a == b).count();
-        panic!(
-            "{} bytes instead of {}; the first {same} are right",
-            seen.len(),
-            expected.len()
-        );
-    }
-}
-
-// --- files and processes -------------------------------------------------------------------------
-
-/// A directory of one test's own. Its path is short: those of sockets may not be long.
-pub struct TempDir(PathBuf);
-
-impl TempDir {
-    /// Creates it.
-    pub fn new() -> TempDir {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let name = format!("uds_dist-{}-{number}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            match fs::create_dir(&path) {
-                Ok(()) => return TempDir(path),
-                // Left behind by a process with our number that was killed.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => (),
-                Err(error) => panic!("cannot create {}: {error}", path.display()),
-            }
-        }
-    }
-
-    /// A path in it.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// What is in it.
-    pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).expect("a directory");
-        let name = |entry: io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
-        let mut names: Vec<_> = entries
-            .map(|entry| name(entry).into_string().expect("a text"))
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} is left behind: {error}", self.0.display());
-        }
-    }
-}
-
-/// Open descriptors of a process.
-pub fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("a live process")
-        .count()
-}
-
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy)]
-pub struct Usage {
-    /// Clock ticks, of 10 ms, on the CPU.
-    pub ticks: u64,
-    /// How often it has waited for something.
-    pub waits: u64,
-}
-
-impl Usage {
-    /// Of this process.
-    pub fn of(pid: u32) -> Usage {
-        let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).expect("a process");
-        let stat = read("stat");
-        let behind_name = stat.rsplit_once(')').expect("a name").1;
-        let fields: Vec<_> = behind_name.split_whitespace().collect();
-        let number = |text: &str| -> u64 { text.parse().expect("a number") };
-        let status = read("status");
-        let waits = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        Usage {
-            // utime and stime, fields 14 and 15 of proc_pid_stat(5).
-            ticks: number(fields[11]) + number(fields[12]),
-            waits: number(waits.expect("a count").trim()),
-        }
-    }
 }
 
 /// Asserts that a failure has this reason, and an explanation that contains all of `words`.

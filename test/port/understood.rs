@@ -1,7 +1,8 @@
 //! What the sidecar understands of the VM's stream.
 
-use uds_dist::command_reader::{CommandReader, Input};
-use uds_dist::protocol::{Command, DecodeError};
+use uds_dist::port::codec::DecodeError;
+use uds_dist::port::protocol::Command;
+use uds_dist::port::reader::{CommandReader, Input};
 
 /// [`Input`] that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,20 +20,20 @@ pub fn understood<'a>(
     understood_with(reader, pieces, |_| 0)
 }
 
-/// The same where of long DATA, given the bytes that are there, so many go by.
+/// The same where of large DATA, given the bytes that are there, so many are spliced.
 pub fn understood_with<'a>(
     reader: &mut CommandReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-    mut goes_by: impl FnMut(usize) -> usize,
+    mut spliced: impl FnMut(usize) -> usize,
 ) -> (Vec<Said>, Option<DecodeError>) {
     let mut said = Vec::new();
     for piece in pieces {
         let mut rest = piece;
         while !rest.is_empty() {
-            if let Some((conn, missing)) = reader.long_data() {
-                let count = goes_by(rest.len().min(missing));
+            if let Some((conn, missing)) = reader.spliceable() {
+                let count = spliced(rest.len().min(missing));
                 if count > 0 {
-                    reader.went_by(count);
+                    reader.spliced(count);
                     push_data(&mut said, conn, &rest[..count]);
                     rest = &rest[count..];
                     continue;

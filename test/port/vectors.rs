@@ -1,8 +1,9 @@
 //! Reads the golden vectors; the file says what its lines mean.
 
 use std::collections::BTreeMap;
-use uds_dist::admission::{Base, Policy};
-use uds_dist::protocol::{Command, Credentials, Reason, Report};
+use uds_dist::failure::Reason;
+use uds_dist::peer::{Base, Credentials, Policy};
+use uds_dist::port::protocol::{Command, Report};
 
 const VECTORS: &str = include_str!("../port_protocol.vectors");
 
@@ -119,6 +120,10 @@ impl Packet {
                 conn: self.number("conn"),
                 node: self.text("node"),
             },
+            "OPEN_CHANNEL" => Command::OpenChannel {
+                vm_pid: self.number("vm_pid"),
+                directory: self.bytes("directory").to_vec(),
+            },
             "ADMIT" => Command::Admit(self.policy()),
             "ACK" => Command::Ack {
                 conn: self.number("conn"),
@@ -132,11 +137,7 @@ impl Packet {
         match self.name {
             "HELLO" => Report::Hello {
                 version: self.number("version"),
-                features: self.number("features"),
                 window: self.number("window"),
-                handshake_window: self.number("handshake_window"),
-                channel: self.bytes("channel").to_vec(),
-                release: self.text("release"),
             },
             "LISTENING" => Report::Listening {
                 listener: self.number("listener"),
@@ -175,8 +176,18 @@ impl Packet {
             "HANDED_OVER" => Report::HandedOver {
                 conn: self.number("conn"),
             },
-            "KEPT" => Report::Kept {
+            "RELAYED" => Report::Relayed {
                 conn: self.number("conn"),
+            },
+            "CHANNEL" => Report::Channel {
+                address: self.bytes("address").to_vec(),
+            },
+            "CHANNEL_FAILED" => Report::ChannelFailed {
+                explanation: self.text("explanation"),
+            },
+            "LISTENER_LOST" => Report::ListenerLost {
+                listener: self.number("listener"),
+                explanation: self.text("explanation"),
             },
             other => panic!("{other} is no packet of the sidecar"),
         }

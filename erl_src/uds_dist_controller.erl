@@ -1,0 +1,365 @@
+%% The distribution controller: one process per connection, which does all of its output.
+%%
+%% It sends the packets of the handshake, then what the VM has for the other node, and ticks. How bytes
+%% get to the peer is up to the transport: during the handshake the sidecar relays them, and after it the
+%% owner of the port says which transport the connection has from then on.
+%%
+%% The controller is linked to the connection's supervisor, which is the process of dist_util that
+%% setup/5 or accept_connection/5 returned, and to the input handler. All three end together, and the
+%% owner, which monitors the controller, then has the sidecar close the connection.
+-module(uds_dist_controller).
+-behaviour(gen_server).
+
+-export([start/2, supervise/2, stop/2]).
+%% Called by the supervisor, as the funs of its #hs_data{}.
+-export([send/2, recv/3, established/3, tick/1]).
+%% What the owner of the port, uds_dist_port, tells it after the handshake.
+-export([relayed/1, handed_over/2]).
+-export([connection/3, low_level/1, address/1]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+
+-export_type([connection/0]).
+
+%% What dist_util carries around as the "socket": the two processes of the connection, and where the
+%% peer listens, if we connected to it.
+-opaque connection() :: {
+    Controller :: pid(), InputHandler :: pid(), undefined | uds_dist_protocol:address()
+}.
+
+-type batch() :: {Size :: pos_integer(), iodata()}.
+
+-record(state, {
+    conn :: uds_dist_protocol:conn(),
+    owner :: pid(),
+    input_handler :: pid(),
+    %% Of an accepted connection: ends it if nobody becomes its supervisor.
+    timer :: undefined | reference(),
+    phase = handshake ::
+        handshake
+        %% It is through, and nothing may be sent until the transport is known.
+        | awaiting_transport
+        | up
+        %% Nothing can be sent any more; the input handler ends the connection after the last byte
+        %% of the peer.
+        | broken,
+    transport = uds_dist_relay :: module(),
+    output :: uds_dist_transport:output(),
+    counters :: uds_dist_counters:counters(),
+    %% From f_handshake_complete on.
+    dhandle :: undefined | erlang:dist_handle(),
+    %% What was taken from the VM and waits for the output to open. It goes first.
+    waiting = [] :: [batch()],
+    %% Whether the VM will say `dist_data` when it has something to send.
+    notified = false :: boolean(),
+    %% Bytes in the VM's queue for the connection that make senders wait (+zdbbl).
+    busy_limit :: pos_integer(),
+    %% Bytes that were taken since the queue was last emptied.
+    taken = 0 :: non_neg_integer()
+}).
+
+%% Bytes to collect for one write: enough to make system calls and wake-ups cheap, and no more, since
+%% others wait while they are copied. A quarter of the window.
+-define(BATCH, 262144).
+
+%% Frames to collect at most: what is kept of each until then should stay in the processor's cache.
+-define(FRAMES, 1024).
+
+%% A batch of so many bytes takes the VM longer to copy and to write than a process should run.
+-define(LONG, 65536).
+
+%% How often senders may fill the queue until it is emptied for those that wait. Less often they wait
+%% longer; more often, what was taken falls out of the processor's cache.
+-define(FILLED, 8).
+
+%% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
+-define(UNSUPERVISED, 10000).
+
+%% ---------------------------------------------------------------------------------------------
+%% For the owner and the acceptor
+
+%% Starts the controller of a connection that the sidecar has opened. The owner is the caller.
+-spec start(uds_dist_relay:link(), #{
+    input_handler := pid(),
+    supervisor := pid() | undefined,
+    counters := uds_dist_counters:counters()
+}) -> pid().
+start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters := Counters}) ->
+    State = #state{
+        conn = uds_dist_relay:number(Link),
+        owner = self(),
+        input_handler = InputHandler,
+        output = uds_dist_relay:output(Link),
+        counters = Counters,
+        busy_limit = erlang:system_info(dist_buf_busy_limit)
+    },
+    %% Little lives on the heap but references to binaries, which old ones must not keep alive.
+    SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
+    {ok, Pid} = gen_server:start(?MODULE, {State, Supervisor}, [{spawn_opt, SpawnOptions}]),
+    Pid.
+
+-spec connection(Controller :: pid(), InputHandler :: pid(), Address) -> connection() when
+    Address :: undefined | uds_dist_protocol:address().
+connection(Controller, InputHandler, Address) ->
+    {Controller, InputHandler, Address}.
+
+%% What the VM sends distribution to, as f_getll.
+-spec low_level(connection()) -> {ok, pid()}.
+low_level({Controller, _, _}) ->
+    {ok, Controller}.
+
+%% Where the peer listens; undefined if it connected to us.
+-spec address(connection()) -> undefined | uds_dist_protocol:address().
+address({_, _, Address}) ->
+    Address.
+
+%% Links an accepted connection to its supervisor.
+-spec supervise(connection(), Supervisor :: pid()) -> ok | {error, closed}.
+supervise(Connection, Supervisor) ->
+    call(Connection, {supervise, Supervisor}).
+
+%% Ends the connection.
+-spec stop(Controller :: pid(), Reason :: term()) -> ok.
+stop(Controller, Reason) ->
+    %% As a signal, so that the reason is the one that monitors of the node see, and no crash is logged.
+    exit(Controller, Reason),
+    ok.
+
+%% The connection stays with the sidecar.
+-spec relayed(Controller :: pid()) -> ok.
+relayed(Controller) ->
+    gen_server:cast(Controller, relayed).
+
+%% The connection's socket is this VM's now.
+-spec handed_over(Controller :: pid(), socket:socket()) -> ok.
+handed_over(Controller, Socket) ->
+    ok = uds_dist_channel:give(Socket, Controller),
+    gen_server:cast(Controller, {handed_over, Socket}).
+
+%% ---------------------------------------------------------------------------------------------
+%% For dist_util
+
+%% Sends a packet of the handshake.
+-spec send(connection(), iodata()) -> ok | {error, closed}.
+send(Connection, Packet) ->
+    call(Connection, {send, Packet}).
+
+%% Receives a packet of the handshake.
+-spec recv(connection(), Length :: 0, timeout()) -> {ok, [byte()]} | {error, closed | timeout}.
+recv({_, InputHandler, _}, 0, Timeout) ->
+    uds_dist_input:recv(InputHandler, Timeout).
+
+%% The handshake is through: the connection carries distribution from here on.
+-spec established(connection(), node(), erlang:dist_handle()) -> ok | {error, closed}.
+established(Connection, Node, DHandle) ->
+    call(Connection, {established, Node, DHandle}).
+
+%% Shows the other node that this one lives.
+-spec tick(connection()) -> ok.
+tick({Controller, _, _}) ->
+    Controller ! tick,
+    ok.
+
+call({Controller, _, _}, Request) ->
+    try
+        gen_server:call(Controller, Request, infinity)
+    catch
+        exit:_ -> {error, closed}
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+
+-spec init({#state{}, undefined | pid()}) ->
+    {ok, #state{}} | {ok, #state{}, {continue, {supervise, pid()}}}.
+init({State = #state{input_handler = InputHandler}, Supervisor}) ->
+    link(InputHandler),
+    case Supervisor of
+        undefined ->
+            Timer = erlang:start_timer(?UNSUPERVISED, self(), unsupervised),
+            {ok, State#state{timer = Timer}};
+        _ ->
+            {ok, State, {continue, {supervise, Supervisor}}}
+    end.
+
+-spec handle_continue({supervise, pid()}, #state{}) -> {noreply, #state{}}.
+handle_continue({supervise, Supervisor}, State) ->
+    {noreply, link_supervisor(Supervisor, State)}.
+
+-spec handle_call(term(), gen_server:from(), #state{}) -> {reply, ok | {error, closed}, #state{}}.
+handle_call({supervise, Supervisor}, _From, State) ->
+    {reply, ok, link_supervisor(Supervisor, State)};
+handle_call({send, Packet}, _From, State = #state{phase = handshake}) ->
+    ok = uds_dist_reflection:remember(Packet),
+    Size = iolist_size(Packet),
+    case write(2 + Size, [<<Size:16>>, Packet], State) of
+        State1 = #state{phase = handshake} -> {reply, ok, State1};
+        State1 -> {reply, {error, closed}, State1}
+    end;
+handle_call({send, _}, _From, State) ->
+    {reply, {error, closed}, State};
+handle_call({established, Node, DHandle}, _From, State) ->
+    #state{conn = Conn, owner = Owner, input_handler = InputHandler} = State,
+    %% Only the input handler may put data, and only the controller may say who that is.
+    ok = erlang:dist_ctrl_input_handler(DHandle, InputHandler),
+    ok = uds_dist_input:established(InputHandler, self(), DHandle),
+    ok = uds_dist_port:established(Owner, {Conn, self()}, Node, DHandle),
+    _ = erlang:dist_ctrl_set_opt(DHandle, get_size, true),
+    Phase =
+        case State#state.phase of
+            handshake -> awaiting_transport;
+            broken -> broken
+        end,
+    {reply, ok, State#state{phase = Phase, dhandle = DHandle}}.
+
+-spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast(relayed, State = #state{phase = awaiting_transport}) ->
+    {noreply, drain(take(State#state{phase = up}))};
+handle_cast({handed_over, Socket}, State = #state{phase = awaiting_transport}) ->
+    Output = uds_dist_direct:output(Socket),
+    {noreply, drain(take(State#state{phase = up, transport = uds_dist_direct, output = Output}))};
+handle_cast(_, State = #state{phase = broken}) ->
+    {noreply, State}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}}.
+handle_info(dist_data, State = #state{phase = up}) ->
+    {noreply, drain(take(State#state{notified = false}))};
+handle_info(dist_data, State) ->
+    {noreply, State};
+handle_info(tick, State) ->
+    {noreply, send_tick(State)};
+handle_info({timeout, Timer, unsupervised}, State = #state{timer = Timer}) ->
+    ok = stop(self(), not_supervised),
+    {noreply, State};
+handle_info(Message, State = #state{transport = Transport, output = Output}) ->
+    case Transport:writable(Message, Output) of
+        {ok, Output1} -> {noreply, go_on(State#state{output = Output1})};
+        {error, Reason} -> {noreply, broken(Reason, State)};
+        %% Such as an acknowledgement of the handshake, which went by way of the sidecar.
+        ignored -> {noreply, State}
+    end.
+
+go_on(State = #state{phase = up}) -> drain(State);
+go_on(State) -> State.
+
+%% The supervisor may have been ended meanwhile, for instance by disconnect_node.
+link_supervisor(Supervisor, State = #state{timer = Timer}) ->
+    try
+        link(Supervisor)
+    catch
+        error:noproc -> stop(self(), not_supervised)
+    end,
+    _ = Timer =/= undefined andalso erlang:cancel_timer(Timer),
+    State#state{timer = undefined}.
+
+%% ---------------------------------------------------------------------------------------------
+%% Output
+
+%% Sends until the VM has nothing more, and then wants to be told; or until the output takes no more.
+%% What does not fit stays in the VM's queue for the connection, where it makes senders wait
+%% (busy_dist_port).
+drain(State = #state{phase = broken}) ->
+    State;
+drain(State) ->
+    #state{taken = Taken, busy_limit = Limit, transport = Transport, output = Output} = State,
+    case Taken > ?FILLED * Limit andalso Transport:is_awaited(Output) of
+        true -> empty_queue(State);
+        false -> drain(Transport:is_open(Output), State)
+    end.
+
+drain(false, State) ->
+    State;
+drain(true, State = #state{waiting = [], notified = true}) ->
+    State;
+drain(true, State = #state{waiting = []}) ->
+    drain(take(State));
+drain(true, State) ->
+    drain(transmit_waiting(State)).
+
+%% Gives every suspended sender a turn. The VM resumes them all when there is room for one frame, and
+%% the first of them uses it before the next one runs: as long as it sends as fast as it can, the
+%% others wait. So now and then everything that is there is taken, and this process waits for the next
+%% acknowledgement. The others run meanwhile; and if the first one has filled the queue before that,
+%% `dist_data` lets this process, which runs before them, make room again.
+empty_queue(State = #state{busy_limit = Limit}) ->
+    take_batches(Limit div ?BATCH + 1, State#state{taken = 0}).
+
+take_batches(Count, State = #state{notified = false}) when Count > 0 ->
+    take_batches(Count - 1, take(State));
+take_batches(_, State) ->
+    State.
+
+take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
+    case collect(DHandle, ?FRAMES, 0, []) of
+        {0, []} ->
+            erlang:dist_ctrl_get_data_notification(DHandle),
+            State#state{notified = true};
+        {Size, _} = Batch ->
+            State#state{waiting = Waiting ++ [Batch], taken = Taken + Size}
+    end.
+
+%% Frames, each with its length, in the order they were sent.
+collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
+    {Size, lists:reverse(Frames)};
+collect(DHandle, Left, Size, Frames) ->
+    case erlang:dist_ctrl_get_data(DHandle) of
+        none ->
+            {Size, lists:reverse(Frames)};
+        {FrameSize, Frame} ->
+            Frames1 = [[<<FrameSize:32>> | Frame] | Frames],
+            collect(DHandle, Left - 1, Size + 4 + FrameSize, Frames1)
+    end.
+
+%% Sends the first batch, or as much of it as the output takes.
+transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting]}) ->
+    #state{transport = Transport, output = Output} = State,
+    case Transport:available(Output) of
+        %% This holds for `infinity` too: an atom is more than any number.
+        Available when Size =< Available ->
+            transmit(Size, Data, State#state{waiting = Waiting});
+        Available ->
+            {Now, Rest} = split(Available, erlang:iolist_to_iovec(Data), []),
+            transmit(Available, Now, State#state{waiting = [{Size - Available, Rest} | Waiting]})
+    end.
+
+split(0, Rest, Now) ->
+    {lists:reverse(Now), Rest};
+split(Count, [Piece | Pieces], Now) when byte_size(Piece) =< Count ->
+    split(Count - byte_size(Piece), Pieces, [Piece | Now]);
+split(Count, [Piece | Pieces], Now) ->
+    <<Head:Count/binary, Tail/binary>> = Piece,
+    {lists:reverse(Now, [Head]), [Tail | Pieces]}.
+
+%% When bytes wait, here or behind the output, the other node has those to see that this one lives;
+%% and between two parts of a frame a tick would be taken for a piece of it.
+send_tick(State = #state{phase = up, waiting = [], transport = Transport, output = Output}) ->
+    case Transport:available(Output) >= 4 of
+        true -> write(4, <<0:32>>, State);
+        false -> State
+    end;
+send_tick(State) ->
+    State.
+
+%% A short batch goes out at once, however many processes of a busy node want to run. Before a long one,
+%% a process that has just got a message from another connection has its turn, and its answer goes first.
+%% The VM counts a write as little work, whatever its length, and would let this process go on.
+transmit(Size, Data, State) when Size < ?LONG ->
+    write(Size, Data, State);
+transmit(Size, Data, State) ->
+    max = process_flag(priority, normal),
+    true = erlang:yield(),
+    State1 = write(Size, Data, State),
+    normal = process_flag(priority, max),
+    State1.
+
+write(Size, Data, State = #state{transport = Transport, output = Output, counters = Counters}) ->
+    case Transport:write(Size, Data, Output) of
+        {ok, Output1} ->
+            ok = uds_dist_counters:sent(Size, Counters),
+            State#state{output = Output1};
+        {error, Reason} ->
+            broken(Reason, State)
+    end.
+
+%% The input handler ends the connection when it has read what the peer sent before.
+broken(Reason, State = #state{input_handler = InputHandler}) ->
+    ok = uds_dist_input:output_failed(InputHandler, Reason),
+    State#state{phase = broken, waiting = []}.

@@ -1,0 +1,50 @@
+%% Counters of one connection, which its controller and its input handler keep and anybody may read
+%% without asking either.
+-module(uds_dist_counters).
+
+-export([new/0, sent/2, received/2, read/1, totals/1]).
+
+-export_type([counters/0, totals/0]).
+
+-opaque counters() :: counters:counters_ref().
+-type totals() :: #{bytes_sent := non_neg_integer(), bytes_received := non_neg_integer()}.
+
+-define(SENT, 1).
+-define(RECEIVED, 2).
+
+%% All zero.
+-spec new() -> counters().
+new() ->
+    counters:new(2, []).
+
+%% Bytes went out.
+-spec sent(non_neg_integer(), counters()) -> ok.
+sent(Bytes, Counters) ->
+    counters:add(Counters, ?SENT, Bytes).
+
+%% Bytes came in.
+-spec received(non_neg_integer(), counters()) -> ok.
+received(Bytes, Counters) ->
+    counters:add(Counters, ?RECEIVED, Bytes).
+
+-spec read(counters()) -> totals().
+read(Counters) ->
+    #{
+        bytes_sent => counters:get(Counters, ?SENT),
+        bytes_received => counters:get(Counters, ?RECEIVED)
+    }.
+
+%% What only rises, summed up.
+-spec totals([counters() | totals()]) -> totals().
+totals(All) ->
+    lists:foldl(
+        fun(Some, #{bytes_sent := Sent, bytes_received := Received}) ->
+            #{bytes_sent := S, bytes_received := R} = read_totals(Some),
+            #{bytes_sent => Sent + S, bytes_received => Received + R}
+        end,
+        #{bytes_sent => 0, bytes_received => 0},
+        All
+    ).
+
+read_totals(Totals) when is_map(Totals) -> Totals;
+read_totals(Counters) -> read(Counters).

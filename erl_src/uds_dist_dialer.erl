@@ -1,0 +1,185 @@
+%% Connections that this node makes: what waits for a configuration or for the sidecar, what is on its
+%% way, and what is tried again because the peer's backlog is full. Pure: events go in, effects come out,
+%% and uds_dist_port carries them out.
+-module(uds_dist_dialer).
+
+-export([new/0, dial/4, put_off/4, take_put_off/1]).
+-export([up/1, down/1, connected/2, connect_failed/5, timeout/2]).
+-export([reached/2, failed/4]).
+
+-export_type([dialer/0, key/0, tag/0, effect/0]).
+
+%% What the caller recognizes its request by.
+-type tag() :: term().
+%% A request on its way to the sidecar.
+-type key() :: non_neg_integer().
+-type effect() ::
+    %% For the sidecar.
+    {connect, key(), uds_dist_protocol:address()}
+    %% There has to be one.
+    | need_sidecar
+    %% A request is over.
+    | {failed, tag(), Reason :: atom()}
+    %% Replaces the timer if there is one.
+    | {timer, Milliseconds :: non_neg_integer()}
+    %% For the log: the node cannot be reached.
+    | {unreachable, node(), uds_dist_config:explanation()}.
+
+-record(request, {
+    node :: node(),
+    address :: undefined | uds_dist_protocol:address(),
+    %% Until when a full backlog is tried again, in milliseconds as Now of the events.
+    give_up :: integer(),
+    tag :: tag()
+}).
+
+-record(dialer, {
+    is_up = false :: boolean(),
+    next_key = 0 :: key(),
+    %% Until there is a configuration.
+    put_off = [] :: [#request{}],
+    %% Until there is a sidecar, last one first.
+    waiting = [] :: [#request{}],
+    connecting = #{} :: #{key() => #request{}},
+    %% By the time of the next try.
+    retries = [] :: [{Due :: integer(), #request{}}],
+    unreachable = #{} :: #{node() => LoggedAt :: integer()}
+}).
+
+-opaque dialer() :: #dialer{}.
+-type result() :: {[effect()], dialer()}.
+
+%% Milliseconds within which a full backlog is tried again. A live peer empties it within one or so.
+-define(BACKLOG_RETRY, 20).
+%% The same unreachable node is logged once in this time, in milliseconds.
+-define(LOG_INTERVAL, 60000).
+%% Nodes of which that is remembered.
+-define(MAX_UNREACHABLE, 1000).
+
+-spec new() -> dialer().
+new() ->
+    #dialer{}.
+
+%% Connect to a node that listens at Address.
+-spec dial(node(), uds_dist_protocol:address(), {tag(), GiveUp :: integer()}, dialer()) -> result().
+dial(Node, Address, {Tag, GiveUp}, Dialer) ->
+    Request = #request{node = Node, address = Address, give_up = GiveUp, tag = Tag},
+    connect(Request, Dialer).
+
+%% Connect to a node as soon as there is a configuration that says where it listens.
+-spec put_off(node(), tag(), GiveUp :: integer(), dialer()) -> dialer().
+put_off(Node, Tag, GiveUp, Dialer = #dialer{put_off = PutOff}) ->
+    Request = #request{node = Node, give_up = GiveUp, tag = Tag},
+    Dialer#dialer{put_off = PutOff ++ [Request]}.
+
+%% There is one. Returns what was put off, in order, to be dialled.
+-spec take_put_off(dialer()) -> {[{node(), tag(), GiveUp :: integer()}], dialer()}.
+take_put_off(Dialer = #dialer{put_off = PutOff}) ->
+    Requests = [{N, T, G} || #request{node = N, tag = T, give_up = G} <- PutOff],
+    {Requests, Dialer#dialer{put_off = []}}.
+
+connect(Request, Dialer = #dialer{is_up = false, waiting = Waiting}) ->
+    {[need_sidecar], Dialer#dialer{waiting = [Request | Waiting]}};
+connect(Request, Dialer = #dialer{next_key = Key, connecting = Connecting}) ->
+    {
+        [{connect, Key, Request#request.address}],
+        Dialer#dialer{next_key = Key + 1, connecting = Connecting#{Key => Request}}
+    }.
+
+%% There is a sidecar.
+-spec up(dialer()) -> result().
+up(Dialer = #dialer{waiting = Waiting}) ->
+    connect_all(lists:reverse(Waiting), Dialer#dialer{is_up = true, waiting = []}).
+
+connect_all(Requests, Dialer) ->
+    lists:foldl(
+        fun(Request, {Effects, D}) ->
+            {More, D1} = connect(Request, D),
+            {Effects ++ More, D1}
+        end,
+        {[], Dialer},
+        Requests
+    ).
+
+%% The sidecar is gone, or could not be started.
+-spec down(dialer()) -> result().
+down(Dialer = #dialer{waiting = Waiting, connecting = Connecting}) ->
+    Requests = lists:reverse(Waiting) ++ maps:values(Connecting),
+    {
+        [{failed, Tag, sidecar_failed} || #request{tag = Tag} <- Requests],
+        Dialer#dialer{is_up = false, waiting = [], connecting = #{}}
+    }.
+
+%% The peer is there. Returns the request, which is over.
+-spec connected(key(), dialer()) -> {{node(), tag(), uds_dist_protocol:address()}, dialer()}.
+connected(Key, Dialer = #dialer{connecting = Connecting}) ->
+    {#request{node = Node, tag = Tag, address = Address}, Connecting1} = maps:take(Key, Connecting),
+    {{Node, Tag, Address}, Dialer#dialer{connecting = Connecting1}}.
+
+%% The peer could not be reached.
+-spec connect_failed(key(), Reason :: atom(), uds_dist_config:explanation(), Now, dialer()) ->
+    result()
+when
+    Now :: integer().
+connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Connecting}) ->
+    {Request, Connecting1} = maps:take(Key, Connecting),
+    #request{node = Node, tag = Tag, give_up = GiveUp} = Request,
+    Dialer1 = Dialer#dialer{connecting = Connecting1},
+    case Reason =:= backlog_full andalso Now < GiveUp of
+        true ->
+            %% At different times, so that those that wait do not all come at once again.
+            Due = Now + 1 + (Key * 7) rem ?BACKLOG_RETRY,
+            Retries = lists:merge(Dialer#dialer.retries, [{Due, Request}]),
+            {timer(Retries, Now), Dialer1#dialer{retries = Retries}};
+        false ->
+            {Effects, Dialer2} =
+                case Reason =:= not_listening andalso is_dynamic(Node) of
+                    true -> {[], Dialer1};
+                    false -> unreachable(Node, Explanation, Now, Dialer1)
+                end,
+            {[{failed, Tag, Reason} | Effects], Dialer2}
+    end.
+
+%% A node that was given its name by another one, such as a remote shell, never listens. When it is gone,
+%% somebody may still ask for it. Such names are thirteen digits of base 36 or a few less.
+is_dynamic(Node) ->
+    [Name | _] = string:split(atom_to_list(Node), "@"),
+    length(Name) >= 10 andalso
+        length(Name) =< 13 andalso
+        lists:all(
+            fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
+        ).
+
+%% The timer has run out.
+-spec timeout(Now :: integer(), dialer()) -> result().
+timeout(Now, Dialer = #dialer{retries = Retries}) ->
+    {Due, Later} = lists:splitwith(fun({At, _}) -> At =< Now end, Retries),
+    {Effects, Dialer1} = connect_all([R || {_, R} <- Due], Dialer#dialer{retries = Later}),
+    {Effects ++ timer(Later, Now), Dialer1}.
+
+timer([], _) -> [];
+timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
+
+%% A connection to a node was made, and came to nothing.
+-spec failed(node(), uds_dist_config:explanation(), Now :: integer(), dialer()) -> result().
+failed(Node, Explanation, Now, Dialer) ->
+    unreachable(Node, Explanation, Now, Dialer).
+
+%% Whoever asks for a node that is not there tends to ask again and again.
+unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
+    case Unreachable of
+        #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
+            {[], Dialer};
+        #{} ->
+            Kept =
+                case map_size(Unreachable) < ?MAX_UNREACHABLE of
+                    true -> Unreachable;
+                    false -> #{}
+                end,
+            {[{unreachable, Node, Explanation}], Dialer#dialer{unreachable = Kept#{Node => Now}}}
+    end.
+
+%% The node was reached: should it go away, that is news again.
+-spec reached(node(), dialer()) -> dialer().
+reached(Node, Dialer = #dialer{unreachable = Unreachable}) ->
+    Dialer#dialer{unreachable = maps:remove(Node, Unreachable)}.

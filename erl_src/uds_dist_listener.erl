@@ -1,0 +1,375 @@
+%% Where this node listens: the place that is wanted, the sockets that there are, and what to do so that
+%% the two agree. Pure: events go in, effects come out, and uds_dist_port carries them out.
+%%
+%% A place stays wanted until it is closed. Whatever happens to the socket, such as the death of the
+%% sidecar or a configuration that cannot be had, the listener comes back to a place that it had, with
+%% one timer and a backoff. It must not know of ports, processes or the time of day.
+-module(uds_dist_listener).
+
+-export([new/0, open/4, put_off/3, move/4, close/2]).
+-export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
+-export([name/1, wanted/1, actual/1, is_requested/1]).
+
+-export_type([listener/0, place/0, tag/0, effect/0]).
+
+%% Address, connections that may wait to be accepted, and mode of the socket file.
+-type place() :: {uds_dist_protocol:address(), Backlog :: pos_integer(), Mode :: 0..8#777}.
+%% What the caller recognizes its request by.
+-type tag() :: term().
+-type id() :: uds_dist_protocol:listener().
+-type effect() ::
+    %% For the sidecar.
+    {listen, id(), place()}
+    | {unlisten, id()}
+    %% There has to be one.
+    | need_sidecar
+    %% A request is over.
+    | {done, tag(), ok | {error, Reason :: atom(), uds_dist_config:explanation()}}
+    %% Replaces the timer if there is one.
+    | {timer, Milliseconds :: non_neg_integer()}
+    | {log, notice | error, uds_dist_config:explanation()}.
+
+%% Milliseconds between tries for a name whose owner is going away.
+-define(BUSY_RETRY, 20).
+%% The delay before the second try for a place that was lost, and the longest one, in milliseconds.
+-define(FIRST_BACKOFF, 100).
+-define(MAX_BACKOFF, 2000).
+%% A socket that was there for so many milliseconds was a good one, and is asked for again at once.
+-define(GOOD_LIFE, 10000).
+
+-record(request, {
+    tag :: tag(),
+    place :: place(),
+    %% What was wanted before it, and is again if it fails.
+    before :: wanted(),
+    %% Until when a name whose owner is just going away is asked for again.
+    give_up :: integer()
+}).
+
+-type wanted() :: none | undecided | place().
+
+-record(listener, {
+    name :: undefined | atom(),
+    wanted = none :: wanted(),
+    %% One; two while it moves.
+    sockets = #{} :: #{id() => {place(), opening | open | closing}},
+    is_up = false :: boolean(),
+    %% The request that is being carried out, and those after it.
+    request :: undefined | #request{},
+    next = [] :: [{place(), tag(), GiveUp :: integer()}],
+    %% Requests that are done when nothing is there any more, last one first.
+    closing = [] :: [tag()],
+    %% Something failed, and the timer will say when to try again.
+    is_resting = false :: boolean(),
+    %% Of a place that was had before.
+    backoff :: undefined | uds_dist_backoff:backoff(),
+    %% Since when it listens, and how often its socket was lost soon after that.
+    since = 0 :: integer(),
+    losses = uds_dist_backoff:new(?FIRST_BACKOFF) :: uds_dist_backoff:backoff()
+}).
+
+-opaque listener() :: #listener{}.
+-type result() :: {[effect()], listener()}.
+
+%% Nothing is wanted.
+-spec new() -> listener().
+new() ->
+    #listener{}.
+
+-spec name(listener()) -> undefined | atom().
+name(#listener{name = Name}) -> Name.
+
+-spec wanted(listener()) -> wanted().
+wanted(#listener{wanted = Wanted}) -> Wanted.
+
+%% Whether somebody waits for the end of a request.
+-spec is_requested(listener()) -> boolean().
+is_requested(#listener{request = Request}) -> Request =/= undefined.
+
+%% The place where it listens now.
+-spec actual(listener()) -> none | place().
+actual(#listener{sockets = Sockets}) ->
+    case [Place || {Place, open} <- maps:values(Sockets)] of
+        [Place | _] -> Place;
+        [] -> none
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% What is wanted
+
+%% Listen as Name at Place. GiveUp is in milliseconds, as every Now.
+-spec open(atom(), place(), {tag(), GiveUp :: integer()}, listener()) -> result().
+open(Name, Place, {Tag, GiveUp}, Listener = #listener{wanted = none, closing = []}) ->
+    start({Place, Tag, GiveUp}, Listener#listener{name = Name});
+open(_, _, {Tag, _}, Listener) ->
+    {[already_listening(Tag)], Listener}.
+
+%% Listen as Name, at a place that move/4 will tell.
+-spec put_off(atom(), tag(), listener()) -> result().
+put_off(Name, Tag, Listener = #listener{wanted = none, closing = []}) ->
+    {[{done, Tag, ok}], Listener#listener{name = Name, wanted = undecided}};
+put_off(_, Tag, Listener) ->
+    {[already_listening(Tag)], Listener}.
+
+already_listening(Tag) ->
+    {done, Tag, {error, already_listening, "this node listens already"}}.
+
+%% Listen at another place from now on. The new socket stands before the old one goes, unless both are
+%% to be at the same address. If it cannot be had, nothing changes.
+-spec move(place(), tag(), GiveUp :: integer(), listener()) -> result().
+move(_, Tag, _, Listener = #listener{wanted = none}) ->
+    {[{done, Tag, ok}], Listener};
+move(Place, Tag, GiveUp, Listener = #listener{request = undefined}) ->
+    start({Place, Tag, GiveUp}, Listener);
+move(Place, Tag, GiveUp, Listener = #listener{next = Next}) ->
+    {[], Listener#listener{next = Next ++ [{Place, Tag, GiveUp}]}}.
+
+%% Stop listening. The request is done when the socket is gone.
+-spec close(tag(), listener()) -> result().
+close(Tag, Listener = #listener{request = Request, next = Next, closing = Closing}) ->
+    Given = [{T, closed} || #request{tag = T} <- [Request]] ++ [{T, closed} || {_, T, _} <- Next],
+    Effects = [{done, T, {error, Reason, "this node stopped listening"}} || {T, Reason} <- Given],
+    add(
+        Effects,
+        settle(Listener#listener{
+            wanted = none,
+            request = undefined,
+            next = [],
+            closing = [Tag | Closing],
+            is_resting = false,
+            backoff = undefined
+        })
+    ).
+
+start({Place, Tag, GiveUp}, Listener = #listener{wanted = Before}) ->
+    Request = #request{tag = Tag, place = Place, before = Before, give_up = GiveUp},
+    settle(Listener#listener{wanted = Place, request = Request, is_resting = false}).
+
+%% ---------------------------------------------------------------------------------------------
+%% What happens
+
+%% There is a sidecar.
+-spec up(listener()) -> result().
+up(Listener) ->
+    settle(Listener#listener{is_up = true, is_resting = false}).
+
+%% The sidecar is gone, and every socket with it; or it could not be started.
+-spec down(listener()) -> result().
+down(Listener = #listener{request = Request}) ->
+    Listener1 = Listener#listener{is_up = false, sockets = #{}},
+    case Request of
+        undefined -> settle(Listener1);
+        #request{} -> failed(sidecar_failed, "the sidecar failed", Listener1)
+    end.
+
+-spec listening(id(), Now :: integer(), listener()) -> result().
+listening(Id, Now, Listener = #listener{sockets = Sockets, wanted = Wanted, backoff = Backoff}) ->
+    Listener1 = Listener#listener{since = Now},
+    case Sockets of
+        #{Id := {Wanted, opening}} when Backoff =/= undefined ->
+            Line = ["listening again at ", address(Wanted), tries(Backoff)],
+            add([{log, notice, Line}], opened(Id, Wanted, Listener1#listener{backoff = undefined}));
+        #{Id := {Place, opening}} ->
+            opened(Id, Place, Listener1);
+        #{} ->
+            {[], Listener}
+    end.
+
+opened(Id, Place, Listener = #listener{sockets = Sockets}) ->
+    settle(Listener#listener{sockets = Sockets#{Id := {Place, open}}}).
+
+-spec listen_failed(id(), Reason :: atom(), uds_dist_config:explanation(), Now, listener()) ->
+    result()
+when
+    Now :: integer().
+listen_failed(Id, Reason, Explanation, Now, Listener = #listener{sockets = Sockets}) ->
+    case maps:take(Id, Sockets) of
+        {{Place, opening}, Sockets1} ->
+            Listener1 = Listener#listener{sockets = Sockets1},
+            case Listener#listener.request of
+                #request{place = Place, give_up = GiveUp} when Reason =:= name_busy, Now < GiveUp ->
+                    {[{timer, ?BUSY_RETRY}], Listener1#listener{is_resting = true}};
+                #request{place = Place} ->
+                    failed(Reason, Explanation, Listener1);
+                _ when Listener#listener.wanted =:= Place ->
+                    rest(Place, Explanation, Listener1);
+                _ ->
+                    settle(Listener1)
+            end;
+        _ ->
+            {[], Listener}
+    end.
+
+-spec unlistened(id(), listener()) -> result().
+unlistened(Id, Listener = #listener{sockets = Sockets}) ->
+    case Sockets of
+        #{Id := {_, closing}} -> settle(Listener#listener{sockets = maps:remove(Id, Sockets)});
+        %% It was lost while it was told to go, and the number may be another one's by now.
+        #{} -> {[], Listener}
+    end.
+
+%% The socket is gone, or is not ours any more, while the sidecar lives.
+-spec lost(id(), uds_dist_config:explanation(), Now :: integer(), listener()) -> result().
+lost(Id, Explanation, Now, Listener = #listener{sockets = Sockets}) ->
+    Listener1 = Listener#listener{sockets = maps:remove(Id, Sockets)},
+    case Sockets of
+        #{Id := {Place, open}} ->
+            Line = ["no longer listening at ", address(Place), ": ", Explanation],
+            add([{log, error, Line}], return(Explanation, Now, remember_loss(Listener1)));
+        #{Id := {_, closing}} ->
+            settle(Listener1);
+        #{} ->
+            {[], Listener}
+    end.
+
+%% At once, unless somebody takes the socket away again and again.
+return(Explanation, Now, Listener = #listener{since = Since, losses = Losses}) ->
+    Losses1 =
+        case Now - Since >= ?GOOD_LIFE of
+            true -> uds_dist_backoff:new(?FIRST_BACKOFF);
+            false -> Losses
+        end,
+    {Delay, _, Losses2} = uds_dist_backoff:failed(Explanation, ?MAX_BACKOFF, Losses1),
+    Listener1 = Listener#listener{losses = Losses2, is_resting = true},
+    add([{timer, Delay}], settle(Listener1)).
+
+%% The timer has run out.
+-spec timeout(listener()) -> result().
+timeout(Listener) ->
+    settle(Listener#listener{is_resting = false}).
+
+%% The request has failed: what was wanted before it is wanted again.
+failed(Reason, Explanation, Listener = #listener{request = Request}) ->
+    #request{tag = Tag, before = Before} = Request,
+    Listener1 = Listener#listener{request = undefined, wanted = Before, is_resting = false},
+    add([{done, Tag, {error, Reason, Explanation}}], next(remember_loss(Listener1))).
+
+%% A place that this node had before is asked for again and again.
+rest(Place, Explanation, Listener) ->
+    #listener{backoff = Backoff} = Listener1 = remember_loss(Listener),
+    {Delay, IsNews, Backoff1} = uds_dist_backoff:failed(Explanation, ?MAX_BACKOFF, Backoff),
+    Line = [
+        "cannot listen again at ",
+        address(Place),
+        io_lib:format(", and will try at most every ~b ms: ", [?MAX_BACKOFF]),
+        Explanation
+    ],
+    {
+        [{log, error, Line} || IsNews] ++ [{timer, Delay}],
+        Listener1#listener{backoff = Backoff1, is_resting = true}
+    }.
+
+%% From the loss of its place until it is back, its sockets are those of a return.
+remember_loss(Listener = #listener{wanted = {_, _, _}, backoff = undefined, request = undefined}) ->
+    case actual(Listener) of
+        none -> Listener#listener{backoff = uds_dist_backoff:new(?FIRST_BACKOFF)};
+        _ -> Listener
+    end;
+remember_loss(Listener) ->
+    Listener.
+
+tries(Backoff) ->
+    case uds_dist_backoff:tries(Backoff) of
+        0 -> "";
+        Failures -> io_lib:format(", after ~b tries", [Failures + 1])
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Makes what is there agree with what is wanted
+
+settle(Listener = #listener{wanted = none, sockets = Sockets}) ->
+    {Effects, Listener1} = unlisten([Id || {Id, {_, open}} <- maps:to_list(Sockets)], Listener),
+    add(Effects, closed(Listener1));
+settle(Listener = #listener{wanted = undecided}) ->
+    {[], Listener};
+settle(Listener = #listener{is_up = false}) ->
+    {[need_sidecar], remember_loss(Listener)};
+settle(Listener = #listener{wanted = Wanted, sockets = Sockets, is_resting = IsResting}) ->
+    case socket(Wanted, Sockets) of
+        {_, opening} ->
+            {[], Listener};
+        {Id, open} ->
+            Others = [Other || {Other, {_, open}} <- maps:to_list(Sockets), Other =/= Id],
+            add(unlisten(Others, Listener), fun arrived/1);
+        none when IsResting ->
+            {[], Listener};
+        none ->
+            case same_address(Wanted, Sockets) of
+                [] -> listen(Wanted, Listener);
+                Ids -> unlisten([Id || Id <- Ids, is_open(Id, Sockets)], Listener)
+            end
+    end.
+
+socket(Place, Sockets) ->
+    case [{Id, S} || {Id, {P, S}} <- maps:to_list(Sockets), P =:= Place, S =/= closing] of
+        [Found | _] -> Found;
+        [] -> none
+    end.
+
+same_address({Address, _, _}, Sockets) ->
+    [Id || {Id, {{A, _, _}, _}} <- maps:to_list(Sockets), A =:= Address].
+
+is_open(Id, Sockets) ->
+    element(2, maps:get(Id, Sockets)) =:= open.
+
+listen(Place, Listener = #listener{sockets = Sockets}) ->
+    case [Id || Id <- lists:seq(0, 15), not is_map_key(Id, Sockets)] of
+        [Id | _] ->
+            {[{listen, Id, Place}], Listener#listener{sockets = Sockets#{Id => {Place, opening}}}};
+        [] ->
+            %% One that is being closed will make room.
+            {[], Listener}
+    end.
+
+unlisten(Ids, Listener) ->
+    lists:foldl(
+        fun(Id, {Effects, L = #listener{sockets = Sockets}}) ->
+            #{Id := {Place, open}} = Sockets,
+            {Effects ++ [{unlisten, Id}], L#listener{sockets = Sockets#{Id := {Place, closing}}}}
+        end,
+        {[], Listener},
+        Ids
+    ).
+
+%% The wanted socket is open. A move is done when the old one is gone.
+arrived(Listener = #listener{request = Request, sockets = Sockets}) when map_size(Sockets) =:= 1 ->
+    case Request of
+        undefined ->
+            {[], Listener};
+        #request{tag = Tag, before = Before} ->
+            add(
+                [{done, Tag, ok}] ++ moved(Before, Listener),
+                next(Listener#listener{request = undefined})
+            )
+    end;
+arrived(Listener) ->
+    {[], Listener}.
+
+moved(none, _) -> [];
+moved(Wanted, #listener{wanted = Wanted}) -> [];
+moved(_, #listener{wanted = Wanted}) ->
+    [{log, notice, ["listening at ", address(Wanted), ", as configured"]}].
+
+%% Nothing is wanted: the listener is closed when nothing is there.
+closed(Listener = #listener{closing = Tags = [_ | _], sockets = Sockets}) when
+    map_size(Sockets) =:= 0
+->
+    Effects = [{done, Tag, ok} || Tag <- lists:reverse(Tags)],
+    {Effects, Listener#listener{closing = [], name = undefined}};
+closed(Listener) ->
+    {[], Listener}.
+
+%% A request is over; the next move has its turn.
+next(Listener = #listener{next = []}) ->
+    settle(Listener);
+next(Listener = #listener{next = [{_, Tag, _} | Next], wanted = none}) ->
+    %% The listener could not be opened, and there is nothing to move.
+    add([{done, Tag, ok}], next(Listener#listener{next = Next}));
+next(Listener = #listener{next = [Request | Next]}) ->
+    start(Request, Listener#listener{next = Next}).
+
+add({Effects, Listener}, Then) when is_function(Then, 1) -> add(Effects, Then(Listener));
+add(Effects, {More, Listener}) -> {Effects ++ More, Listener}.
+
+address({Address, _, _}) ->
+    uds_dist_config:format_address(Address).

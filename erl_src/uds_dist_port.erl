@@ -1,0 +1,657 @@
+%% The owner of the sidecar's port. It takes what the sidecar reports, looks at whom it is for, and passes
+%% it on: to the input handler or the controller of a connection, to the listener, to the dialer. The other
+%% way it sends what these want of the sidecar.
+%%
+%% net_sup ends all of distribution, and with it the VM, when this process exits. So it never does:
+%% whatever goes wrong here becomes a reply, a log line, and another try. Nothing here waits for the
+%% sidecar, a connection or a peer, so that none of them can delay another one.
+-module(uds_dist_port).
+-behaviour(gen_server).
+
+-export([start_link/0]).
+%% For uds_dist.
+-export([listen/1, close_listener/1, connect/2]).
+%% For uds_dist_app.
+-export([configure/0]).
+%% For uds_dist_info.
+-export([info/0, connections/0]).
+%% For uds_dist_acceptor.
+-export([accept/1]).
+%% For uds_dist_controller and uds_dist_input.
+-export([established/4, another_node/3]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
+
+-define(SERVER, ?MODULE).
+
+%% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever.
+-define(LISTEN_TIMEOUT, 10000).
+-define(CLOSE_TIMEOUT, 2000).
+%% A name whose owner is just going away is asked for again for so many milliseconds.
+-define(BUSY_TIMEOUT, 1000).
+
+%% A node that has run out of file descriptors cannot load modules, and must not fail for want of one.
+-define(NEEDED, [
+    uds_dist_acceptor,
+    uds_dist_backoff,
+    uds_dist_channel,
+    uds_dist_config,
+    uds_dist_connections,
+    uds_dist_controller,
+    uds_dist_counters,
+    uds_dist_dialer,
+    uds_dist_frames,
+    uds_dist_input,
+    uds_dist_listener,
+    uds_dist_log,
+    uds_dist_program,
+    uds_dist_protocol,
+    uds_dist_reflection,
+    uds_dist_relay,
+    uds_dist_sidecar,
+    uds_dist_window
+]).
+
+-type config() :: uds_dist_config:config().
+
+-record(state, {
+    sidecar = uds_dist_sidecar:new() :: uds_dist_sidecar:sidecar(),
+    %% Bytes that may be unacknowledged on a connection, as the sidecar says.
+    window = 0 :: non_neg_integer(),
+    connections = uds_dist_connections:new() :: uds_dist_connections:connections(),
+    listener = uds_dist_listener:new() :: uds_dist_listener:listener(),
+    dialer = uds_dist_dialer:new() :: uds_dist_dialer:dialer(),
+    timers = #{} :: #{listener | dialer | channel => reference()},
+    %% In force. Chosen when the listener was opened and kept while there is one, unless configure/0
+    %% changes it: listening and dialling must not disagree.
+    config :: undefined | config(),
+    channel = uds_dist_channel:new() :: uds_dist_channel:channel()
+}).
+
+-spec start_link() -> {ok, pid()} | {error, term()}.
+start_link() ->
+    %% max: everything that comes in passes here, and a node may have many processes that want to run.
+    %% off_heap: input that waits here as messages must not be copied by each collection.
+    %% 0: binaries that have been passed on are freed while the processor still has them at hand.
+    SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
+    gen_server:start_link({local, ?SERVER}, ?MODULE, [], [{spawn_opt, SpawnOptions}]).
+
+%% Owns the node's name and listens under it. While the configuration is still to be made, that is
+%% put off until configure/0, and there is no address yet.
+-spec listen(Name :: atom()) ->
+    {ok, undefined | uds_dist_protocol:address()} | {error, Reason :: atom()}.
+listen(Name) ->
+    try
+        gen_server:call(?SERVER, {listen, Name}, ?LISTEN_TIMEOUT)
+    catch
+        exit:{timeout, _} ->
+            ok = uds_dist_log:no_answer(["listen as ", atom_to_list(Name)]),
+            {error, timeout}
+    end.
+
+%% Gives the name up. When it returns, the socket file is gone, unless the sidecar is stuck.
+-spec close_listener(Name :: atom()) -> ok.
+close_listener(Name) ->
+    try
+        gen_server:call(?SERVER, {close_listener, Name}, ?CLOSE_TIMEOUT)
+    catch
+        exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
+    end.
+
+%% What there is, without the connections one by one.
+-spec info() -> uds_dist_info:info().
+info() ->
+    gen_server:call(?SERVER, info).
+
+-spec connections() -> [uds_dist_connections:entry()].
+connections() ->
+    gen_server:call(?SERVER, connections).
+
+%% The acceptor is ready for the next peer that comes in.
+-spec accept(Acceptor :: pid()) -> ok.
+accept(Acceptor) ->
+    gen_server:cast(?SERVER, {accept, Acceptor}).
+
+%% The application environment is complete: reads it again. A listener whose place is another now
+%% moves there; connections stay. An error has been explained in the log, and changes nothing.
+-spec configure() -> ok | {error, Reason :: atom()}.
+configure() ->
+    try
+        gen_server:call(?SERVER, configure, ?LISTEN_TIMEOUT)
+    catch
+        %% This VM is not distributed.
+        exit:{noproc, _} ->
+            ok;
+        exit:{timeout, _} ->
+            ok = uds_dist_log:no_answer("change the configuration"),
+            {error, timeout}
+    end.
+
+%% Connects to a node. The caller becomes the connection's supervisor. A node whose backlog is full
+%% is tried again until GiveUp, in monotonic milliseconds.
+-spec connect(node(), GiveUp :: integer()) ->
+    {ok, uds_dist_controller:connection()} | {error, Reason :: atom()}.
+connect(Node, GiveUp) ->
+    gen_server:call(?SERVER, {connect, Node, GiveUp}, infinity).
+
+%% The handshake of a connection is through. The owner then chooses the transport and tells the
+%% connection's processes.
+-spec established(
+    Owner :: pid(), {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()
+) -> ok.
+established(Owner, Connection, Node, DHandle) ->
+    gen_server:cast(Owner, {established, Connection, Node, DHandle}).
+
+%% The node that we have called is another one, by its own words.
+-spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
+another_node(Owner, Called, Name) ->
+    gen_server:cast(Owner, {another_node, Called, Name}).
+
+%% ---------------------------------------------------------------------------------------------
+
+-spec init([]) -> {ok, #state{}}.
+init([]) ->
+    process_flag(trap_exit, true),
+    ok = uds_dist_config:remember_working_directory(),
+    ok = uds_dist_reflection:new(),
+    lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
+    {ok, #state{}}.
+
+-spec handle_call(term(), gen_server:from(), #state{}) ->
+    {reply, term(), #state{}} | {noreply, #state{}}.
+handle_call(Request, From, State) ->
+    try
+        call(Request, From, State)
+    catch
+        Class:Reason:Stack ->
+            ok = uds_dist_log:mistake(Class, Reason, Stack),
+            {reply, {error, internal_error}, State}
+    end.
+
+-spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast(Request, State) ->
+    {noreply, survive(fun() -> cast(Request, State) end, State)}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}}.
+handle_info(Message, State) ->
+    {noreply, survive(fun() -> info(Message, State) end, State)}.
+
+-spec terminate(term(), #state{}) -> ok.
+terminate(_Reason, #state{sidecar = Sidecar}) ->
+    %% It sees the end of its stdin and removes the socket.
+    _ = uds_dist_sidecar:close(Sidecar),
+    ok.
+
+-spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
+code_change(_OldVersion, State, _Extra) ->
+    {ok, State}.
+
+%% A mistake in this module must not end the VM. It costs what the message was about, and nothing else.
+survive(Callback, State) ->
+    try
+        Callback()
+    catch
+        Class:Reason:Stack ->
+            ok = uds_dist_log:mistake(Class, Reason, Stack),
+            State
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% What this node wants
+
+call({listen, Name}, From, State) ->
+    case settings(State) of
+        put_off ->
+            Tag = {{listen, From}, undefined},
+            PutOff = fun(L) -> uds_dist_listener:put_off(Name, Tag, L) end,
+            {noreply, await_boot(listener(PutOff, State))};
+        {ok, Config} ->
+            case uds_dist_config:place(Name, Config) of
+                {ok, Place} ->
+                    Request = {{{listen, From}, Config}, now_ms() + ?BUSY_TIMEOUT},
+                    Open = fun(L) -> uds_dist_listener:open(Name, Place, Request, L) end,
+                    {noreply, listener(Open, use(Config, State))};
+                {error, Explanation} ->
+                    {reply, cannot_listen(Name, bad_configuration, Explanation), State}
+            end;
+        {error, Explanation} ->
+            {reply, cannot_listen(Name, bad_configuration, Explanation), State}
+    end;
+call({close_listener, _Name}, From, State) ->
+    {noreply, listener(fun(L) -> uds_dist_listener:close({close, From}, L) end, State)};
+call(configure, From, State) ->
+    {noreply, configure({configure, From}, State)};
+call({connect, Node, GiveUp}, From, State) ->
+    {noreply, connect(Node, From, GiveUp, State)};
+call(info, _From, State) ->
+    {reply, describe(State), State};
+call(connections, _From, State = #state{connections = Connections}) ->
+    {reply, uds_dist_connections:list(Connections), State}.
+
+describe(#state{listener = Listener, config = Config} = State) ->
+    #state{sidecar = Sidecar, connections = Connections} = State,
+    #{
+        name => uds_dist_listener:name(Listener),
+        listening_at => address(uds_dist_listener:actual(Listener)),
+        should_listen_at => address(uds_dist_listener:wanted(Listener)),
+        settings =>
+            case Config of
+                undefined -> undefined;
+                _ -> uds_dist_config:settings(Config)
+            end,
+        sidecar => uds_dist_sidecar:info(Sidecar),
+        connections => length(uds_dist_connections:list(Connections)),
+        totals => uds_dist_connections:totals(Connections)
+    }.
+
+address({Address, _, _}) -> iolist_to_binary(uds_dist_config:format_address(Address));
+address(_) -> undefined.
+
+cast({another_node, Called, Name}, State) ->
+    Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
+    Now = now_ms(),
+    dialer(fun(D) -> uds_dist_dialer:failed(Called, Explanation, Now, D) end, State);
+cast({accept, Acceptor}, State = #state{connections = Connections}) ->
+    State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
+cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
+    {Called, Connections1} =
+        uds_dist_connections:established(Connection, Node, DHandle, State#state.connections),
+    State1 = State#state{
+        connections = Connections1, dialer = uds_dist_dialer:reached(Node, State#state.dialer)
+    },
+    case Called of
+        ended ->
+            State1;
+        _ ->
+            ok = uds_dist_log:connected(Node, Called),
+            choose_transport(Conn, Node, State1)
+    end.
+
+choose_transport(Conn, Node, State = #state{connections = Connections, config = Config}) ->
+    #{transport := Transport} = Config,
+    case Transport =:= direct andalso uds_dist_channel:is_open(State#state.channel) of
+        true ->
+            Connections1 = uds_dist_connections:await_handover(Conn, Connections),
+            transmit(uds_dist_protocol:hand_over(Conn, Node), State#state{connections = Connections1});
+        false ->
+            Connections1 = uds_dist_connections:relayed(Conn, Connections),
+            transmit(uds_dist_protocol:established(Conn, Node), State#state{connections = Connections1})
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% What happens
+
+info({timeout, Timer, Whose}, State = #state{timers = Timers}) when is_map_key(Whose, Timers) ->
+    case Timers of
+        #{Whose := Timer} -> timeout(Whose, State#state{timers = maps:remove(Whose, Timers)});
+        #{} -> State
+    end;
+info({init, started}, State) ->
+    boot_is_over(State);
+info(Message, State = #state{sidecar = Sidecar}) ->
+    case uds_dist_sidecar:handle(Message, Sidecar) of
+        {Event, Sidecar1} -> sidecar(Event, State#state{sidecar = Sidecar1});
+        ignored -> other(Message, State)
+    end.
+
+other({'DOWN', Monitor, process, _, Reason}, State = #state{connections = Connections}) ->
+    case uds_dist_connections:controller_ended(Monitor, Connections) of
+        {Close, What, Connections1} ->
+            ok = uds_dist_log:ended(What, {exit, Reason}),
+            close_connection(Close, State#state{connections = Connections1});
+        error ->
+            State
+    end;
+other(_, State) ->
+    %% Left over from a sidecar that is gone.
+    State.
+
+close_connection(none, State) -> State;
+close_connection(Conn, State) -> transmit(uds_dist_protocol:close(Conn), State).
+
+timeout(listener, State) ->
+    listener(fun uds_dist_listener:timeout/1, State);
+timeout(dialer, State) ->
+    Now = now_ms(),
+    dialer(fun(D) -> uds_dist_dialer:timeout(Now, D) end, State);
+timeout(channel, State) ->
+    channel(fun uds_dist_channel:retry/1, State).
+
+sidecar(none, State) ->
+    State;
+sidecar({report, Report}, State) ->
+    report(Report, State);
+sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Config}) ->
+    ok = uds_dist_log:sidecar_up(Tries),
+    State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
+    State2 = listener(fun uds_dist_listener:up/1, want_channel(Config, State1)),
+    dialer(fun uds_dist_dialer:up/1, State2);
+sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connections}) ->
+    %% To whoever waits for it, it is news every time.
+    IsAwaited = uds_dist_listener:is_requested(State#state.listener),
+    ok = uds_dist_log:sidecar_ended(
+        Down#{is_news := IsNews orelse IsAwaited}, uds_dist_connections:count(Connections)
+    ),
+    State1 = State#state{
+        connections = uds_dist_connections:sidecar_ended(Connections),
+        channel = uds_dist_channel:close(State#state.channel)
+    },
+    State2 = listener(fun uds_dist_listener:down/1, State1),
+    dialer(fun uds_dist_dialer:down/1, State2).
+
+report({data, Conn, Bytes}, State = #state{connections = Connections}) ->
+    State#state{connections = uds_dist_connections:data(Conn, Bytes, Connections)};
+report({ack, Conn, Count}, State = #state{connections = Connections}) ->
+    ok = uds_dist_connections:acknowledged(Conn, Count, Connections),
+    State;
+report({closed, Conn, Reason, Explanation}, State = #state{connections = Connections}) ->
+    {What, Connections1} =
+        uds_dist_connections:closed(Conn, end_reason(Reason, Explanation), Connections),
+    ok = uds_dist_log:ended(What, Explanation),
+    State#state{connections = Connections1};
+report({accepted, Conn, _Listener, Peer}, State = #state{connections = Connections}) ->
+    Connections1 = uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections),
+    State#state{connections = Connections1};
+report({connected, Conn, _} = Report, State) ->
+    dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
+report({connect_failed, Conn, _, _} = Report, State) ->
+    dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
+report({listening, Id}, State) ->
+    Now = now_ms(),
+    listener(fun(L) -> uds_dist_listener:listening(Id, Now, L) end, State);
+report({listen_failed, Id, Reason, Explanation}, State) ->
+    Now = now_ms(),
+    listener(fun(L) -> uds_dist_listener:listen_failed(Id, Reason, Explanation, Now, L) end, State);
+report({unlistened, Id}, State) ->
+    listener(fun(L) -> uds_dist_listener:unlistened(Id, L) end, State);
+report({listener_lost, Id, Explanation}, State) ->
+    Now = now_ms(),
+    listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, Now, L) end, State);
+report({relayed, Conn}, State = #state{connections = Connections}) ->
+    State#state{connections = uds_dist_connections:relayed(Conn, Connections)};
+report({handed_over, Conn}, State = #state{channel = Channel}) ->
+    handed_over(Conn, uds_dist_channel:take(Channel), State);
+report({channel, Address}, State) ->
+    channel(fun(C) -> uds_dist_channel:offered(Address, C) end, State);
+report({channel_failed, Explanation}, State) ->
+    channel(fun(C) -> uds_dist_channel:failed(Explanation, C) end, State);
+report(Report, State) ->
+    broke_protocol(Report, State).
+
+end_reason(peer_closed, _) -> connection_closed;
+end_reason(_, Explanation) -> {connection_failed, Explanation}.
+
+%% What became of a CONNECT.
+dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
+    {{Node, From, Address}, Dialer1} = uds_dist_dialer:connected(Key, Dialer),
+    {Supervisor, _Tag} = From,
+    Called = {Node, Supervisor},
+    {Connection, Connections1} =
+        uds_dist_connections:connected(relay_link(Conn, State), Peer, Called, Address, Connections),
+    gen_server:reply(From, {ok, Connection}),
+    State#state{connections = Connections1, dialer = Dialer1};
+dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
+    Now = now_ms(),
+    Whole = [Explanation, uds_dist_config:default_hint(State#state.config)],
+    dialer(
+        fun(D) -> uds_dist_dialer:connect_failed(Key, Reason, Whole, Now, D) end,
+        State#state{connections = Connections}
+    );
+dialled(error, Report, State) ->
+    broke_protocol(Report, State).
+
+relay_link(Conn, #state{sidecar = Sidecar, window = Window}) ->
+    uds_dist_relay:link(uds_dist_sidecar:port(Sidecar), Conn, Window).
+
+broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
+    {Event, Sidecar1} = uds_dist_sidecar:broke_protocol(Report, Sidecar),
+    sidecar(Event, State#state{sidecar = Sidecar1}).
+
+%% ---------------------------------------------------------------------------------------------
+%% Effects
+
+transmit(Packet, State = #state{sidecar = Sidecar}) ->
+    case uds_dist_sidecar:is_up(Sidecar) of
+        true -> State#state{sidecar = uds_dist_sidecar:send(Packet, Sidecar)};
+        %% What it is about is gone with the sidecar.
+        false -> State
+    end.
+
+listener(Event, State) ->
+    {Effects, Listener} = Event(State#state.listener),
+    lists:foldl(fun listener_effect/2, State#state{listener = Listener}, Effects).
+
+listener_effect({listen, Id, {Address, Backlog, Mode}}, State) ->
+    VmPid = list_to_integer(os:getpid()),
+    transmit(uds_dist_protocol:listen(Id, Backlog, Mode, VmPid, Address), State);
+listener_effect({unlisten, Id}, State) ->
+    transmit(uds_dist_protocol:unlisten(Id), State);
+listener_effect(need_sidecar, State) ->
+    need_sidecar(State);
+listener_effect({timer, Milliseconds}, State) ->
+    start_timer(listener, Milliseconds, State);
+listener_effect({log, Level, Line}, State) ->
+    ok = uds_dist_log:listener(Level, Line),
+    State;
+listener_effect({done, Tag, Result}, State) ->
+    request_done(Tag, Result, State).
+
+dialer(Event, State) ->
+    {Effects, Dialer} = Event(State#state.dialer),
+    lists:foldl(fun dialer_effect/2, State#state{dialer = Dialer}, Effects).
+
+dialer_effect({connect, Key, Address}, State = #state{connections = Connections}) ->
+    {Conn, Connections1} = uds_dist_connections:dial(Key, Connections),
+    transmit(uds_dist_protocol:connect(Conn, Address), State#state{connections = Connections1});
+dialer_effect(need_sidecar, State) ->
+    need_sidecar(State);
+dialer_effect({timer, Milliseconds}, State) ->
+    start_timer(dialer, Milliseconds, State);
+dialer_effect({failed, From, Reason}, State) ->
+    gen_server:reply(From, {error, Reason}),
+    State;
+dialer_effect({unreachable, Node, Explanation}, State) ->
+    ok = uds_dist_log:unreachable(Node, Explanation),
+    State.
+
+need_sidecar(State = #state{sidecar = Sidecar, config = Config}) ->
+    Spin =
+        case Config of
+            #{spin := Configured} -> Configured;
+            undefined -> 0
+        end,
+    State#state{sidecar = uds_dist_sidecar:need(Spin, Sidecar)}.
+
+start_timer(Whose, Milliseconds, State = #state{timers = Timers}) ->
+    _ = [erlang:cancel_timer(Timer) || #{Whose := Timer} <- [Timers]],
+    State#state{timers = Timers#{Whose => erlang:start_timer(Milliseconds, self(), Whose)}}.
+
+%% ---------------------------------------------------------------------------------------------
+%% Settings
+
+%% The settings that count: those that are in force, or what is set now.
+settings(#state{config = Config, listener = Listener}) ->
+    case uds_dist_listener:wanted(Listener) of
+        {_, _, _} when Config =/= undefined -> {ok, Config};
+        _ -> uds_dist_config:read_if_complete()
+    end.
+
+%% These settings are in force from now on.
+use(Config, State = #state{config = Config}) ->
+    State;
+use(#{policy := Policy} = Config, State = #state{config = Before}) ->
+    ok = uds_dist_log:overridden(Config, Before),
+    State1 = want_channel(Config, State#state{config = Config}),
+    case Before of
+        #{policy := Policy} -> State1;
+        %% A sidecar that is not up yet is told when it is.
+        _ -> transmit(uds_dist_protocol:admit(Policy), State1)
+    end.
+
+%% Settings that come late: distribution starts with kernel, the config providers of an Elixir release run
+%% after it, and the application uds_dist starts after them. The end of the boot is the last time at which
+%% they can become known, for releases that do not start the application.
+await_boot(State) ->
+    case init:notify_when_started(self()) of
+        ok ->
+            State;
+        started ->
+            self() ! {init, started},
+            State
+    end.
+
+boot_is_over(State = #state{listener = Listener}) ->
+    case uds_dist_listener:wanted(Listener) of
+        undecided -> configure(boot, State);
+        _ -> dial_put_off(State)
+    end.
+
+configure(Whose, State = #state{listener = Listener}) ->
+    case uds_dist_config:read() of
+        {ok, Config} ->
+            Name = uds_dist_listener:name(Listener),
+            case uds_dist_listener:wanted(Listener) of
+                none -> request_done({Whose, Config}, ok, State);
+                undecided -> move(Whose, uds_dist_config:place(Name, Config), Config, use(Config, State));
+                _ -> move(Whose, uds_dist_config:place(Name, Config), Config, State)
+            end;
+        {error, Explanation} ->
+            request_done({Whose, undefined}, {error, bad_configuration, Explanation}, State)
+    end.
+
+move(Whose, {ok, Place}, Config, State) ->
+    Tag = {Whose, Config},
+    GiveUp = now_ms() + ?BUSY_TIMEOUT,
+    listener(fun(L) -> uds_dist_listener:move(Place, Tag, GiveUp, L) end, State);
+move(Whose, {error, Explanation}, Config, State) ->
+    request_done({Whose, Config}, {error, bad_configuration, Explanation}, State).
+
+%% A listen/1, configure/0 or close_listener/1, or the configuration at the end of the boot, is through.
+request_done({close, From}, ok, State) ->
+    gen_server:reply(From, ok),
+    State;
+request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
+    Address =
+        case uds_dist_listener:wanted(Listener) of
+            undecided -> undefined;
+            {Wanted, _, _} -> Wanted
+        end,
+    gen_server:reply(From, {ok, Address}),
+    ok = check_names_of_commands(Config, State),
+    State;
+request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
+    Name = uds_dist_listener:name(State#state.listener),
+    gen_server:reply(From, cannot_listen(Name, Reason, [Explanation, uds_dist_config:default_hint(Config)])),
+    State;
+request_done({Whose, Config}, ok, State) ->
+    State1 = dial_put_off(use(Config, State)),
+    ok = check_names_of_commands(Config, State1),
+    _ = [gen_server:reply(From, ok) || {configure, From} <- [Whose]],
+    State1;
+request_done({Whose, _}, {error, Reason, Explanation}, State) ->
+    Reply =
+        case uds_dist_listener:name(State#state.listener) of
+            undefined ->
+                ok = uds_dist_log:wrong_settings(Explanation),
+                {error, Reason};
+            Name ->
+                cannot_listen(Name, Reason, Explanation)
+        end,
+    case Whose of
+        {configure, From} -> gen_server:reply(From, Reply);
+        %% As when kernel finds that it cannot start distribution.
+        boot -> init:stop(1)
+    end,
+    State.
+
+%% The commands of a release connect under longer names.
+check_names_of_commands(Config, #state{listener = Listener}) ->
+    case uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config) of
+        ok -> ok;
+        {error, Explanation} -> uds_dist_log:listener(notice, Explanation)
+    end.
+
+%% net_kernel has a message of its own for a name in use.
+cannot_listen(_Name, sidecar_failed, _Explanation) ->
+    %% The line about the sidecar says it all.
+    {error, sidecar_failed};
+cannot_listen(Name, Reason, Explanation) ->
+    ok = uds_dist_log:cannot_listen(Name, Explanation),
+    case Reason of
+        name_busy -> {error, duplicate_name};
+        _ -> {error, Reason}
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Connections that we make
+
+connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
+    case settings(State) of
+        put_off ->
+            await_boot(State#state{dialer = uds_dist_dialer:put_off(Node, From, GiveUp, Dialer)});
+        {ok, Config} ->
+            case uds_dist_config:address(Node, Config) of
+                {ok, Address} ->
+                    dialer(
+                        fun(D) -> uds_dist_dialer:dial(Node, Address, {From, GiveUp}, D) end,
+                        use(Config, State)
+                    );
+                {error, Explanation} ->
+                    cannot_connect(Node, From, Explanation, State)
+            end;
+        {error, Explanation} ->
+            cannot_connect(Node, From, Explanation, State)
+    end.
+
+cannot_connect(Node, From, Explanation, State) ->
+    gen_server:reply(From, {error, bad_configuration}),
+    ok = uds_dist_log:unreachable(Node, Explanation),
+    State.
+
+dial_put_off(State = #state{dialer = Dialer}) ->
+    {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),
+    lists:foldl(
+        fun({Node, From, GiveUp}, S) -> connect(Node, From, GiveUp, S) end,
+        State#state{dialer = Dialer1},
+        Requests
+    ).
+
+%% ---------------------------------------------------------------------------------------------
+%% Sockets that the sidecar hands over, where the transport is direct
+
+want_channel(#{transport := direct, socket_dir := Dir}, State = #state{sidecar = Sidecar}) ->
+    case uds_dist_sidecar:is_up(Sidecar) of
+        true -> channel(fun(C) -> uds_dist_channel:want(Dir, C) end, State);
+        false -> State
+    end;
+want_channel(_, State) ->
+    State.
+
+channel(Event, State) ->
+    {Effect, Channel} = Event(State#state.channel),
+    channel_effect(Effect, State#state{channel = Channel}).
+
+channel_effect(none, State) ->
+    State;
+channel_effect({send, Packet}, State) ->
+    transmit(Packet, State);
+channel_effect({timer, Milliseconds}, State) ->
+    start_timer(channel, Milliseconds, State);
+channel_effect({failed, Explanation}, State) ->
+    ok = uds_dist_log:no_channel(Explanation),
+    State.
+
+handed_over(Conn, {ok, Socket}, State = #state{connections = Connections, config = Config}) ->
+    #{spin := Spin} = Config,
+    State#state{
+        connections = uds_dist_connections:handed_over(Conn, Socket, Spin, Connections)
+    };
+handed_over(Conn, {error, Explanation}, State = #state{connections = Connections}) ->
+    Reason = {connection_failed, handover},
+    {Node, Connections1} = uds_dist_connections:handover_failed(Conn, Reason, Connections),
+    ok = uds_dist_log:lost_handover(Node, Explanation),
+    State#state{connections = Connections1}.
+
+%% ---------------------------------------------------------------------------------------------
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).

@@ -1,0 +1,128 @@
+%% The transport through the sidecar: bytes go to it and come from it in DATA packets of the port, and
+%% a window in each direction keeps a slow peer or a slow VM from filling memory.
+%%
+%% Every connection shakes hands through this transport. One that stays with it is closed by the sidecar
+%% when this VM ends, after what was written has been delivered: the VM flushes its ports.
+-module(uds_dist_relay).
+-behaviour(uds_dist_transport).
+
+-export([link/3, number/1, output/1, input/1]).
+%% For the owner of the port.
+-export([data/2, closed/2, acknowledged/2]).
+-export([available/1, is_open/1, is_awaited/1, write/3, writable/2, read/2, passed_on/2]).
+
+-export_type([link/0, output/0, input/0]).
+
+%% A connection at the sidecar: the port, its number there, and its window in bytes.
+-opaque link() :: {port(), uds_dist_protocol:conn(), Window :: pos_integer()}.
+
+-record(output, {
+    port :: port(),
+    conn :: uds_dist_protocol:conn(),
+    window :: uds_dist_window:sender()
+}).
+-record(input, {
+    port :: port(),
+    conn :: uds_dist_protocol:conn(),
+    window :: uds_dist_window:receiver()
+}).
+
+-opaque output() :: #output{}.
+-opaque input() :: #input{}.
+
+-spec link(port(), uds_dist_protocol:conn(), Window :: pos_integer()) -> link().
+link(Port, Conn, Window) ->
+    {Port, Conn, Window}.
+
+-spec number(link()) -> uds_dist_protocol:conn().
+number({_, Conn, _}) ->
+    Conn.
+
+-spec output(link()) -> output().
+output({Port, Conn, Window}) ->
+    #output{port = Port, conn = Conn, window = uds_dist_window:sender(Window)}.
+
+-spec input(link()) -> input().
+input({Port, Conn, Window}) ->
+    #input{port = Port, conn = Conn, window = uds_dist_window:receiver(Window)}.
+
+%% ---------------------------------------------------------------------------------------------
+%% What the owner of the port passes on. Messages of one process stay in order, so the end of a
+%% connection comes after all of its data.
+
+%% Gives an input handler bytes of its peer.
+-spec data(InputHandler :: pid(), binary()) -> ok.
+data(InputHandler, Bytes) ->
+    InputHandler ! {data, Bytes},
+    ok.
+
+%% Tells an input handler that no more bytes will come.
+-spec closed(InputHandler :: pid(), uds_dist_transport:reason()) -> ok.
+closed(InputHandler, Reason) ->
+    InputHandler ! {closed, Reason},
+    ok.
+
+%% Tells a controller that the sidecar has passed on Count bytes.
+-spec acknowledged(Controller :: pid(), non_neg_integer()) -> ok.
+acknowledged(Controller, Count) ->
+    Controller ! {acknowledged, Count},
+    ok.
+
+%% ---------------------------------------------------------------------------------------------
+%% Output
+
+-spec available(output()) -> non_neg_integer().
+available(#output{window = Window}) ->
+    uds_dist_window:available(Window).
+
+-spec is_open(output()) -> boolean().
+is_open(#output{window = Window}) ->
+    uds_dist_window:is_open(Window).
+
+-spec is_awaited(output()) -> boolean().
+is_awaited(#output{window = Window}) ->
+    uds_dist_window:is_awaited(Window).
+
+-spec write(pos_integer(), iodata(), output()) ->
+    {ok, output()} | {error, uds_dist_transport:reason()}.
+write(Size, Data, Output = #output{port = Port, conn = Conn, window = Window}) ->
+    try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
+        true -> {ok, Output#output{window = uds_dist_window:sent(Size, Window)}}
+    catch
+        %% The sidecar is gone. The owner of the port says so to the input handler and in the log.
+        error:badarg -> {error, connection_closed}
+    end.
+
+-spec writable(term(), output()) -> {ok, output()} | ignored.
+writable({acknowledged, Count}, Output = #output{window = Window}) ->
+    {ok, Output#output{window = uds_dist_window:acknowledged(Count, Window)}};
+writable(_, _) ->
+    ignored.
+
+%% ---------------------------------------------------------------------------------------------
+%% Input
+
+-spec read(term(), input()) ->
+    {binary(), wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
+read({data, Bytes}, Input) -> {Bytes, wait, Input};
+read({closed, Reason}, _) -> {ended, Reason};
+read(_, _) -> ignored.
+
+%% Acknowledges bytes when it is time to. A full pipe suspends this input handler alone.
+-spec passed_on(non_neg_integer(), input()) -> input().
+passed_on(Count, Input = #input{port = Port, conn = Conn, window = Window}) ->
+    case uds_dist_window:passed_on(Count, Window) of
+        {0, Window1} ->
+            Input#input{window = Window1};
+        {Acknowledged, Window1} ->
+            ok = acknowledge(Port, uds_dist_protocol:ack(Conn, Acknowledged)),
+            Input#input{window = Window1}
+    end.
+
+acknowledge(Port, Packet) ->
+    try port_command(Port, Packet) of
+        true -> ok
+    catch
+        %% The sidecar is gone, and the end of the connection is on its way.
+        error:badarg -> ok
+    end.

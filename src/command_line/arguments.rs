@@ -1,0 +1,426 @@
+//! The command line: its words, and what they mean. It looks into the environment, at nothing else.
+
+use crate::call::Job;
+use crate::cookie::{self, Source};
+use crate::failure::EXIT_CODES;
+use crate::json;
+use crate::location::{Directory, Location};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+use uds_dist::peer::{Base, Policy};
+
+const DIRECTORY_VARIABLE: &str = "UDS_DIST_DIR";
+
+/// How long a command may take.
+const TIMEOUT: &str = "5s";
+
+/// The same for the orderly end of a node, which has to wait for its applications.
+const STOP_TIMEOUT: &str = "60s";
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Request {
+    /// Does the node answer?
+    Ping(Access),
+    /// Its process.
+    Pid(Access),
+    /// Its end.
+    Stop(Access),
+    /// What state it is in.
+    Info(Access, Printed),
+    /// Runs something in it.
+    Run(Access, Program, Printed),
+    /// Which nodes there are.
+    Names(Directory, Printed),
+}
+
+/// Which node, and how to talk to it.
+#[derive(Debug)]
+pub struct Access {
+    /// `name` or `name@host`.
+    pub node: String,
+    /// Where its socket is.
+    pub location: Location,
+    /// Whose processes it may be.
+    pub policy: Policy,
+    /// Where its cookie is.
+    pub cookie: Source,
+    /// How long to wait until it is there.
+    pub wait: Duration,
+    /// How long everything else may take.
+    pub timeout: Duration,
+}
+
+/// What to run.
+#[derive(Debug)]
+pub enum Program {
+    /// It stood in the arguments.
+    Given(Job),
+    /// It is in a file, or on standard input.
+    From(Option<PathBuf>, Language),
+}
+
+/// Of expressions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// Erlang.
+    Erlang,
+    /// Elixir.
+    Elixir,
+}
+
+impl Language {
+    /// Makes expressions a job.
+    pub fn job(self, text: String) -> Job {
+        match self {
+            Language::Erlang => Job::Erlang(text),
+            Language::Elixir => Job::Elixir(text),
+        }
+    }
+}
+
+/// What a result is printed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Printed {
+    /// People.
+    Plain,
+    /// Scripts.
+    Json,
+}
+
+/// Reads the arguments, the program's name excepted.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Request, clap::Error> {
+    let program = OsString::from("uds_dist");
+    let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
+    let (name, matches) = matches.subcommand().expect("a subcommand is required");
+    Ok(match name {
+        "ping" => Request::Ping(access(matches, &variable)),
+        "pid" => Request::Pid(access(matches, &variable)),
+        "stop" => Request::Stop(access(matches, &variable)),
+        "info" => Request::Info(access(matches, &variable), printed(matches)),
+        "rpc" => Request::Run(
+            access(matches, &variable),
+            Program::Given(call(matches)),
+            printed(matches),
+        ),
+        "eval" => Request::Run(
+            access(matches, &variable),
+            expressions(matches),
+            printed(matches),
+        ),
+        "names" => Request::Names(directory(matches, &variable), printed(matches)),
+        other => unreachable!("{other} is defined below, and read nowhere"),
+    })
+}
+
+/// All that can be said.
+pub fn command() -> Command {
+    Command::new("uds_dist")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(
+            "Talks to Erlang and Elixir nodes over Unix domain sockets, without being one.\n\n\
+             The nodes run with the distribution carrier uds_dist, as these do:\n\n    \
+             erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp",
+        )
+        .after_help(format!("{}\n\n{EXIT_CODES}", environment()))
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .subcommand(with_access(
+            Command::new("ping").about("Does the node answer? For health checks"),
+            TIMEOUT,
+        ))
+        .subcommand(
+            Command::new("names")
+                .about("List the nodes of a directory: name, process, user, up or stale")
+                .after_help(
+                    "The process is the node's VM where a lock file names it, and otherwise who listens.\n\
+                     A stale socket is what a killed node has left: its next one takes it over.\n\
+                     A closed one does not let this user connect, and so does not say who listens.",
+                )
+                .arg(dir_arg())
+                .arg(json_arg()),
+        )
+        .subcommand(
+            with_access(
+                Command::new("rpc").about("Call a function of the node and print its result"),
+                TIMEOUT,
+            )
+            .override_usage(
+                "uds_dist rpc [OPTIONS] <NODE> <MODULE> <FUNCTION> [ARGUMENTS]\n       \
+                 uds_dist rpc [OPTIONS] <NODE> <EXPRESSION>",
+            )
+            .arg(
+                Arg::new("CALL")
+                    .num_args(1..=3)
+                    .required(true)
+                    .allow_negative_numbers(true)
+                    .help("erlang memory '[total]', or as one expression: 'erlang:memory(total)'"),
+            )
+            .arg(json_arg()),
+        )
+        .subcommand(
+            with_access(
+                Command::new("eval")
+                    .about("Evaluate expressions in the node and print the value of the last one"),
+                TIMEOUT,
+            )
+            .arg(
+                Arg::new("EXPRESSIONS")
+                    .required_unless_present("file")
+                    .allow_negative_numbers(true)
+                    .help("'lists:sum([1, 2, 3]).', or - for standard input"),
+            )
+            .arg(
+                Arg::new("file")
+                    .long("file")
+                    .value_name("FILE")
+                    .conflicts_with("EXPRESSIONS")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Evaluate the expressions of a file"),
+            )
+            .arg(
+                Arg::new("elixir")
+                    .long("elixir")
+                    .action(ArgAction::SetTrue)
+                    .help("They are Elixir's, for Code.eval_string/1"),
+            )
+            .arg(json_arg()),
+        )
+        .subcommand(with_access(
+            Command::new("pid").about("Print the number of the node's process"),
+            TIMEOUT,
+        ))
+        .subcommand(with_access(
+            Command::new("stop").about("Stop the node in order, and wait until it is gone"),
+            STOP_TIMEOUT,
+        ))
+        .subcommand(
+            with_access(
+                Command::new("info")
+                    .about("Show versions, uptime, memory, limits and applications of the node"),
+                TIMEOUT,
+            )
+            .arg(json_arg()),
+        )
+}
+
+fn environment() -> String {
+    format!(
+        "Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir\n             \
+         {}, {}\n                             the cookie, if there is no --cookie-file; without any, it \
+         is\n                             that of ~/.erlang.cookie",
+        cookie::VARIABLES[0],
+        cookie::VARIABLES[1]
+    )
+}
+
+fn with_access(command: Command, timeout: &'static str) -> Command {
+    command
+        .after_help(EXIT_CODES)
+        .arg(
+            Arg::new("NODE")
+                .required(true)
+                .help("Its name, with or without a host"),
+        )
+        .arg(dir_arg())
+        .arg(
+            Arg::new("socket")
+                .long("socket")
+                .value_name("PATH")
+                .conflicts_with("dir")
+                .value_parser(value_parser!(OsString))
+                .help("The node's socket, if it is not <dir>/<name>.sock"),
+        )
+        .arg(
+            Arg::new("cookie-file")
+                .long("cookie-file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("File with the node's cookie, which others must not be able to read"),
+        )
+        .arg(
+            Arg::new("cookie")
+                .long("cookie")
+                .value_name("COOKIE")
+                .conflicts_with("cookie-file")
+                .help("The cookie itself; whoever can list processes sees it"),
+        )
+        .arg(
+            Arg::new("allow-uid")
+                .long("allow-uid")
+                .value_name("UID")
+                .action(ArgAction::Append)
+                .value_parser(admitted)
+                .help("Talk to nodes of this user too, or of any; besides your own and root's"),
+        )
+        .arg(
+            Arg::new("wait")
+                .long("wait")
+                .value_name("TIME")
+                .default_value("0s")
+                .hide_default_value(true)
+                .value_parser(duration)
+                .help("Wait until the node is there, for so long (30s)"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("TIME")
+                .default_value(timeout)
+                .value_parser(time_limit)
+                .help("How long the answer may take: 500ms, 5s, 2m, 1h"),
+        )
+}
+
+fn dir_arg() -> Arg {
+    Arg::new("dir")
+        .long("dir")
+        .value_name("DIR")
+        .value_parser(value_parser!(OsString))
+        .help(
+            "Directory of the sockets, or @name for an abstract namespace; else UDS_DIST_DIR, or .",
+        )
+}
+
+fn json_arg() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print JSON, for scripts; what the called code prints goes to stderr")
+        .long_help(format!(
+            "Print JSON, for scripts; what the called code prints goes to stderr.\n{}",
+            json::MAPPING
+        ))
+}
+
+fn access(matches: &ArgMatches, variable: &impl Fn(&str) -> Option<OsString>) -> Access {
+    let location = match value::<OsString>(matches, "socket") {
+        Some(socket) => Location::socket(&socket),
+        None => Location::In(directory(matches, variable)),
+    };
+    let cookie = match (value(matches, "cookie-file"), value(matches, "cookie")) {
+        (Some(file), _) => Source::File(file),
+        (None, Some(cookie)) => Source::Argument(cookie),
+        (None, None) => Source::Default,
+    };
+    Access {
+        node: value(matches, "NODE").expect("it is required"),
+        location,
+        policy: policy(matches),
+        cookie,
+        wait: value(matches, "wait").expect("it has a default"),
+        timeout: value(matches, "timeout").expect("it has a default"),
+    }
+}
+
+/// An empty variable counts as unset, as with the carrier.
+fn directory(matches: &ArgMatches, variable: &impl Fn(&str) -> Option<OsString>) -> Directory {
+    let set = value(matches, "dir")
+        .or_else(|| variable(DIRECTORY_VARIABLE).filter(|value| !value.is_empty()));
+    Directory::new(set.as_deref().unwrap_or(OsStr::from_bytes(b".")))
+}
+
+fn policy(matches: &ArgMatches) -> Policy {
+    let mut policy = Policy::just(Base::OwnUserAndRoot);
+    for admitted in matches
+        .get_many::<Admitted>("allow-uid")
+        .into_iter()
+        .flatten()
+    {
+        match admitted {
+            Admitted::User(uid) => policy.uids.push(*uid),
+            Admitted::Anybody => policy.base = Base::Anybody,
+        }
+    }
+    policy
+}
+
+fn call(matches: &ArgMatches) -> Job {
+    let words: Vec<String> = matches
+        .get_many("CALL")
+        .expect("it is required")
+        .cloned()
+        .collect();
+    match &words[..] {
+        [expression] => Job::Erlang(expression.clone()),
+        [module, function, rest @ ..] => Job::Call {
+            module: module.clone(),
+            function: function.clone(),
+            arguments: rest.first().map_or("[]", String::as_str).into(),
+        },
+        [] => unreachable!("it has at least one"),
+    }
+}
+
+fn expressions(matches: &ArgMatches) -> Program {
+    let language = match matches.get_flag("elixir") {
+        true => Language::Elixir,
+        false => Language::Erlang,
+    };
+    match value::<String>(matches, "EXPRESSIONS") {
+        Some(text) if text != "-" => Program::Given(language.job(text)),
+        _ => Program::From(value(matches, "file"), language),
+    }
+}
+
+fn printed(matches: &ArgMatches) -> Printed {
+    match matches.get_flag("json") {
+        true => Printed::Json,
+        false => Printed::Plain,
+    }
+}
+
+fn value<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, id: &str) -> Option<T> {
+    matches.get_one(id).cloned()
+}
+
+#[derive(Debug, Clone)]
+enum Admitted {
+    User(u32),
+    Anybody,
+}
+
+fn admitted(text: &str) -> Result<Admitted, String> {
+    match text {
+        "any" => Ok(Admitted::Anybody),
+        _ => text
+            .parse()
+            .map(Admitted::User)
+            .map_err(|_| "a user is a number, or any".into()),
+    }
+}
+
+/// A number and its unit; without one, seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("the units of time are ms, s, m and h".into()),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "a time is a number and a unit, as 30s")?;
+    // Longer ones would overflow when they are added to the time of day.
+    Duration::try_from_secs_f64(number * unit)
+        .ok()
+        .filter(|time| *time <= MAX_TIME)
+        .ok_or_else(|| "a time is from 0s to 10000h".into())
+}
+
+const MAX_TIME: Duration = Duration::from_secs(10_000 * 3600);
+
+fn time_limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it has to be more than 0s".into()),
+        time => Ok(time),
+    }
+}

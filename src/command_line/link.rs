@@ -1,0 +1,414 @@
+//! A connection to a node: the socket, the handshake over it, and messages afterwards. Everything on
+//! it has one deadline, and ticks keep it open until then.
+
+use crate::cookie::Cookie;
+use crate::etf::Identity;
+use crate::failure::{Failure, Kind};
+use crate::handshake::{self, Challenge, MAX_MESSAGE, Status};
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+use uds_dist::address::Address;
+use uds_dist::os;
+use uds_dist::peer::Policy;
+
+/// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
+/// may be a few seconds. So much less than that.
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Between two tries to connect to a node whose backlog is full: there is no event to wait for.
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Bytes of the largest message: far more than anybody reads, and far less than a machine has.
+const MAX_FRAME: usize = 256 << 20;
+
+/// Bytes that one read takes at most, so that no memory is taken for what only has been announced.
+const READ_SIZE: usize = 1 << 20;
+
+/// Whom to talk to, and what to show and check before.
+#[derive(Debug)]
+pub struct Peer {
+    /// As the user says it: `name` or `name@host`.
+    pub node: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Whose processes we talk to.
+    pub policy: Policy,
+    /// What it and we know.
+    pub cookie: Cookie,
+}
+
+/// A connection that is through with the handshake.
+#[derive(Debug)]
+pub struct Link {
+    stream: UnixStream,
+    deadline: Instant,
+    last_sent: Instant,
+    /// Who we are to the node.
+    pub identity: Identity,
+    /// The node's full name.
+    pub node: String,
+}
+
+impl Link {
+    /// Connects, and shakes hands.
+    pub fn open(peer: &Peer, deadline: Instant) -> Result<Link, Failure> {
+        let stream = connect(peer, deadline)?;
+        Handshake {
+            stream,
+            deadline,
+            peer,
+        }
+        .run()
+    }
+
+    /// Sends one message.
+    pub fn send(&mut self, message: &[u8]) -> Result<(), Failure> {
+        let length = u32::try_from(message.len()).expect("a message of less than 4 GiB");
+        self.last_sent = Instant::now();
+        write_frame(&self.stream, self.deadline, &length.to_be_bytes(), message)
+            .map_err(|error| self.broken(&error))
+    }
+
+    /// Waits for the next message. Ticks are answered and kept back.
+    pub fn receive(&mut self) -> Result<Vec<u8>, Failure> {
+        loop {
+            let mut head = [0; 4];
+            self.read_exact(&mut head)?;
+            let length = u32::from_be_bytes(head) as usize;
+            if length > MAX_FRAME {
+                return Err(Failure::new(
+                    Kind::Lost,
+                    format!(
+                        "{} announced a message of {length} bytes, and {MAX_FRAME} are the most; \
+                         let it write large results to a file",
+                        self.node
+                    ),
+                ));
+            }
+            if length > 0 {
+                return self.read_message(length);
+            }
+            self.tick();
+        }
+    }
+
+    /// Waits until the node closes the connection, which is a failure as any other.
+    pub fn wait_for_end(&mut self) -> Result<(), Failure> {
+        loop {
+            self.receive()?;
+        }
+    }
+
+    fn read_message(&mut self, length: usize) -> Result<Vec<u8>, Failure> {
+        let mut message = Vec::new();
+        while message.len() < length {
+            let start = message.len();
+            message.resize(length.min(start + READ_SIZE), 0);
+            self.read_exact(&mut message[start..])?;
+        }
+        Ok(message)
+    }
+
+    fn read_exact(&mut self, mut bytes: &mut [u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let tick = self.last_sent + TICK_INTERVAL;
+            match read_some(&self.stream, self.deadline.min(tick), bytes) {
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(error) if is_timeout(&error) && Instant::now() < self.deadline => {
+                    self.tick();
+                }
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that can no longer be told may have said before what we wait for: reading shows it.
+    fn tick(&mut self) {
+        let _ = self.send(&[]);
+    }
+
+    fn broken(&self, error: &io::Error) -> Failure {
+        let node = &self.node;
+        match error.kind() {
+            _ if is_timeout(error) => Failure::new(
+                Kind::TimedOut,
+                format!("{node} has not answered in time; allow more with --timeout"),
+            ),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Failure::new(
+                Kind::Lost,
+                format!("{node} closed the connection before it answered: it went down"),
+            ),
+            _ => Failure::new(
+                Kind::Lost,
+                format!("the connection to {node} broke before it answered: {error}"),
+            ),
+        }
+    }
+}
+
+// --- connecting ----------------------------------------------------------------------------------
+
+fn connect(peer: &Peer, deadline: Instant) -> Result<UnixStream, Failure> {
+    let Peer { node, address, .. } = peer;
+    let socket_address = os::socket_address(address).map_err(|error| {
+        let explanation =
+            format!("{address} cannot be a socket address: {error}; give another --dir");
+        Failure::new(Kind::Usage, explanation)
+    })?;
+    loop {
+        let error = match os::connect(&socket_address) {
+            Ok(socket) => return admit(UnixStream::from(socket), peer),
+            Err(error) => error,
+        };
+        let (kind, problem) = match error.kind() {
+            ErrorKind::WouldBlock if Instant::now() < deadline => {
+                thread::sleep(RETRY_INTERVAL);
+                continue;
+            }
+            ErrorKind::WouldBlock => (
+                Kind::TimedOut,
+                "accepts no connections: too many wait there already".into(),
+            ),
+            ErrorKind::NotFound => (
+                Kind::NotThere,
+                "is not there: no such socket; is it running, and is --dir its socket_dir?".into(),
+            ),
+            // An abstract name that nobody has is refused too.
+            ErrorKind::ConnectionRefused => (
+                Kind::NotThere,
+                "is not there: nobody listens at its socket; start it".into(),
+            ),
+            ErrorKind::PermissionDenied => (
+                Kind::Refused,
+                "does not let this user connect: permission denied; run this as the node's user"
+                    .into(),
+            ),
+            _ => (Kind::Usage, format!("cannot be connected to: {error}")),
+        };
+        return Err(Failure::new(kind, format!("{node} at {address} {problem}")));
+    }
+}
+
+/// Before the first byte: a stranger who listens there learns nothing.
+fn admit(stream: UnixStream, peer: &Peer) -> Result<UnixStream, Failure> {
+    let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
+    let credentials = os::peer_credentials(&stream).map_err(failed)?;
+    if !peer.policy.admits(&credentials, os::own_uid()) {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!(
+                "{} at {} is a process of uid {} (gid {}, pid {}), who is not admitted; if that is \
+                 right, say --allow-uid {}",
+                peer.node,
+                peer.address,
+                credentials.uid,
+                credentials.gid,
+                credentials.pid,
+                credentials.uid
+            ),
+        ));
+    }
+    stream.set_nonblocking(false).map_err(failed)?;
+    Ok(stream)
+}
+
+// --- shaking hands -------------------------------------------------------------------------------
+
+struct Handshake<'a> {
+    stream: UnixStream,
+    deadline: Instant,
+    peer: &'a Peer,
+}
+
+impl Handshake<'_> {
+    fn run(self) -> Result<Link, Failure> {
+        let cookie = &self.peer.cookie;
+        self.send(&handshake::name(&host_name()))?;
+        let identity = match self.parse(&self.receive(Stage::Name)?, Status::decode)? {
+            Status::Named(identity) => identity,
+            Status::Other(status) => {
+                let problem = format!("refuses with the status {status}; see its log");
+                return Err(self.failure(Kind::Refused, &problem));
+            }
+        };
+        let challenge = self.parse(&self.receive(Stage::Name)?, Challenge::decode)?;
+        self.check_name(&challenge.node)?;
+        let ours = random()
+            .map_err(|error| self.failure(Kind::Usage, &format!("no random number: {error}")))?;
+        let proof = handshake::proof(cookie, challenge.number);
+        self.send(&handshake::reply(ours, proof))?;
+        let ack = self.parse(&self.receive(Stage::Proof)?, handshake::decode_ack)?;
+        if ack != handshake::proof(cookie, ours) {
+            let problem =
+                "does not know the cookie, and may not be the node; check who listens there";
+            return Err(self.failure(Kind::Refused, problem));
+        }
+        Ok(Link {
+            stream: self.stream,
+            deadline: self.deadline,
+            last_sent: Instant::now(),
+            identity,
+            node: challenge.node,
+        })
+    }
+
+    /// The node's name is the one that was asked for; without a host, on any.
+    fn check_name(&self, name: &str) -> Result<(), Failure> {
+        let asked = &self.peer.node;
+        let same = match asked.contains('@') {
+            true => name == asked,
+            false => name.split('@').next() == Some(asked),
+        };
+        if same {
+            return Ok(());
+        }
+        let problem = format!("is another node, {name}; ask for that one, or for another socket");
+        Err(self.failure(Kind::Refused, &problem))
+    }
+
+    fn send(&self, message: &[u8]) -> Result<(), Failure> {
+        let length = u16::try_from(message.len()).expect("a short message");
+        write_frame(&self.stream, self.deadline, &length.to_be_bytes(), message)
+            .map_err(|error| self.broken(&error, Stage::Name))
+    }
+
+    fn receive(&self, stage: Stage) -> Result<Vec<u8>, Failure> {
+        let mut head = [0; 2];
+        self.read_exact(&mut head, stage)?;
+        let length = u16::from_be_bytes(head).into();
+        if length > MAX_MESSAGE {
+            let problem = format!("answered the handshake with a message of {length} bytes");
+            return Err(self.failure(Kind::Lost, &(problem + NO_NODE)));
+        }
+        let mut message = vec![0; length];
+        self.read_exact(&mut message, stage)?;
+        Ok(message)
+    }
+
+    fn read_exact(&self, mut bytes: &mut [u8], stage: Stage) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            match read_some(&self.stream, self.deadline, bytes) {
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(error) => return Err(self.broken(&error, stage)),
+            }
+        }
+        Ok(())
+    }
+
+    fn parse<T>(
+        &self,
+        message: &[u8],
+        decode: fn(&[u8]) -> Result<T, handshake::Malformed>,
+    ) -> Result<T, Failure> {
+        decode(message).map_err(|malformed| {
+            let problem = format!("answered the handshake wrongly: {malformed}");
+            self.failure(Kind::Lost, &(problem + NO_NODE))
+        })
+    }
+
+    /// A node says nothing when it hangs up. When it does tells why.
+    fn broken(&self, error: &io::Error, stage: Stage) -> Failure {
+        if is_timeout(error) {
+            let problem =
+                "is there and does not answer; it may be stopped, still starting, or busy";
+            return self.failure(Kind::TimedOut, problem);
+        }
+        match stage {
+            Stage::Name => {
+                let user = os::own_uid();
+                let problem = format!(
+                    "hung up without an answer: it does not admit uid {user} (its log says so), or \
+                     it is going down"
+                );
+                Failure {
+                    may_pass: true,
+                    ..self.failure(Kind::Refused, &problem)
+                }
+            }
+            Stage::Proof => self.failure(
+                Kind::Refused,
+                "hung up when it saw our proof: its cookie is another one; give the node's with \
+                 --cookie-file",
+            ),
+        }
+    }
+
+    fn failure(&self, kind: Kind, problem: &str) -> Failure {
+        let Peer { node, address, .. } = self.peer;
+        Failure::new(kind, format!("{node} at {address} {problem}"))
+    }
+}
+
+const NO_NODE: &str = "; something else listens there";
+
+/// How far the handshake is.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// We have said our name.
+    Name,
+    /// We have shown that we know the cookie.
+    Proof,
+}
+
+/// It only tells people of the node's side where we were.
+fn host_name() -> String {
+    match rustix::system::uname().nodename().to_str() {
+        Ok(name) if !name.is_empty() => name.into(),
+        _ => "localhost".into(),
+    }
+}
+
+/// Nobody should know our challenge before, and have its digest from elsewhere.
+fn random() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+// --- bytes ---------------------------------------------------------------------------------------
+
+/// Reads what is there, or waits until the deadline.
+fn read_some(mut stream: &UnixStream, deadline: Instant, bytes: &mut [u8]) -> io::Result<usize> {
+    loop {
+        stream.set_read_timeout(Some(time_left(deadline)?))?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => (),
+            result => return result,
+        }
+    }
+}
+
+fn write_frame(
+    mut stream: &UnixStream,
+    deadline: Instant,
+    head: &[u8],
+    message: &[u8],
+) -> io::Result<()> {
+    let mut slices = &mut [IoSlice::new(head), IoSlice::new(message)][..];
+    while !slices.is_empty() {
+        stream.set_write_timeout(Some(time_left(deadline)?))?;
+        match stream.write_vectored(slices) {
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    match deadline.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+        left => Ok(left),
+    }
+}
+
+/// A socket's time limit is seen as one of these, depending on the system.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}

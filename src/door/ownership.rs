@@ -1,0 +1,394 @@
+//! Who owns the name of a socket file. Listening there is not known here.
+//!
+//! A name is owned by the process that holds the flock(2) of `<socket>.lock`, from before the socket
+//! appears until after it is gone. So starters at the same instant cannot both find a dead node's
+//! socket stale and remove each other's new one. Carriers that know nothing of the lock are
+//! respected too: under the lock, a socket that answers has an owner.
+
+use super::probe::{Probe, probe};
+use crate::address::Address;
+use crate::failure::{Failure, Reason};
+use crate::os;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Device and inode: the identity of a file, whatever its path says later.
+type Identity = (u64, u64);
+
+/// A name that is ours until this is dropped; then its socket and lock file are removed.
+#[derive(Debug)]
+pub struct OwnedName {
+    path: PathBuf,
+    /// The socket file, once we have bound it.
+    socket: Option<Identity>,
+    lock_path: PathBuf,
+    // Dropped last: the name is free when nothing of it is left.
+    lock: File,
+}
+
+impl OwnedName {
+    /// Takes the name of the socket file `path` and removes a dead owner's socket.
+    ///
+    /// # Errors
+    /// [`Reason::DuplicateName`] when a live process owns it, [`Reason::NameBusy`] when one holds
+    /// the lock but does not answer (yet, or any more: ask again), [`Reason::BadAddress`] when
+    /// there can be no socket, [`Reason::PermissionDenied`] or [`Reason::SystemError`] otherwise.
+    pub fn claim(path: &Path, vm_pid: u32) -> Result<OwnedName, Failure> {
+        let lock_path = lock_path(path);
+        let mut lock = take_lock(&lock_path, path)?;
+        // From here on, dropping the name gives it up and leaves what is not ours alone.
+        let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{vm_pid}"));
+        let name = OwnedName {
+            path: path.to_owned(),
+            socket: None,
+            lock_path,
+            lock,
+        };
+        noted.map_err(|error| failure(&error, "write", &name.lock_path))?;
+        name.remove_stale_socket()?;
+        Ok(name)
+    }
+
+    /// The socket now stands at the path: remember it as ours.
+    pub fn bound(&mut self) -> io::Result<()> {
+        self.socket = Some(identity(&fs::symlink_metadata(&self.path)?));
+        Ok(())
+    }
+
+    fn remove_stale_socket(&self) -> Result<(), Failure> {
+        let path = &self.path;
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failure(&error, "look at", path)),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(Failure::new(
+                    Reason::BadAddress,
+                    format!(
+                        "{} is in the way and is not a socket; remove it, or choose another \
+                         node name or socket_dir",
+                        path.display()
+                    ),
+                ));
+            }
+            Ok(_) => (),
+        }
+        match probe(&Address::Path(path.clone())) {
+            Probe::Nobody => match fs::remove_file(path) {
+                Ok(()) => {
+                    log::info!("took over {}, whose owner is dead", path.display());
+                    Ok(())
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(failure(&error, "remove the stale socket", path)),
+            },
+            Probe::Answers(owner) => Err(duplicate(path, owner.and_then(|owner| owner.process()))),
+            Probe::Failed(error) => Err(failure(&error, "find out who listens at", path)),
+        }
+    }
+}
+
+impl Drop for OwnedName {
+    fn drop(&mut self) {
+        if let Some(ours) = self.socket {
+            match fs::symlink_metadata(&self.path) {
+                Ok(found) if identity(&found) == ours => remove(&self.path),
+                Ok(_) => log::warn!("{} is no longer ours; left alone", self.path.display()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    log::warn!("{} was removed by somebody else", self.path.display());
+                }
+                Err(error) => log::warn!("cannot look at {}: {error}", self.path.display()),
+            }
+        }
+        // Ours is locked; another one has replaced it and is its owner's to remove.
+        let lock = fs::symlink_metadata(&self.lock_path).map(|found| identity(&found));
+        match (lock, self.lock.metadata()) {
+            (Ok(found), Ok(ours)) if found == identity(&ours) => remove(&self.lock_path),
+            _ => log::warn!("{} is no longer ours; left alone", self.lock_path.display()),
+        }
+    }
+}
+
+/// The file whose lock says who owns the socket `path`, and which has the number of that VM.
+pub fn lock_path(path: &Path) -> PathBuf {
+    let mut lock_path = OsString::from(path);
+    lock_path.push(".lock");
+    PathBuf::from(lock_path)
+}
+
+/// Names in a directory that are looked at: a directory full of them must not delay a node's start.
+const MAX_SWEPT: usize = 1024;
+
+/// Removes what killed nodes have left beside the socket file `path`: sockets at which nobody
+/// listens, with a lock file of our user's that nobody holds. Other nodes see to their own names, but
+/// those of commands that are run once (`rpc-1f3a-myapp`) are never taken again.
+pub fn sweep(path: &Path) {
+    let Some(entries) = path.parent().and_then(|parent| fs::read_dir(parent).ok()) else {
+        return; // A directory may be writable and not readable.
+    };
+    for entry in entries.take(MAX_SWEPT).flatten() {
+        let lock_path = entry.path();
+        if lock_path.extension() == Some(OsStr::new("lock")) {
+            let name = lock_path.with_extension("");
+            if name != path && name.extension() == Some(OsStr::new("sock")) {
+                sweep_name(&name, &lock_path);
+            }
+        }
+    }
+}
+
+fn sweep_name(path: &Path, lock_path: &Path) {
+    let Ok(file) = lock_options().open(lock_path) else {
+        return;
+    };
+    let Ok(opened) = file.metadata() else {
+        return;
+    };
+    if !opened.is_file() || !opened.uid() == os::own_uid() {
+        return;
+    }
+    // Held to the end of this function: a node that starts under this name meanwhile tries again.
+    if os::lock(&file).is_err() {
+        return;
+    }
+    let is_current = |found: io::Result<fs::Metadata>| {
+        found.is_ok_and(|found| identity(&found) == identity(&opened))
+    };
+    if !is_current(fs::symlink_metadata(lock_path)) {
+        return;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return,
+        Ok(_) => match probe(&Address::Path(path.to_owned())) {
+            Probe::Nobody => remove(path),
+            Probe::Answers(_) | Probe::Failed(_) => return,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(_) => return,
+    }
+    remove(lock_path);
+    log::info!("removed {}, whose owner is dead", path.display());
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+/// Opens and locks the lock file; what we hold in the end is the file that stands at the path.
+fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
+    let directory = lock_path.parent().unwrap_or(Path::new("/"));
+    make_directory(directory)?;
+    loop {
+        let file = open_lock(lock_path).map_err(|error| unopenable(&error, lock_path))?;
+        let opened = file
+            .metadata()
+            .map_err(|error| failure(&error, "look at", lock_path))?;
+        check_lock(&opened, lock_path)?;
+        match os::lock(&file) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(held_by_another(file, lock_path, path));
+            }
+            Err(error) => return Err(failure(&error, "lock", lock_path)),
+        }
+        match fs::symlink_metadata(lock_path) {
+            Ok(found) if identity(&found) == identity(&opened) => return Ok(file),
+            // Its owner removed it between our open and our lock: what we hold is nobody's.
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failure(&error, "look at", lock_path)),
+        }
+    }
+}
+
+/// Somebody else's lock file could be held for ever, to keep us from our name; and one that is also
+/// another file, by a hard link, would be that file which we empty.
+fn check_lock(lock: &fs::Metadata, lock_path: &Path) -> Result<(), Failure> {
+    if !lock.is_file() {
+        Err(in_the_way(lock_path, "is not a lock file"))
+    } else if !os::is_trusted_owner(lock.uid()) {
+        let problem = format!("belongs to uid {}", lock.uid());
+        Err(in_the_way(lock_path, &problem))
+    } else if lock.nlink() > 1 {
+        Err(in_the_way(lock_path, "is a hard link to another file"))
+    } else {
+        Ok(())
+    }
+}
+
+fn in_the_way(lock_path: &Path, problem: &str) -> Failure {
+    Failure::new(
+        Reason::BadAddress,
+        format!(
+            "{} is in the way and {problem}; remove it, or set socket_dir to a directory of this \
+             node's user",
+            lock_path.display()
+        ),
+    )
+}
+
+/// The error of open(2) says little about why: a link, another user's file.
+fn unopenable(error: &io::Error, lock_path: &Path) -> Failure {
+    let Ok(found) = fs::symlink_metadata(lock_path) else {
+        return failure(error, "open", lock_path);
+    };
+    if let Err(failure) = check_lock(&found, lock_path) {
+        return failure;
+    }
+    match error.kind() {
+        // Left behind by root.
+        io::ErrorKind::PermissionDenied => {
+            in_the_way(lock_path, &format!("belongs to uid {} alone", found.uid()))
+        }
+        _ => failure(error, "open", lock_path),
+    }
+}
+
+fn open_lock(lock_path: &Path) -> io::Result<File> {
+    lock_options()
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(lock_path)
+}
+
+fn lock_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(os::OPEN_WARILY);
+    options
+}
+
+/// Sees to a directory in which nobody but those we trust can put a socket in our place. A missing
+/// one is created, but not the ones above it: a mistyped path should be an error, not a new tree.
+fn make_directory(directory: &Path) -> Result<(), Failure> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => log::info!("created the directory {}", directory.display()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+        // It may exist all the same, in a place where we cannot create anything.
+        Err(error) if directory.is_dir() => log::debug!("{}: {error}", directory.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::new(
+                Reason::BadAddress,
+                format!(
+                    "the directory {} does not exist, and neither does the one above it; create \
+                     it, or set socket_dir to another",
+                    directory.display()
+                ),
+            ));
+        }
+        Err(error) => return Err(failure(&error, "create the directory", directory)),
+    }
+    let entry = fs::symlink_metadata(directory);
+    let target = fs::metadata(directory);
+    let (entry, target) = match (entry, target) {
+        (Ok(entry), Ok(target)) => (entry, target),
+        (Err(error), _) | (_, Err(error)) => return Err(failure(&error, "look at", directory)),
+    };
+    match distrust(&entry, &target) {
+        None => Ok(()),
+        Some(problem) => Err(Failure::new(
+            Reason::BadAddress,
+            format!("the directory {} {problem}", directory.display()),
+        )),
+    }
+}
+
+/// What is unsafe about a directory, given itself and what it leads to if it is a symbolic link;
+/// with what to do about it.
+fn distrust(entry: &fs::Metadata, target: &fs::Metadata) -> Option<String> {
+    const STICKY: u32 = 0o1000;
+    let mode = target.mode();
+    if entry.is_symlink() && !os::is_trusted_owner(entry.uid()) {
+        Some(format!(
+            "is a symbolic link of uid {}, who can lead it elsewhere; name the directory itself",
+            entry.uid()
+        ))
+    } else if !target.is_dir() {
+        Some("is not a directory; set socket_dir to a directory".into())
+    } else if !os::is_trusted_owner(target.uid()) {
+        Some(format!(
+            "belongs to uid {}, who can replace the socket; use one of this node's user or root",
+            target.uid()
+        ))
+    } else if mode & STICKY != 0 {
+        None
+    } else if mode & 0o002 != 0 {
+        Some(
+            "is writable by everybody, who can replace the socket; chmod o-w, or +t to keep it so"
+                .into(),
+        )
+    } else if mode & 0o020 != 0 && !os::is_own_group(target.gid()) {
+        Some(format!(
+            "is writable by gid {}, which is not a group of this node's user; chmod g-w",
+            target.gid()
+        ))
+    } else {
+        None
+    }
+}
+
+fn held_by_another(held: File, lock_path: &Path, path: &Path) -> Failure {
+    // What we have opened, not what may stand at the path by now.
+    let owner = io::read_to_string(held.take(16))
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match probe(&Address::Path(path.to_owned())) {
+        Probe::Answers(listener) => duplicate(
+            path,
+            owner.or(listener.and_then(|listener| listener.process())),
+        ),
+        Probe::Nobody | Probe::Failed(_) => Failure::new(
+            Reason::NameBusy,
+            format!(
+                "the name is taken: {} is locked{}, but nobody answers at {}",
+                lock_path.display(),
+                by_process(owner),
+                path.display()
+            ),
+        ),
+    }
+}
+
+fn duplicate(path: &Path, pid: Option<u32>) -> Failure {
+    Failure::new(
+        Reason::DuplicateName,
+        format!(
+            "the name is in use{}: a live node answers at {}",
+            by_process(pid),
+            path.display()
+        ),
+    )
+}
+
+fn by_process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" by process {pid}"))
+        .unwrap_or_default()
+}
+
+fn identity(metadata: &fs::Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+/// One line for an operating system's error, with what to do where we know it.
+fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
+    let (reason, advice) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            Reason::PermissionDenied,
+            "; give the user of this node write access to the directory, or set socket_dir to \
+             another",
+        ),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
+            (Reason::SystemError, "; set socket_dir to another directory")
+        }
+        io::ErrorKind::NotADirectory => (Reason::BadAddress, "; set socket_dir to a directory"),
+        _ => (Reason::SystemError, ""),
+    };
+    Failure::new(
+        reason,
+        format!("cannot {what} {}: {error}{advice}", path.display()),
+    )
+}

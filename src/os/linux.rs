@@ -1,0 +1,129 @@
+//! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SCM_RIGHTS.
+
+use super::{begin_listening, warn_unless};
+use crate::peer::Credentials;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::io::{ioctl_fionread, retry_on_intr};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg, socket_with,
+};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::set_no_new_privs;
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::LazyLock;
+
+/// Longest path of a socket: `sun_path` of unix(7) has 108 bytes, and ends with a NUL.
+pub const MAX_PATH: usize = 107;
+
+/// Whether bytes can go from a socket to a pipe without being read.
+pub const CAN_SPLICE: bool = true;
+
+/// Whether sockets can be handed over to the VM.
+pub const CAN_PASS_SOCKETS: bool = true;
+
+/// Bytes a pipe to or from the VM should hold: the most that an unprivileged process may ask for
+/// (/proc/sys/fs/pipe-max-size). With the usual 64 KiB each batch costs many wake-ups.
+const PIPE_SIZE: usize = 1 << 20;
+
+/// Moves up to `limit` bytes between a pipe and a socket inside the kernel; `WouldBlock` if there is
+/// nothing to move, or no room for it.
+pub fn splice(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    Ok(retry_on_intr(|| {
+        rustix::pipe::splice(&from, None, &to, None, limit, flags)
+    })?)
+}
+
+/// Bytes of a socket that [`splice`] can move to a pipe right now.
+pub fn spliceable(socket: impl AsFd) -> usize {
+    // Some kernels only look like Linux; to find out is to try, once.
+    static SPLICES: LazyLock<bool> = LazyLock::new(|| splice_one_byte().is_ok());
+    match *SPLICES {
+        true => ioctl_fionread(socket).map_or(0, |count| count as usize),
+        false => 0,
+    }
+}
+
+fn splice_one_byte() -> io::Result<()> {
+    let (mut near, far) = UnixStream::pair()?;
+    let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    near.write_all(&[0])?;
+    splice(far, writer, 1)?;
+    Ok(())
+}
+
+/// Lets a pipe hold as much as it may. It works with a smaller one too, only slower.
+pub fn enlarge_pipe(fd: impl AsFd) {
+    if let Err(errno) = fcntl_setpipe_size(fd, PIPE_SIZE) {
+        log::debug!("a pipe to the VM keeps its size: {errno}");
+    }
+}
+
+/// A stream socket that neither blocks nor is inherited.
+pub fn unix_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(socket)
+}
+
+/// The address of an abstract name, without its leading NUL.
+pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new_abstract_name(name)?)
+}
+
+/// A listener under an abstract name that the kernel chooses, and that name with its leading NUL:
+/// autobind of unix(7).
+pub fn abstract_listener(backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let socket = unix_socket()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
+    begin_listening(&socket, backlog)?;
+    let address = SocketAddrUnix::try_from(rustix::net::getsockname(&socket)?)?;
+    let name = address
+        .abstract_name()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let address = [&[0], name].concat();
+    Ok((socket, address))
+}
+
+/// Sends a descriptor, with the one byte that it needs: SCM_RIGHTS of unix(7). `WouldBlock` if the
+/// socket takes no more.
+pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    let descriptors = [descriptor.as_fd()];
+    let byte = [IoSlice::new(&[0])];
+    retry_on_intr(|| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fits = control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        assert!(fits, "the space is that of one descriptor");
+        sendmsg(&socket, &byte, &mut control, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Who is at the other end: SO_PEERCRED of unix(7).
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    Ok(Credentials {
+        uid: peer.uid(),
+        gid: peer.gid(),
+        // 0 for a process of a pid namespace that we cannot see into.
+        pid: peer.pid() as u32,
+    })
+}
+
+/// What only this system lets a process give up.
+pub fn give_up_privileges() {
+    warn_unless(
+        "do without new privileges",
+        set_no_new_privs(true).map_err(io::Error::from),
+    );
+    warn_unless(
+        "become undumpable",
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from),
+    );
+}

@@ -1,0 +1,441 @@
+//! The table of connections: which there are, who is to be read, who to be written, who lingers.
+//!
+//! Sockets are read in turn, one piece each, and only while the VM keeps up: a slow peer never holds up
+//! anyone else, and neither does a slow VM.
+
+use super::connection::{Connection, ReadOutcome};
+use super::splice::PendingSplice;
+use super::window::RuleBroken;
+use crate::failure::Failure;
+use crate::port::protocol::{ConnId, MAX_CONN, Report};
+use crate::port::queue::{MAX_READ, MAX_SPLICE, ReportQueue};
+use crate::token::Source;
+use mio::event::Event;
+use mio::net::UnixStream;
+use mio::{Interest, Registry};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// How long a connection that the VM has closed may take to deliver what it was given before.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// All connections of one VM.
+pub struct Table {
+    registry: Registry,
+    entries: HashMap<ConnId, Entry>,
+    /// Numbers of connections that have ended and that the VM has still to close.
+    ended: HashSet<ConnId>,
+    last_inbound: ConnId,
+    /// Connections that want to be read, in the order of their turns; each once.
+    to_read: VecDeque<ConnId>,
+    /// Connections with something to write, or to acknowledge, at the end of this turn; each once.
+    to_write: VecDeque<ConnId>,
+    /// Connections that the VM has closed with something left to deliver, and until when they may
+    /// take; in the order of these times.
+    lingering: VecDeque<(Instant, ConnId)>,
+    /// The report queue waits for bytes of a connection.
+    pending_splice: Option<PendingSplice>,
+}
+
+struct Entry {
+    connection: Connection,
+    /// It stands in `to_read`.
+    awaits_read: bool,
+    /// It stands in `to_write`.
+    awaits_write: bool,
+    /// The loop reports when the socket can be written to. Only while something waits for that:
+    /// otherwise each read by the peer would wake us up.
+    watched_for_writing: bool,
+}
+
+/// What the turn of one connection has come to.
+#[derive(Debug)]
+pub enum Turn {
+    /// It goes on.
+    Continues,
+    /// The first bytes of the peer have come.
+    Begun(ConnId),
+    /// It has ended, and the VM is to be told.
+    Ended(ConnId, Failure),
+    /// It is over, as the VM wanted it closed.
+    Over,
+}
+
+impl Table {
+    /// Empty; sockets will be registered with `registry`.
+    pub fn new(registry: Registry) -> Table {
+        Table {
+            registry,
+            entries: HashMap::new(),
+            ended: HashSet::new(),
+            last_inbound: 0,
+            to_read: VecDeque::new(),
+            to_write: VecDeque::new(),
+            lingering: VecDeque::new(),
+            pending_splice: None,
+        }
+    }
+
+    // --- who comes and who goes ------------------------------------------------------------------
+
+    /// Whether the number is in use: the VM or we are not done with it.
+    pub fn contains(&self, conn: ConnId) -> bool {
+        self.entries.contains_key(&conn) || self.ended.contains(&conn)
+    }
+
+    /// Takes a connection under a number that is not in use.
+    pub fn insert(&mut self, conn: ConnId, mut connection: Connection) -> io::Result<()> {
+        let token = Source::Connection(conn).into();
+        self.registry
+            .register(connection.stream_mut(), token, Interest::READABLE)?;
+        let entry = Entry {
+            connection,
+            awaits_read: false,
+            awaits_write: false,
+            watched_for_writing: false,
+        };
+        self.entries.insert(conn, entry);
+        Ok(())
+    }
+
+    /// Takes a connection that came in, under the next number of the sidecar's own, which are even.
+    pub fn insert_inbound(&mut self, connection: Connection) -> io::Result<ConnId> {
+        loop {
+            self.last_inbound = match self.last_inbound + 2 {
+                conn if conn < MAX_CONN => conn,
+                _ => 2,
+            };
+            if !self.contains(self.last_inbound) {
+                break;
+            }
+        }
+        self.insert(self.last_inbound, connection)?;
+        Ok(self.last_inbound)
+    }
+
+    /// A connection has ended, and the VM will close it.
+    pub fn end(&mut self, conn: ConnId) {
+        if self.remove(conn) {
+            self.ended.insert(conn);
+        }
+    }
+
+    /// Forgets a connection; false if there is none. Its socket is closed, unless the report queue waits
+    /// for it.
+    fn remove(&mut self, conn: ConnId) -> bool {
+        let Some(entry) = self.entries.remove(&conn) else {
+            return false;
+        };
+        if let Some(splice) = &mut self.pending_splice {
+            splice.connection_ended(conn, entry.connection);
+        }
+        true
+    }
+
+    // --- what the VM says ------------------------------------------------------------------------
+
+    /// The handshake of a connection is through.
+    pub fn establish(&mut self, conn: ConnId, node: String) {
+        match self.entries.get_mut(&conn) {
+            Some(entry) if entry.connection.is_in_handshake() => {
+                log::debug!("connection {conn} is established with {node}");
+                entry.connection.establish(node);
+                self.await_read(conn);
+            }
+            _ => (), // it ended while this was on its way
+        }
+    }
+
+    /// Gives a connection that is through its handshake away: `pass` takes the socket, if nothing waits
+    /// for it. `None` if there is no such connection. It stays in the table if this fails.
+    pub fn give_away(
+        &mut self,
+        conn: ConnId,
+        pass: impl FnOnce(&UnixStream) -> io::Result<()>,
+    ) -> Option<io::Result<()>> {
+        let connection = &mut self.entries.get_mut(&conn)?.connection;
+        if !connection.is_in_handshake() {
+            return None;
+        }
+        connection.prepare_hand_over();
+        let passed = match connection.unsent() {
+            0 => pass(connection.stream_mut()),
+            count => Err(io::Error::other(format!("{count} bytes wait for the peer"))),
+        };
+        if passed.is_ok() {
+            // The other descriptor keeps the socket alive, and epoll would go on with it.
+            let _ = self.registry.deregister(connection.stream_mut());
+            self.remove(conn);
+        }
+        Some(passed)
+    }
+
+    /// Takes bytes of the VM for a connection.
+    pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), RuleBroken> {
+        let Some(connection) = self.open_to_vm(conn) else {
+            return Ok(()); // it ended while this was on its way
+        };
+        connection.send(bytes)?;
+        self.await_write(conn);
+        Ok(())
+    }
+
+    /// Splices the next bytes of DATA, `limit` at most, from the VM's pipe to the connection's socket;
+    /// the number of those that went, 0 if they have to come by [`send`](Self::send).
+    pub fn splice_from(&mut self, pipe: impl AsFd, conn: ConnId, limit: usize) -> usize {
+        let Some(connection) = self.open_to_vm(conn) else {
+            return 0;
+        };
+        let count = connection.splice_from(pipe, limit);
+        // To acknowledge it, or to find out by reading what is wrong.
+        self.await_write(conn);
+        count
+    }
+
+    /// The VM has passed on `count` bytes of a connection.
+    pub fn acknowledged(&mut self, conn: ConnId, count: u32) -> Result<(), RuleBroken> {
+        if let Some(entry) = self.entries.get_mut(&conn) {
+            entry.connection.acknowledged(count)?;
+            self.await_read(conn);
+        }
+        Ok(())
+    }
+
+    /// The VM is done with a connection, which is closed as soon as what the VM sent before is delivered.
+    /// True if that is now.
+    pub fn close(&mut self, conn: ConnId) -> bool {
+        self.ended.remove(&conn);
+        let Some(entry) = self.entries.get_mut(&conn) else {
+            return false;
+        };
+        entry.connection.flush();
+        if entry.connection.unsent() == 0 {
+            log::debug!("connection {conn} is closed");
+            return self.remove(conn);
+        }
+        entry.connection.close();
+        self.lingering.push_back((Instant::now() + LINGER, conn));
+        self.await_write(conn);
+        false
+    }
+
+    fn is_closing(&self, conn: ConnId) -> bool {
+        let entry = self.entries.get(&conn);
+        entry.is_some_and(|entry| entry.connection.is_closing())
+    }
+
+    /// A connection that the VM has not closed; to it, one that lingers has ended.
+    fn open_to_vm(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        let connection = &mut self.entries.get_mut(&conn)?.connection;
+        (!connection.is_closing()).then_some(connection)
+    }
+
+    // --- turns -----------------------------------------------------------------------------------
+
+    /// Readiness news of a connection's socket.
+    pub fn ready(&mut self, conn: ConnId, event: &Event) {
+        let Some(entry) = self.entries.get_mut(&conn) else {
+            return;
+        };
+        entry.connection.ready(
+            event.is_readable() || event.is_error(),
+            event.is_read_closed() || event.is_error(),
+        );
+        let writable = event.is_writable() || event.is_write_closed() || event.is_error();
+        if writable && entry.connection.unsent() > 0 {
+            self.await_write(conn);
+        }
+        self.await_read(conn);
+    }
+
+    fn await_read(&mut self, conn: ConnId) {
+        if let Some(entry) = self.entries.get_mut(&conn) {
+            if entry.connection.wants_read() && !entry.awaits_read {
+                entry.awaits_read = true;
+                self.to_read.push_back(conn);
+            }
+        }
+    }
+
+    fn await_write(&mut self, conn: ConnId) {
+        if let Some(entry) = self.entries.get_mut(&conn) {
+            if !entry.awaits_write {
+                entry.awaits_write = true;
+                self.to_write.push_back(conn);
+            }
+        }
+    }
+
+    /// Connections that want to be read.
+    pub fn reads_due(&self) -> usize {
+        self.to_read.len()
+    }
+
+    /// True if a connection wants to be written.
+    pub fn has_writes_due(&self) -> bool {
+        !self.to_write.is_empty()
+    }
+
+    /// Reads one piece of the connection whose turn it is. `None` if nobody wants to be read, or the VM
+    /// does not keep up.
+    pub fn read_next(&mut self, reports: &mut ReportQueue) -> Option<Turn> {
+        if !reports.has_room() {
+            return None;
+        }
+        let conn = self.to_read.pop_front()?;
+        let Some(entry) = self.entries.get_mut(&conn) else {
+            return Some(Turn::Continues);
+        };
+        entry.awaits_read = false;
+        let connection = &mut entry.connection;
+        if !connection.wants_read() {
+            return Some(Turn::Continues);
+        }
+        let window = connection.window();
+        if let Some(count) = connection.reserve_splice(window.min(MAX_SPLICE)) {
+            reports.push_splice(conn, count);
+            self.pending_splice = Some(PendingSplice::new(conn));
+            self.await_read(conn);
+            return Some(Turn::Continues);
+        }
+        let was_silent = connection.is_silent();
+        let mut outcome = ReadOutcome::Drained;
+        let read = reports.push_data(conn, window.min(MAX_READ), |buffer| {
+            let count;
+            (count, outcome) = connection.read(buffer);
+            Ok(count)
+        });
+        let begins = was_silent && read.is_ok_and(|count| count > 0);
+        match outcome {
+            ReadOutcome::More => self.await_read(conn),
+            ReadOutcome::Drained => (),
+            ReadOutcome::Ended(failure) => {
+                self.end(conn);
+                return Some(Turn::Ended(conn, failure));
+            }
+        }
+        Some(match begins {
+            true => Turn::Begun(conn),
+            false => Turn::Continues,
+        })
+    }
+
+    /// Writes what waits for one connection, and tells the VM what has been written. `None` if nobody
+    /// wants to be written.
+    pub fn write_next(&mut self, reports: &mut ReportQueue) -> Option<Turn> {
+        let conn = self.to_write.pop_front()?;
+        let Some(entry) = self.entries.get_mut(&conn) else {
+            return Some(Turn::Continues);
+        };
+        entry.awaits_write = false;
+        entry.connection.flush();
+        if !entry.connection.is_closing() {
+            if let Some(count) = entry.connection.take_acknowledgement() {
+                reports.push(&Report::Ack { conn, count });
+            }
+        } else if entry.connection.unsent() == 0 {
+            self.remove(conn);
+            return Some(Turn::Over);
+        }
+        if let Err(error) = entry.watch_for_writing(&self.registry, conn) {
+            if entry.connection.is_closing() {
+                self.remove(conn);
+                return Some(Turn::Over);
+            }
+            self.end(conn);
+            let failure = Failure::system(format!("cannot watch the socket: {error}"));
+            return Some(Turn::Ended(conn, failure));
+        }
+        // A failed write is found out by reading.
+        self.await_read(conn);
+        Some(Turn::Continues)
+    }
+
+    /// Splices bytes that were announced to the VM from their socket to the VM's pipe; `missing` is
+    /// how many have not come yet.
+    pub fn splice_to(
+        &mut self,
+        pipe: impl AsFd,
+        conn: ConnId,
+        missing: usize,
+    ) -> io::Result<usize> {
+        let open = self.entries.get(&conn).map(|entry| &entry.connection);
+        let ended = self.pending_splice.as_ref().and_then(PendingSplice::ended);
+        let connection = open.or(ended);
+        let count = connection.map_or(Ok(0), |connection| connection.splice_to(pipe, missing))?;
+        if count == 0 {
+            return Err(io::Error::other(format!(
+                "connection {conn} lost {missing} bytes that were announced to the VM"
+            )));
+        }
+        if count == missing {
+            self.pending_splice = None;
+        }
+        Ok(count)
+    }
+
+    // --- time, and the end -----------------------------------------------------------------------
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lingering.front().map(|(until, _)| *until)
+    }
+
+    /// Closes a connection that has lingered for too long; false if there is none.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        while let Some((until, conn)) = self.lingering.front().copied() {
+            if until > now {
+                return false;
+            }
+            self.lingering.pop_front();
+            // What stands under its number now may be another one.
+            if self.is_closing(conn) && self.remove(conn) {
+                log::info!("connection {conn} was closed before its peer had read everything");
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sockets are not read any more.
+    pub fn stop_reading(&mut self) {
+        self.to_read.clear();
+    }
+
+    /// Delivers what is left, when nothing else happens any more; true when all is delivered.
+    pub fn deliver(&mut self) -> bool {
+        self.to_write.clear();
+        self.entries.retain(|_, entry| {
+            entry.connection.flush();
+            entry.connection.unsent() > 0
+        });
+        self.entries.is_empty()
+    }
+
+    /// One line for each connection, for people.
+    pub fn describe(&self) -> Vec<String> {
+        let mut conns: Vec<_> = self.entries.keys().copied().collect();
+        conns.sort_unstable();
+        let line = |conn| format!("{conn} {}", self.entries[&conn].connection.describe());
+        conns.into_iter().map(line).collect()
+    }
+}
+
+impl Entry {
+    /// Has the loop report when the socket can be written to, as long as something waits for that.
+    fn watch_for_writing(&mut self, registry: &Registry, conn: ConnId) -> io::Result<()> {
+        let wanted = self.connection.unsent() > 0;
+        if wanted != self.watched_for_writing {
+            let interest = match wanted {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let token = Source::Connection(conn).into();
+            registry.reregister(self.connection.stream_mut(), token, interest)?;
+            self.watched_for_writing = wanted;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,420 @@
+//! Encodes and decodes the packets of [`protocol`](super::protocol). No I/O.
+
+use super::protocol::{
+    Command, ConnId, DATA, DATA_HEAD, MAX_CONN, MAX_CONTROL_BODY, PACKET_HEAD, Report, WINDOW, kind,
+};
+use crate::failure::Reason;
+use crate::peer::{Base, Credentials, Policy};
+use byteorder::{BigEndian, ByteOrder, ReadBytesExt, WriteBytesExt};
+use std::fmt;
+
+/// A packet of the VM that breaks this protocol. The stream behind it cannot be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The packet ends inside the field of this name.
+    Missing(&'static str),
+    /// The field of this name has a value that it must not have.
+    Invalid(&'static str),
+    /// Bytes follow the last field of a packet of this type.
+    Trailing(u8),
+    /// No packet has this type.
+    UnknownType(u8),
+    /// A body of this many bytes, over its cap.
+    TooLong(usize),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::Missing(field) => write!(f, "packet ends inside its field {field}"),
+            DecodeError::Invalid(field) => write!(f, "field {field} has an impossible value"),
+            DecodeError::Trailing(kind) => write!(f, "bytes after the last field of type {kind}"),
+            DecodeError::UnknownType(kind) => write!(f, "unknown packet type {kind}"),
+            DecodeError::TooLong(length) => write!(f, "packet of {length} bytes is over the limit"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl Command {
+    /// Reads one complete body.
+    pub fn decode(body: &[u8]) -> Result<Command, DecodeError> {
+        let mut fields = Fields(body);
+        let packet_type = fields.u8("type")?;
+        let command = match packet_type {
+            kind::LISTEN => Command::Listen {
+                listener: fields.u32("listener")?,
+                backlog: fields.u32("backlog")?,
+                mode: fields.u16("mode")?,
+                vm_pid: fields.u32("vm_pid")?,
+                address: fields.address()?,
+            },
+            kind::UNLISTEN => Command::Unlisten {
+                listener: fields.u32("listener")?,
+            },
+            kind::CONNECT => Command::Connect {
+                conn: fields.conn()?,
+                address: fields.address()?,
+            },
+            kind::ESTABLISHED => Command::Established {
+                conn: fields.conn()?,
+                node: fields.text("node")?,
+            },
+            kind::CLOSE => Command::Close {
+                conn: fields.conn()?,
+            },
+            kind::ADMIT => Command::Admit(fields.policy()?),
+            kind::HAND_OVER => Command::HandOver {
+                conn: fields.conn()?,
+                node: fields.text("node")?,
+            },
+            kind::OPEN_CHANNEL => Command::OpenChannel {
+                vm_pid: fields.u32("vm_pid")?,
+                directory: fields.rest().to_vec(),
+            },
+            kind::ACK => Command::Ack {
+                conn: fields.conn()?,
+                count: fields.u32("count")?,
+            },
+            other => return Err(DecodeError::UnknownType(other)),
+        };
+        match fields.0 {
+            [] => Ok(command),
+            _ => Err(DecodeError::Trailing(packet_type)),
+        }
+    }
+
+    /// Appends the packet, length first. The VM's side of the codec, for tests that play the VM.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        packet(out, |out| match self {
+            Command::Listen {
+                listener,
+                backlog,
+                mode,
+                vm_pid,
+                address,
+            } => {
+                out.push(kind::LISTEN);
+                put_u32(out, *listener);
+                put_u32(out, *backlog);
+                put_u16(out, *mode);
+                put_u32(out, *vm_pid);
+                out.extend_from_slice(address);
+            }
+            Command::Unlisten { listener } => {
+                out.push(kind::UNLISTEN);
+                put_u32(out, *listener);
+            }
+            Command::Connect { conn, address } => {
+                out.push(kind::CONNECT);
+                put_u32(out, *conn);
+                out.extend_from_slice(address);
+            }
+            Command::Established { conn, node } => {
+                out.push(kind::ESTABLISHED);
+                put_u32(out, *conn);
+                out.extend_from_slice(node.as_bytes());
+            }
+            Command::Close { conn } => {
+                out.push(kind::CLOSE);
+                put_u32(out, *conn);
+            }
+            Command::Admit(policy) => {
+                out.push(kind::ADMIT);
+                put_policy(out, policy);
+            }
+            Command::HandOver { conn, node } => {
+                out.push(kind::HAND_OVER);
+                put_u32(out, *conn);
+                out.extend_from_slice(node.as_bytes());
+            }
+            Command::OpenChannel { vm_pid, directory } => {
+                out.push(kind::OPEN_CHANNEL);
+                put_u32(out, *vm_pid);
+                out.extend_from_slice(directory);
+            }
+            Command::Ack { conn, count } => {
+                out.push(kind::ACK);
+                put_u32(out, *conn);
+                put_u32(out, *count);
+            }
+        });
+    }
+}
+
+impl Report {
+    /// Appends the packet, length first.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        packet(out, |out| match self {
+            Report::Hello { version, window } => {
+                out.push(kind::HELLO);
+                put_u16(out, *version);
+                put_u32(out, *window);
+            }
+            Report::Listening { listener } => {
+                out.push(kind::LISTENING);
+                put_u32(out, *listener);
+            }
+            Report::ListenFailed {
+                listener,
+                reason,
+                explanation,
+            } => put_failure(out, kind::LISTEN_FAILED, *listener, *reason, explanation),
+            Report::Unlistened { listener } => {
+                out.push(kind::UNLISTENED);
+                put_u32(out, *listener);
+            }
+            Report::Accepted {
+                conn,
+                listener,
+                peer,
+            } => {
+                out.push(kind::ACCEPTED);
+                put_u32(out, *conn);
+                put_u32(out, *listener);
+                put_credentials(out, peer);
+            }
+            Report::Connected { conn, peer } => {
+                out.push(kind::CONNECTED);
+                put_u32(out, *conn);
+                put_credentials(out, peer);
+            }
+            Report::ConnectFailed {
+                conn,
+                reason,
+                explanation,
+            } => put_failure(out, kind::CONNECT_FAILED, *conn, *reason, explanation),
+            Report::Ack { conn, count } => {
+                out.push(kind::ACK);
+                put_u32(out, *conn);
+                put_u32(out, *count);
+            }
+            Report::HandedOver { conn } => {
+                out.push(kind::HANDED_OVER);
+                put_u32(out, *conn);
+            }
+            Report::Relayed { conn } => {
+                out.push(kind::RELAYED);
+                put_u32(out, *conn);
+            }
+            Report::Channel { address } => {
+                out.push(kind::CHANNEL);
+                out.extend_from_slice(address);
+            }
+            Report::ChannelFailed { explanation } => {
+                out.push(kind::CHANNEL_FAILED);
+                out.extend_from_slice(explanation.as_bytes());
+            }
+            Report::ListenerLost {
+                listener,
+                explanation,
+            } => {
+                out.push(kind::LISTENER_LOST);
+                put_u32(out, *listener);
+                out.extend_from_slice(explanation.as_bytes());
+            }
+            Report::Closed {
+                conn,
+                reason,
+                explanation,
+            } => put_failure(out, kind::CLOSED, *conn, *reason, explanation),
+        });
+    }
+
+    /// Reads one complete body. The VM's side of the codec, for tests that play the VM.
+    pub fn decode(body: &[u8]) -> Result<Report, DecodeError> {
+        if body.len() > MAX_CONTROL_BODY {
+            return Err(DecodeError::TooLong(body.len()));
+        }
+        let mut fields = Fields(body);
+        let packet_type = fields.u8("type")?;
+        let report = match packet_type {
+            kind::HELLO => Report::Hello {
+                version: fields.u16("version")?,
+                window: fields.u32("window")?,
+            },
+            kind::LISTENING => Report::Listening {
+                listener: fields.u32("listener")?,
+            },
+            kind::LISTEN_FAILED => Report::ListenFailed {
+                listener: fields.u32("listener")?,
+                reason: fields.reason()?,
+                explanation: fields.text("explanation")?,
+            },
+            kind::UNLISTENED => Report::Unlistened {
+                listener: fields.u32("listener")?,
+            },
+            kind::ACCEPTED => Report::Accepted {
+                conn: fields.conn()?,
+                listener: fields.u32("listener")?,
+                peer: fields.credentials()?,
+            },
+            kind::CONNECTED => Report::Connected {
+                conn: fields.conn()?,
+                peer: fields.credentials()?,
+            },
+            kind::CONNECT_FAILED => Report::ConnectFailed {
+                conn: fields.conn()?,
+                reason: fields.reason()?,
+                explanation: fields.text("explanation")?,
+            },
+            kind::ACK => Report::Ack {
+                conn: fields.conn()?,
+                count: fields.u32("count")?,
+            },
+            kind::CLOSED => Report::Closed {
+                conn: fields.conn()?,
+                reason: fields.reason()?,
+                explanation: fields.text("explanation")?,
+            },
+            kind::HANDED_OVER => Report::HandedOver {
+                conn: fields.conn()?,
+            },
+            kind::RELAYED => Report::Relayed {
+                conn: fields.conn()?,
+            },
+            kind::CHANNEL => Report::Channel {
+                address: fields.address()?,
+            },
+            kind::CHANNEL_FAILED => Report::ChannelFailed {
+                explanation: fields.text("explanation")?,
+            },
+            kind::LISTENER_LOST => Report::ListenerLost {
+                listener: fields.u32("listener")?,
+                explanation: fields.text("explanation")?,
+            },
+            other => return Err(DecodeError::UnknownType(other)),
+        };
+        match fields.0 {
+            [] => Ok(report),
+            _ => Err(DecodeError::Trailing(packet_type)),
+        }
+    }
+}
+
+/// Writes the length, type and connection that stand before `length` bytes of a DATA packet.
+pub fn data_head(conn: ConnId, length: usize) -> [u8; PACKET_HEAD + DATA_HEAD] {
+    debug_assert!(length <= WINDOW as usize);
+    let mut head = [0; PACKET_HEAD + DATA_HEAD];
+    BigEndian::write_u32(&mut head, (DATA_HEAD + length) as u32);
+    head[PACKET_HEAD] = DATA;
+    BigEndian::write_u32(&mut head[PACKET_HEAD + 1..], conn);
+    head
+}
+
+/// Appends a body and writes its length before it.
+fn packet(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let head = out.len();
+    put_u32(out, 0);
+    body(out);
+    let length = (out.len() - head - PACKET_HEAD) as u32;
+    BigEndian::write_u32(&mut out[head..], length);
+}
+
+fn put_u16(out: &mut Vec<u8>, value: u16) {
+    out.write_u16::<BigEndian>(value).expect(VECTOR);
+}
+
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.write_u32::<BigEndian>(value).expect(VECTOR);
+}
+
+/// Why writing cannot fail.
+const VECTOR: &str = "a vector takes everything";
+
+fn put_credentials(out: &mut Vec<u8>, peer: &Credentials) {
+    put_u32(out, peer.uid);
+    put_u32(out, peer.gid);
+    put_u32(out, peer.pid);
+}
+
+fn put_policy(out: &mut Vec<u8>, policy: &Policy) {
+    out.push(policy.base as u8);
+    put_u16(out, policy.uids.len() as u16);
+    for id in policy.uids.iter().chain(&policy.gids) {
+        put_u32(out, *id);
+    }
+}
+
+fn put_failure(out: &mut Vec<u8>, kind: u8, id: u32, reason: Reason, explanation: &str) {
+    out.push(kind);
+    put_u32(out, id);
+    out.push(reason as u8);
+    out.extend_from_slice(explanation.as_bytes());
+}
+
+/// The one bounded reader of packets: what is left of a body.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+        self.0.read_u8().map_err(|_| DecodeError::Missing(field))
+    }
+
+    fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
+        let value = self.0.read_u16::<BigEndian>();
+        value.map_err(|_| DecodeError::Missing(field))
+    }
+
+    fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+        let value = self.0.read_u32::<BigEndian>();
+        value.map_err(|_| DecodeError::Missing(field))
+    }
+
+    fn conn(&mut self) -> Result<ConnId, DecodeError> {
+        match self.u32("conn")? {
+            conn @ 1..MAX_CONN => Ok(conn),
+            _ => Err(DecodeError::Invalid("conn")),
+        }
+    }
+
+    fn reason(&mut self) -> Result<Reason, DecodeError> {
+        let number = self.u8("reason")?;
+        Reason::ALL
+            .into_iter()
+            .find(|reason| *reason as u8 == number)
+            .ok_or(DecodeError::Invalid("reason"))
+    }
+
+    fn policy(&mut self) -> Result<Policy, DecodeError> {
+        let base = match self.u8("base")? {
+            0 => Base::Nobody,
+            1 => Base::OwnUserAndRoot,
+            2 => Base::Anybody,
+            _ => return Err(DecodeError::Invalid("base")),
+        };
+        let count = self.u16("uids")?;
+        let uids = (0..count)
+            .map(|_| self.u32("uid"))
+            .collect::<Result<_, _>>()?;
+        let mut gids = Vec::new();
+        while !self.0.is_empty() {
+            gids.push(self.u32("gid")?);
+        }
+        Ok(Policy { base, uids, gids })
+    }
+
+    fn credentials(&mut self) -> Result<Credentials, DecodeError> {
+        Ok(Credentials {
+            uid: self.u32("uid")?,
+            gid: self.u32("gid")?,
+            pid: self.u32("pid")?,
+        })
+    }
+
+    fn address(&mut self) -> Result<Vec<u8>, DecodeError> {
+        match self.rest() {
+            [] => Err(DecodeError::Missing("address")),
+            address => Ok(address.to_vec()),
+        }
+    }
+
+    fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
+        String::from_utf8(self.rest().to_vec()).map_err(|_| DecodeError::Invalid(field))
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+}

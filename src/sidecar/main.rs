@@ -1,0 +1,94 @@
+//! Entry point of the sidecar, which a VM starts as a port program: it speaks the port protocol on
+//! stdin and stdout, and ends with the VM.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+use uds_dist::event_loop::EventLoop;
+
+/// Environment variable with a log filter in the syntax of env_logger, such as `debug` or `warn`.
+const LOG_FILTER: &str = "UDS_DIST_LOG";
+
+/// Environment variable with the busy-poll budget in microseconds: how long the loop may spin
+/// before it blocks.
+const SPIN: &str = "UDS_DIST_SPIN";
+
+/// More than this would be no short wait on any machine.
+const MAX_SPIN: u64 = 1000;
+
+/// Exit status of a program that was called wrongly: EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    if env::args_os().len() > 1 {
+        return misused("it takes no arguments");
+    }
+    if io::stdin().is_terminal() {
+        return misused("stdin is a terminal, not a VM");
+    }
+    set_up_log();
+    uds_dist::os::give_up_privileges();
+    let spin = match spin() {
+        Ok(spin) => spin,
+        Err(problem) => {
+            log::error!("{problem}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match run(spin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(spin: Duration) -> io::Result<()> {
+    let mut event_loop = EventLoop::new(io::stdin(), io::stdout(), spin)?;
+    event_loop.catch_signals()?;
+    event_loop.run()
+}
+
+/// People start a sidecar only by mistake: one line says how it is meant.
+fn misused(problem: &str) -> ExitCode {
+    eprintln!(
+        "uds_dist_sidecar: {problem}; a VM starts its sidecar itself: \
+         erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp"
+    );
+    ExitCode::from(USAGE)
+}
+
+fn set_up_log() {
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Info)
+        .parse_env(LOG_FILTER)
+        .format(|out, record| {
+            let level = record.level().as_str().to_lowercase();
+            writeln!(
+                out,
+                "uds_dist[{}] {level}: {}",
+                std::process::id(),
+                record.args()
+            )
+        })
+        .init();
+}
+
+/// The VM knows how many processors there are, and whether spinning is worth it; without its word there
+/// is none.
+fn spin() -> Result<Duration, String> {
+    let text = env::var_os(SPIN).unwrap_or_default();
+    let text = text.to_string_lossy();
+    let microseconds = match text.parse() {
+        Ok(number) if number <= MAX_SPIN => number,
+        _ if text.is_empty() => 0,
+        _ => {
+            return Err(format!(
+                "{SPIN}={text} must be a number of microseconds from 0 to {MAX_SPIN}"
+            ));
+        }
+    };
+    Ok(Duration::from_micros(microseconds))
+}

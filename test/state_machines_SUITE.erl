@@ -1,0 +1,718 @@
+%% The pure state machines, uds_dist_listener and uds_dist_dialer, driven by random events against a
+%% small model of the world: a sidecar that comes and goes, two pipes of packets to and from it, a clock,
+%% and callers who want something at any time. Also uds_dist_backoff, which both of them ask.
+%%
+%% Every sequence of events has a seed of its own, and a run tries what every run tries. Of the sequences
+%% that fail, the shortest one is shown with its seed. UDS_DIST_SEQUENCES sets how many there are.
+-module(state_machines_SUITE).
+
+-export([all/0, groups/0]).
+-export([
+    listener_keeps_its_promises/1,
+    failed_move_at_the_same_address_restores_the_place/1,
+    second_move_waits_for_the_first/1,
+    move_after_a_failed_open_opens_nothing/1,
+    move_to_the_same_place_is_no_news/1,
+    put_off_waits_for_the_listener_to_be_closed/1,
+    each_close_is_answered/1,
+    late_answer_is_not_taken_for_the_next_one/1,
+    place_that_cannot_be_had_is_asked_for_with_a_backoff/1,
+    place_that_is_lost_again_and_again_is_asked_for_with_a_backoff/1,
+    busy_name_is_asked_for_until_the_caller_gives_up/1
+]).
+-export([
+    dialer_keeps_its_promises/1,
+    full_backlog_is_tried_again_until_the_caller_gives_up/1,
+    requests_that_were_put_off_keep_their_order/1,
+    unreachable_node_is_logged_once_a_minute/1
+]).
+-export([
+    delays_double_up_to_the_limit/1,
+    failure_is_news_when_its_text_changes/1
+]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+%% Random sequences of each machine, and the longest one.
+-define(SEQUENCES, "10000").
+-define(LONGEST, 60).
+
+%% Milliseconds within which a full backlog is tried again.
+-define(BACKLOG_RETRY, 20).
+-define(MINUTE, 60000).
+
+all() ->
+    [{group, listener}, {group, dialer}, {group, backoff}].
+
+groups() ->
+    [
+        {listener, [parallel], [
+            listener_keeps_its_promises,
+            failed_move_at_the_same_address_restores_the_place,
+            second_move_waits_for_the_first,
+            move_after_a_failed_open_opens_nothing,
+            move_to_the_same_place_is_no_news,
+            put_off_waits_for_the_listener_to_be_closed,
+            each_close_is_answered,
+            late_answer_is_not_taken_for_the_next_one,
+            place_that_cannot_be_had_is_asked_for_with_a_backoff,
+            place_that_is_lost_again_and_again_is_asked_for_with_a_backoff,
+            busy_name_is_asked_for_until_the_caller_gives_up
+        ]},
+        {dialer, [parallel], [
+            dialer_keeps_its_promises,
+            full_backlog_is_tried_again_until_the_caller_gives_up,
+            requests_that_were_put_off_keep_their_order,
+            unreachable_node_is_logged_once_a_minute
+        ]},
+        {backoff, [parallel], [
+            delays_double_up_to_the_limit,
+            failure_is_news_when_its_text_changes
+        ]}
+    ].
+
+%% ---------------------------------------------------------------------------------------------
+%% Random sequences
+
+%% Run makes a world and lets things happen in it. It throws {broken, What, Events} when a promise is
+%% broken.
+each_sequence(Run) ->
+    Count = list_to_integer(os:getenv("UDS_DIST_SEQUENCES", ?SEQUENCES)),
+    case lists:append([sequence(Seed, Run) || Seed <- lists:seq(1, Count)]) of
+        [] ->
+            ok;
+        Failures ->
+            {_, Seed, What, Events} = lists:min(Failures),
+            ct:fail("~b of ~b sequences failed; the shortest one has seed ~b:~n~p~nafter~n~p", [
+                length(Failures), Count, Seed, What, Events
+            ])
+    end.
+
+sequence(Seed, Run) ->
+    _ = rand:seed(exsss, Seed),
+    try
+        Run(rand:uniform(?LONGEST)),
+        []
+    catch
+        throw:{broken, What, Events} -> [{length(Events), Seed, What, Events}]
+    end.
+
+one_of(List) ->
+    lists:nth(rand:uniform(length(List)), List).
+
+%% Chooses by weight.
+choose(Weighted) ->
+    choose(rand:uniform(lists:sum([Weight || {Weight, _} <- Weighted])), Weighted).
+
+choose(Left, [{Weight, Event} | _]) when Left =< Weight -> Event;
+choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
+
+%% ---------------------------------------------------------------------------------------------
+%% The listener's world
+
+-record(world, {
+    listener = uds_dist_listener:new(),
+    now = 0,
+    timer :: undefined | integer(),
+    %% needed: the listener has asked for a sidecar that is not there.
+    sidecar = down :: down | needed | up,
+    %% Packets on their way to the sidecar and from it, oldest first.
+    commands = [],
+    reports = [],
+    %% What the sidecar has open, and what it has lost while the VM may not know it yet.
+    open = #{} :: #{0..15 => uds_dist_listener:place()},
+    lost = [] :: [0..15],
+    %% The same as the VM knows it.
+    told = #{} :: #{0..15 => {uds_dist_listener:place(), opening | open | closing}},
+    %% Requests that are not done, oldest first, and what those that are done amount to.
+    pending = [] :: [{Tag :: pos_integer(), Request :: term()}],
+    wanted = none,
+    last_tag = 0,
+    lines = [] :: [binary()],
+    %% What has happened, last one first.
+    events = []
+}).
+
+-define(PLACE, {<<"/a">>, 5, 8#600}).
+-define(SAME_ADDRESS, {<<"/a">>, 100, 8#600}).
+-define(ELSEWHERE, {<<"/b">>, 5, 8#600}).
+
+%% Everything that can happen next, with its weight.
+possible(#world{sidecar = Sidecar, wanted = Wanted} = World) ->
+    IsAnyTime = rand:uniform(20) =:= 1,
+    lists:append([
+        [{3, {move, place(), patience()}}, {1, close}, {2, {time, one_of([1, 15, 300, 3000])}}],
+        [{4, {open, place(), patience()}} || Wanted =:= none orelse IsAnyTime],
+        [{1, put_off} || Wanted =:= none orelse IsAnyTime],
+        [{8, comes_up} || Sidecar =:= needed],
+        [{3, cannot_start} || Sidecar =:= needed],
+        [{2, {dies, rand:uniform(length(World#world.reports) + 1) - 1}} || Sidecar =:= up],
+        [{15, {obeys, outcome()}} || World#world.commands =/= []],
+        [{15, reports} || World#world.reports =/= []],
+        [{2, {loses, Id}} || Id <- maps:keys(World#world.open)],
+        [{4, timer} || World#world.timer =/= undefined]
+    ]).
+
+%% A few addresses, so that they meet, and two ways to listen at each.
+place() ->
+    {one_of([<<"/a">>, <<"/b">>, <<"/c">>]), one_of([5, 100]), 8#600}.
+
+%% Milliseconds that a caller waits for a name to become free.
+patience() ->
+    one_of([0, 1000]).
+
+outcome() ->
+    one_of([
+        ok,
+        ok,
+        ok,
+        {failed, name_busy, <<"somebody is just leaving">>},
+        {failed, duplicate_name, <<"somebody has it">>},
+        {failed, permission_denied, <<"not for you">>},
+        {failed, system_error, <<"no space">>}
+    ]).
+
+%% What callers want.
+event({open, Place, Patience}, World) ->
+    Request =
+        case is_taken(World) of
+            true -> refused;
+            false -> {open, Place}
+        end,
+    {Tag, World1} = request(Request, World),
+    GiveUp = World#world.now + Patience,
+    drive(fun(L) -> uds_dist_listener:open(name, Place, {Tag, GiveUp}, L) end, World1);
+event(put_off, World) ->
+    Request =
+        case is_taken(World) of
+            true -> refused;
+            false -> put_off
+        end,
+    {Tag, World1} = request(Request, World),
+    drive(fun(L) -> uds_dist_listener:put_off(name, Tag, L) end, World1);
+event({move, Place, Patience}, World) ->
+    {Tag, World1} = request({move, Place}, World),
+    GiveUp = World#world.now + Patience,
+    drive(fun(L) -> uds_dist_listener:move(Place, Tag, GiveUp, L) end, World1);
+event(close, World) ->
+    {Tag, World1} = request(close, World#world{wanted = none}),
+    drive(fun(L) -> uds_dist_listener:close(Tag, L) end, World1);
+%% What the sidecar does.
+event(comes_up, World) ->
+    drive(fun uds_dist_listener:up/1, World#world{sidecar = up});
+event(cannot_start, World) ->
+    gone(World);
+event({dies, Heard}, World = #world{reports = Reports}) ->
+    %% Some of what it had said before is still read.
+    gone(lists:foldl(fun hear/2, World, lists:sublist(Reports, Heard)));
+event({obeys, Outcome}, World = #world{commands = [Command | Commands]}) ->
+    obey(Command, Outcome, World#world{commands = Commands});
+event({loses, Id}, World = #world{open = Open, lost = Lost}) ->
+    say({lost, Id}, World#world{open = maps:remove(Id, Open), lost = [Id | Lost]});
+event(reports, World = #world{reports = [Report | Reports]}) ->
+    hear(Report, World#world{reports = Reports});
+%% Time.
+event({time, Milliseconds}, World = #world{now = Now}) ->
+    World#world{now = Now + Milliseconds};
+event(timer, World = #world{now = Now, timer = Due}) when is_integer(Due) ->
+    drive(fun uds_dist_listener:timeout/1, World#world{now = max(Now, Due), timer = undefined}).
+
+%% Whether this node has a name already, or not yet given up the one before.
+is_taken(#world{wanted = Wanted, pending = Pending}) ->
+    Wanted =/= none orelse
+        [Request || {_, Request} <- Pending, Request =:= close orelse element(1, Request) =:= open] =/= [].
+
+request(Request, World = #world{last_tag = Last, pending = Pending}) ->
+    {Last + 1, World#world{last_tag = Last + 1, pending = Pending ++ [{Last + 1, Request}]}}.
+
+gone(World) ->
+    drive(fun uds_dist_listener:down/1, World#world{
+        sidecar = down, commands = [], reports = [], open = #{}, lost = [], told = #{}
+    }).
+
+%% The sidecar takes a command. It ends when it is told to use a number twice, and cannot have an address
+%% that it has already.
+obey({listen, Id, Place}, Outcome, World = #world{open = Open, lost = Lost}) ->
+    ?assertNot(is_map_key(Id, Open)),
+    ?assertNot(lists:member(element(1, Place), [Address || {Address, _, _} <- maps:values(Open)])),
+    World1 = World#world{lost = lists:delete(Id, Lost)},
+    case Outcome of
+        ok -> say({listening, Id}, World1#world{open = Open#{Id => Place}});
+        {failed, Reason, Explanation} -> say({listen_failed, Id, Reason, Explanation}, World1)
+    end;
+obey({unlisten, Id}, _, World = #world{open = Open, lost = Lost}) ->
+    %% It answers even if it has just lost it.
+    ?assert(is_map_key(Id, Open) orelse lists:member(Id, Lost)),
+    say({unlistened, Id}, World#world{open = maps:remove(Id, Open), lost = lists:delete(Id, Lost)}).
+
+say(Report, World = #world{reports = Reports}) ->
+    World#world{reports = Reports ++ [Report]}.
+
+hear({listening, Id}, World = #world{told = Told, now = Now}) ->
+    #{Id := {Place, opening}} = Told,
+    World1 = World#world{told = Told#{Id := {Place, open}}},
+    drive(fun(L) -> uds_dist_listener:listening(Id, Now, L) end, World1);
+hear({listen_failed, Id, Reason, Explanation}, World = #world{told = Told, now = Now}) ->
+    Failed = fun(L) -> uds_dist_listener:listen_failed(Id, Reason, Explanation, Now, L) end,
+    drive(Failed, World#world{told = maps:remove(Id, Told)});
+hear({unlistened, Id}, World = #world{told = Told}) ->
+    World1 =
+        case Told of
+            #{Id := {_, closing}} -> World#world{told = maps:remove(Id, Told)};
+            %% The answer for a listener that the VM knew to be lost.
+            #{} -> World
+        end,
+    drive(fun(L) -> uds_dist_listener:unlistened(Id, L) end, World1);
+hear({lost, Id}, World = #world{told = Told, now = Now}) ->
+    World1 = World#world{told = maps:remove(Id, Told)},
+    drive(fun(L) -> uds_dist_listener:lost(Id, <<"it was removed">>, Now, L) end, World1).
+
+drive(Event, World = #world{listener = Listener}) ->
+    {Effects, Listener1} = Event(Listener),
+    ?assert(length([timer || {timer, _} <- Effects]) =< 1),
+    check(lists:foldl(fun effect/2, World#world{listener = Listener1}, Effects)).
+
+%% What the listener promises with each effect.
+effect({listen, Id, Place}, World = #world{told = Told, commands = Commands}) ->
+    ?assertEqual(up, World#world.sidecar),
+    ?assert(Id >= 0 andalso Id =< 15),
+    ?assertNot(is_map_key(Id, Told)),
+    World#world{told = Told#{Id => {Place, opening}}, commands = Commands ++ [{listen, Id, Place}]};
+effect({unlisten, Id}, World = #world{told = Told, commands = Commands}) ->
+    ?assertEqual(up, World#world.sidecar),
+    #{Id := {Place, open}} = Told,
+    World#world{told = Told#{Id := {Place, closing}}, commands = Commands ++ [{unlisten, Id}]};
+effect(need_sidecar, World = #world{sidecar = Sidecar}) ->
+    ?assertNotEqual(up, Sidecar),
+    World#world{sidecar = needed};
+effect({timer, Milliseconds}, World = #world{now = Now}) when Milliseconds >= 0 ->
+    World#world{timer = Now + Milliseconds};
+effect({log, Level, Line}, World = #world{lines = Lines}) when Level =:= notice; Level =:= error ->
+    Text = unicode:characters_to_binary(Line),
+    ?assert(is_binary(Text)),
+    World#world{lines = [Text | Lines]};
+effect({done, Tag, Result}, World = #world{pending = Pending}) ->
+    {value, {Tag, Request}, Pending1} = lists:keytake(Tag, 1, Pending),
+    World1 = World#world{pending = Pending1},
+    %% In their order, but for those that are over at once, and a close that waits for the sidecar.
+    First = [Other || {_, Kind} = Other <- Pending, Kind =/= close],
+    ?assert(lists:member(Request, [close, refused]) orelse [{Tag, Request}] =:= lists:sublist(First, 1)),
+    case {Request, Result} of
+        {refused, {error, already_listening, _}} -> World1;
+        {{open, Place}, ok} -> arrived(Place, World1);
+        {{open, _}, {error, Reason, _}} when Reason =/= already_listening -> World1;
+        {put_off, ok} -> World1#world{wanted = undecided};
+        {{move, _}, ok} when World#world.wanted =:= none -> World1;
+        {{move, Place}, ok} -> arrived(Place, World1);
+        {{move, _}, {error, _, _}} -> World1;
+        {close, ok} when World#world.told =:= #{} -> World1
+    end.
+
+%% There, and nowhere else.
+arrived(Place, World = #world{told = Told}) ->
+    ?assertEqual([{Place, open}], maps:values(Told)),
+    World#world{wanted = Place}.
+
+%% What it promises at any time.
+check(World = #world{listener = Listener, told = Told}) ->
+    Open = [Place || {Place, open} <- maps:values(Told)],
+    case uds_dist_listener:actual(Listener) of
+        none -> ?assertEqual([], Open);
+        Actual -> ?assert(lists:member(Actual, Open))
+    end,
+    _ =
+        [] =:= [Tag || {Tag, Request} <- World#world.pending, Request =/= close] andalso
+            ?assertEqual(World#world.wanted, uds_dist_listener:wanted(Listener)),
+    World.
+
+happen(Event, World = #world{events = Before}) ->
+    Events = [Event | Before],
+    try
+        event(Event, World#world{events = Events})
+    catch
+        Class:What:Stack when Class =/= throw ->
+            throw({broken, {What, Stack}, lists:reverse(Events)})
+    end.
+
+%% All that is asked for succeeds from now on, in a bounded number of steps.
+calm_down(World = #world{pending = Pending}) ->
+    calm_down(40 + 10 * length(Pending), World).
+
+calm_down(0, World = #world{events = Events}) ->
+    throw({broken, {does_not_settle, World}, lists:reverse(Events)});
+calm_down(StepsLeft, World) ->
+    case World of
+        #world{sidecar = needed} -> calm_down(StepsLeft - 1, happen(comes_up, World));
+        #world{commands = [_ | _]} -> calm_down(StepsLeft - 1, happen({obeys, ok}, World));
+        #world{reports = [_ | _]} -> calm_down(StepsLeft - 1, happen(reports, World));
+        #world{timer = Due} when Due =/= undefined -> calm_down(StepsLeft - 1, happen(timer, World));
+        #world{} -> settled(World)
+    end.
+
+%% What is there is what is wanted.
+settled(World = #world{listener = Listener, wanted = Wanted, events = Events}) ->
+    Open =
+        case Wanted of
+            {_, _, _} -> [Wanted];
+            _ -> []
+        end,
+    Expected = {[], Wanted, Open, Open},
+    case {World#world.pending, uds_dist_listener:wanted(Listener), maps:values(World#world.open), [
+        Actual || Actual <- [uds_dist_listener:actual(Listener)], Actual =/= none
+    ]} of
+        Expected -> World;
+        Seen -> throw({broken, {expected, Expected, seen, Seen}, lists:reverse(Events)})
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% The listener
+
+listener_keeps_its_promises(_Config) ->
+    each_sequence(fun(Length) -> calm_down(disturb(Length, #world{})) end).
+
+disturb(0, World) -> World;
+disturb(Length, World) -> disturb(Length - 1, happen(choose(possible(World)), World)).
+
+failed_move_at_the_same_address_restores_the_place(_Config) ->
+    World = run([{move, ?SAME_ADDRESS, 0}, {obeys, ok}, reports, refuse(), reports], listening()),
+    ?assertEqual([], World#world.pending),
+    #world{open = Open} = calm_down(World),
+    ?assertEqual([?PLACE], maps:values(Open)).
+
+%% The sidecar may also end in the middle.
+second_move_waits_for_the_first(_Config) ->
+    Moves = [{move, ?ELSEWHERE, 0}, {move, ?SAME_ADDRESS, 0}],
+    #world{open = Open} = calm_down(run(Moves, listening())),
+    ?assertEqual([?SAME_ADDRESS], maps:values(Open)),
+    #world{open = Open1} = calm_down(run(Moves ++ [{obeys, ok}, reports, {dies, 0}], listening())),
+    ?assertEqual([?SAME_ADDRESS], maps:values(Open1)).
+
+move_after_a_failed_open_opens_nothing(_Config) ->
+    Opening = run([{open, ?PLACE, 0}, {move, ?ELSEWHERE, 0}, comes_up], #world{}),
+    Failed = run([refuse(), reports], Opening),
+    ?assertMatch(#world{open = Open, pending = [], wanted = none} when Open =:= #{}, calm_down(Failed)).
+
+move_to_the_same_place_is_no_news(_Config) ->
+    ?assertMatch(#world{pending = [], lines = []}, run([{move, ?PLACE, 0}], listening())),
+    ?assertMatch(#world{lines = [_]}, calm_down(run([{move, ?ELSEWHERE, 0}], listening()))).
+
+put_off_waits_for_the_listener_to_be_closed(_Config) ->
+    ?assertMatch(#world{pending = [{_, close}]}, run([close, put_off], listening())),
+    ?assertMatch(#world{pending = [], wanted = none}, calm_down(run([close, put_off], listening()))).
+
+each_close_is_answered(_Config) ->
+    ?assertMatch(#world{pending = []}, calm_down(run([close, close], listening()))).
+
+%% The sidecar loses its listener while it is told to close it, and the number is used for another one.
+late_answer_is_not_taken_for_the_next_one(_Config) ->
+    Crossing = run([{loses, 0}, {move, ?SAME_ADDRESS, 0}, reports], listening()),
+    #world{open = Open} = calm_down(Crossing),
+    ?assertEqual([?SAME_ADDRESS], maps:values(Open)).
+
+place_that_cannot_be_had_is_asked_for_with_a_backoff(_Config) ->
+    Lost = run([{loses, 0}, reports], listening()),
+    World = run_until(?MINUTE, fun(_) -> [refuse()] end, Lost),
+    ?assertMatch([_, _], World#world.lines),
+    Tries = length([Obeyed || {obeys, _} = Obeyed <- World#world.events]),
+    ?assert(Tries > 20 andalso Tries < 50, Tries),
+    #world{lines = [Back | _]} = calm_down(World),
+    ?assertMatch({match, _}, re:run(Back, "listening again at /a, after \\d+ tries")).
+
+%% Somebody else removes the socket each time that it is there.
+place_that_is_lost_again_and_again_is_asked_for_with_a_backoff(_Config) ->
+    Lose = fun(#world{commands = [{listen, Id, _} | _]}) -> [{obeys, ok}, {loses, Id}] end,
+    World = run_until(?MINUTE, Lose, run([{loses, 0}, reports], listening())),
+    Tries = length([Obeyed || {obeys, _} = Obeyed <- World#world.events]),
+    ?assert(Tries > 20 andalso Tries < 50, Tries),
+    ?assert(length(World#world.lines) =< 2 * Tries),
+    #world{open = Open} = calm_down(World),
+    ?assertEqual([?PLACE], maps:values(Open)).
+
+busy_name_is_asked_for_until_the_caller_gives_up(_Config) ->
+    Busy = {obeys, {failed, name_busy, <<"somebody is just leaving">>}},
+    Started = run([{open, ?PLACE, 1000}, comes_up], #world{}),
+    World = run_until(?MINUTE, fun(_) -> [Busy] end, Started),
+    ?assertMatch(#world{pending = [], wanted = none, commands = [], timer = undefined}, World),
+    Tries = length([Obeyed || {obeys, _} = Obeyed <- World#world.events]),
+    ?assert(Tries > 20 andalso Tries =< 51, Tries).
+
+%% A listener that is open at PLACE.
+listening() ->
+    run([{open, ?PLACE, 0}, comes_up, {obeys, ok}, reports], #world{}).
+
+refuse() ->
+    {obeys, {failed, system_error, <<"no space">>}}.
+
+run(Events, World) ->
+    lists:foldl(fun happen/2, World, Events).
+
+%% Whenever the sidecar has a command, what Answer says happens. Timers fire when they are due.
+run_until(Time, Answer, World = #world{events = Events}) ->
+    ?assert(length(Events) < 1000),
+    case World of
+        #world{commands = [_ | _]} -> run_until(Time, Answer, run(Answer(World), World));
+        #world{reports = [_ | _]} -> run_until(Time, Answer, happen(reports, World));
+        #world{timer = Due} when Due =< Time -> run_until(Time, Answer, happen(timer, World));
+        #world{} -> World
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% The dialer's world
+
+-record(dials, {
+    dialer = uds_dist_dialer:new(),
+    now = 0,
+    timer :: undefined | integer(),
+    %% needed: the dialer has asked for a sidecar that is not there.
+    sidecar = down :: down | needed | up,
+    %% Requests that are not over.
+    pending = #{} :: #{Tag :: pos_integer() => {node(), GiveUp :: integer()}},
+    %% Those that were put off, and those that wait for a sidecar, oldest first.
+    put_off = [] :: [Tag :: pos_integer()],
+    waiting = [] :: [Tag :: pos_integer()],
+    %% What the sidecar is asked to do, oldest first.
+    connecting = [] :: [{uds_dist_dialer:key(), Tag :: pos_integer()}],
+    %% Those that are to be tried again, and by when.
+    retries = #{} :: #{Tag :: pos_integer() => By :: integer()},
+    %% When each node was last said to be unreachable, unless it was reached since.
+    logged = #{} :: #{node() => integer()},
+    last_tag = 0,
+    last_key = -1,
+    %% What has happened, last one first.
+    events = []
+}).
+
+possible_dials(#dials{sidecar = Sidecar} = Dials) ->
+    lists:append([
+        [{6, {asks, node_to_call(), one_of([0, 10, 7000])}}],
+        [{2, {is_put_off, node_to_call(), 7000}}, {1, configured}],
+        [{2, {time, one_of([1, 15, 300, 30000])}}, {1, {reached, node_to_call()}}],
+        [{8, comes_up} || Sidecar =:= needed],
+        [{2, dies} || Sidecar =/= down],
+        [{12, {answers, Key, answer()}} || {Key, _} <- Dials#dials.connecting],
+        [{6, timer} || Dials#dials.timer =/= undefined]
+    ]).
+
+node_to_call() ->
+    one_of([a@host, b@host, c@host]).
+
+answer() ->
+    one_of([connected, backlog_full, backlog_full, not_listening, refused]).
+
+dial_event({asks, Node, Patience}, Dials) ->
+    {Tag, Dials1} = ask(Node, Patience, Dials),
+    dial(Tag, Dials1);
+dial_event({is_put_off, Node, Patience}, Dials = #dials{put_off = PutOff}) ->
+    {Tag, Dials1} = ask(Node, Patience, Dials),
+    #{Tag := {Node, GiveUp}} = Dials1#dials.pending,
+    Dialer = uds_dist_dialer:put_off(Node, Tag, GiveUp, Dials#dials.dialer),
+    Dials1#dials{put_off = PutOff ++ [Tag], dialer = Dialer};
+dial_event(configured, Dials = #dials{put_off = PutOff, pending = Pending}) ->
+    {Requests, Dialer} = uds_dist_dialer:take_put_off(Dials#dials.dialer),
+    ?assertEqual(PutOff, [Tag || {_, Tag, _} <- Requests]),
+    [?assertEqual({Node, GiveUp}, map_get(Tag, Pending)) || {Node, Tag, GiveUp} <- Requests],
+    lists:foldl(fun dial/2, Dials#dials{dialer = Dialer, put_off = []}, PutOff);
+dial_event(comes_up, Dials = #dials{waiting = Waiting}) ->
+    Dials1 = drive_dials(fun uds_dist_dialer:up/1, Dials#dials{sidecar = up}),
+    %% All that waited, in the order in which it came.
+    Connecting = [Tag || {_, Tag} <- Dials1#dials.connecting, lists:member(Tag, Waiting)],
+    ?assertEqual(Waiting, Connecting),
+    Dials1;
+dial_event(dies, Dials = #dials{waiting = Waiting, connecting = Connecting}) ->
+    Dials1 = drive_dials(fun uds_dist_dialer:down/1, Dials#dials{sidecar = down, connecting = []}),
+    %% All that needed the sidecar has failed with it.
+    Lost = Waiting ++ [Tag || {_, Tag} <- Connecting],
+    ?assertEqual([], [Tag || Tag <- Lost, is_map_key(Tag, Dials1#dials.pending)]),
+    Dials1;
+dial_event({answers, Key, connected}, Dials = #dials{connecting = Connecting, pending = Pending}) ->
+    {value, {Key, Tag}, Connecting1} = lists:keytake(Key, 1, Connecting),
+    {{Node, _}, Pending1} = maps:take(Tag, Pending),
+    {Connected, Dialer} = uds_dist_dialer:connected(Key, Dials#dials.dialer),
+    ?assertEqual({Node, Tag, address(Tag)}, Connected),
+    Dials#dials{dialer = Dialer, connecting = Connecting1, pending = Pending1};
+dial_event({answers, Key, Reason}, Dials = #dials{connecting = Connecting, now = Now}) ->
+    {value, {Key, Tag}, Connecting1} = lists:keytake(Key, 1, Connecting),
+    #dials{pending = #{Tag := {_, GiveUp}}, retries = Retries} = Dials,
+    IsTriedAgain = Reason =:= backlog_full andalso Now < GiveUp,
+    Retries1 = maps:from_list([{Tag, Now + ?BACKLOG_RETRY} || IsTriedAgain]),
+    Failed = fun(D) -> uds_dist_dialer:connect_failed(Key, Reason, <<"why">>, Now, D) end,
+    Dials1 = drive_dials(Failed, Dials#dials{
+        connecting = Connecting1, retries = maps:merge(Retries, Retries1)
+    }),
+    ?assertEqual(IsTriedAgain, is_map_key(Tag, Dials1#dials.pending)),
+    Dials1;
+dial_event({reached, Node}, Dials = #dials{dialer = Dialer, logged = Logged}) ->
+    Dials#dials{dialer = uds_dist_dialer:reached(Node, Dialer), logged = maps:remove(Node, Logged)};
+dial_event({time, Milliseconds}, Dials = #dials{now = Now}) ->
+    Dials#dials{now = Now + Milliseconds};
+dial_event(timer, Dials = #dials{now = Before, timer = Due}) when is_integer(Due) ->
+    Now = max(Before, Due),
+    Timeout = fun(D) -> uds_dist_dialer:timeout(Now, D) end,
+    Dials1 = drive_dials(Timeout, Dials#dials{now = Now, timer = undefined}),
+    %% What cannot be tried again for want of a sidecar waits for one.
+    ?assert(overdue(Now, Dials1#dials.retries) =:= [] orelse Dials1#dials.sidecar =:= needed),
+    Dials1.
+
+overdue(Now, Retries) ->
+    [Tag || {Tag, By} <- maps:to_list(Retries), By =< Now].
+
+ask(Node, Patience, Dials = #dials{now = Now, last_tag = Last, pending = Pending}) ->
+    Tag = Last + 1,
+    {Tag, Dials#dials{last_tag = Tag, pending = Pending#{Tag => {Node, Now + Patience}}}}.
+
+dial(Tag, Dials = #dials{pending = Pending, waiting = Waiting}) ->
+    #{Tag := {Node, GiveUp}} = Pending,
+    Dial = fun(D) -> uds_dist_dialer:dial(Node, address(Tag), {Tag, GiveUp}, D) end,
+    Dials1 = drive_dials(Dial, Dials#dials{waiting = Waiting ++ [Tag]}),
+    ?assert(lists:member(Tag, Dials1#dials.waiting) =:= (Dials#dials.sidecar =/= up)),
+    Dials1.
+
+%% Each request has its own, so that the request of an effect is known.
+address(Tag) ->
+    <<"/", (integer_to_binary(Tag))/binary>>.
+
+drive_dials(Event, Dials = #dials{dialer = Dialer}) ->
+    {Effects, Dialer1} = Event(Dialer),
+    ?assert(length([timer || {timer, _} <- Effects]) =< 1),
+    Dials1 = lists:foldl(fun dial_effect/2, Dials#dials{dialer = Dialer1}, Effects),
+    _ = Dials1#dials.waiting =/= [] andalso ?assertEqual(needed, Dials1#dials.sidecar),
+    Dials1.
+
+%% What the dialer promises with each effect.
+dial_effect({connect, Key, <<"/", Text/binary>>}, Dials = #dials{sidecar = up}) ->
+    Tag = binary_to_integer(Text),
+    #dials{connecting = Connecting, waiting = Waiting, retries = Retries} = Dials,
+    ?assert(is_map_key(Tag, Dials#dials.pending)),
+    ?assert(lists:member(Tag, Waiting) orelse is_map_key(Tag, Retries)),
+    ?assert(Key > Dials#dials.last_key),
+    Dials#dials{
+        last_key = Key,
+        connecting = Connecting ++ [{Key, Tag}],
+        waiting = lists:delete(Tag, Waiting),
+        retries = maps:remove(Tag, Retries)
+    };
+dial_effect(need_sidecar, Dials = #dials{sidecar = Sidecar}) ->
+    ?assertNotEqual(up, Sidecar),
+    Dials#dials{sidecar = needed};
+dial_effect({timer, Milliseconds}, Dials = #dials{now = Now}) when Milliseconds >= 0 ->
+    Dials#dials{timer = Now + Milliseconds};
+dial_effect({failed, Tag, _Reason}, Dials = #dials{pending = Pending}) ->
+    ?assert(is_map_key(Tag, Pending)),
+    ?assertNot(lists:member(Tag, Dials#dials.put_off)),
+    Dials#dials{
+        pending = maps:remove(Tag, Pending),
+        waiting = lists:delete(Tag, Dials#dials.waiting),
+        retries = maps:remove(Tag, Dials#dials.retries)
+    };
+dial_effect({unreachable, Node, <<"why">>}, Dials = #dials{now = Now, logged = Logged}) ->
+    ?assert(Now - maps:get(Node, Logged, Now - ?MINUTE) >= ?MINUTE),
+    Dials#dials{logged = Logged#{Node => Now}}.
+
+dials(Event, Dials = #dials{events = Before}) ->
+    Events = [Event | Before],
+    try
+        dial_event(Event, Dials#dials{events = Events})
+    catch
+        Class:What:Stack when Class =/= throw ->
+            throw({broken, {What, Stack}, lists:reverse(Events)})
+    end.
+
+%% Every peer is there from now on, and every request ends.
+all_end(Dials = #dials{pending = Pending}) ->
+    all_end(20 + 3 * map_size(Pending), Dials).
+
+all_end(StepsLeft, Dials) ->
+    case Dials of
+        #dials{pending = Pending} when map_size(Pending) =:= 0 -> Dials;
+        #dials{} when StepsLeft =:= 0 -> throw({broken, Dials, lists:reverse(Dials#dials.events)});
+        #dials{put_off = [_ | _]} -> all_end(StepsLeft - 1, dials(configured, Dials));
+        #dials{sidecar = needed} -> all_end(StepsLeft - 1, dials(comes_up, Dials));
+        #dials{connecting = [{Key, _} | _]} ->
+            all_end(StepsLeft - 1, dials({answers, Key, connected}, Dials));
+        #dials{} -> all_end(StepsLeft - 1, dials(timer, Dials))
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% The dialer
+
+dialer_keeps_its_promises(_Config) ->
+    each_sequence(fun(Length) -> all_end(disturb_dials(Length, #dials{})) end).
+
+disturb_dials(0, Dials) -> Dials;
+disturb_dials(Length, Dials) -> disturb_dials(Length - 1, dials(choose(possible_dials(Dials)), Dials)).
+
+full_backlog_is_tried_again_until_the_caller_gives_up(_Config) ->
+    Ended = fill_backlogs(run_dials([{asks, a@host, 7000} || _ <- lists:seq(1, 50)])),
+    ?assertMatch(#dials{pending = Pending} when map_size(Pending) =:= 0, Ended),
+    ?assert(Ended#dials.now >= 7000 andalso Ended#dials.now =< 7000 + ?BACKLOG_RETRY),
+    %% Fifty callers, each at most once a millisecond or so.
+    ?assert(Ended#dials.last_key < 50 * 7000).
+
+%% Each of them that is connecting is told that it cannot, as long as there are any.
+fill_backlogs(Dials) ->
+    case Dials of
+        #dials{sidecar = needed} -> fill_backlogs(dials(comes_up, Dials));
+        #dials{connecting = [{Key, _} | _]} -> fill_backlogs(dials({answers, Key, backlog_full}, Dials));
+        #dials{timer = Due} when Due =/= undefined -> fill_backlogs(dials(timer, Dials));
+        #dials{} -> Dials
+    end.
+
+%% Also of two that had to wait for a sidecar as well.
+requests_that_were_put_off_keep_their_order(_Config) ->
+    Dials = run_dials([{is_put_off, Node, 7000} || Node <- [a@host, b@host, a@host, c@host]]),
+    #dials{connecting = Connecting} = run_dials([configured, {asks, b@host, 0}, comes_up], Dials),
+    ?assertEqual([1, 2, 3, 4, 5], [Tag || {_, Tag} <- Connecting]).
+
+unreachable_node_is_logged_once_a_minute(_Config) ->
+    Fail = fun(Dials) ->
+        #dials{connecting = [{Key, _}]} = Asked = dials({asks, a@host, 0}, Dials),
+        dials({answers, Key, not_listening}, Asked)
+    end,
+    LoggedAt = fun(#dials{logged = Logged}) -> maps:get(a@host, Logged, never) end,
+    First = Fail(run_dials([{asks, b@host, 0}, comes_up, {answers, 0, connected}])),
+    ?assertEqual(0, LoggedAt(First)),
+    Soon = Fail(dials({time, ?MINUTE - 1}, First)),
+    ?assertEqual(0, LoggedAt(Soon)),
+    ?assertEqual(?MINUTE, LoggedAt(Fail(dials({time, 1}, Soon)))),
+    %% It was there meanwhile, so its end is news.
+    ?assertEqual(?MINUTE - 1, LoggedAt(Fail(dials({reached, a@host}, Soon)))).
+
+run_dials(Events) ->
+    run_dials(Events, #dials{}).
+
+run_dials(Events, Dials) ->
+    lists:foldl(fun dials/2, Dials, Events).
+
+%% ---------------------------------------------------------------------------------------------
+%% Backoff
+
+delays_double_up_to_the_limit(_Config) ->
+    ?assertEqual([0, 25, 50, 100, 200, 400, 500, 500], delays(8, 500, uds_dist_backoff:new(25))),
+    ?assertEqual([0, 1, 2, 4, 8, 10], delays(6, 10, uds_dist_backoff:new(1))),
+    ?assertEqual([0, 7, 7], delays(3, 7, uds_dist_backoff:new(100))),
+    %% However long it goes on.
+    ?assertEqual(5000, lists:last(delays(10000, 5000, uds_dist_backoff:new(25)))).
+
+delays(Count, Max, Backoff) ->
+    {Delays, Backoff1} = lists:mapfoldl(
+        fun(_, B) ->
+            {Delay, _, B1} = uds_dist_backoff:failed("the same", Max, B),
+            {Delay, B1}
+        end,
+        Backoff,
+        lists:seq(1, Count)
+    ),
+    ?assertEqual(Count, uds_dist_backoff:tries(Backoff1)),
+    Delays.
+
+failure_is_news_when_its_text_changes(_Config) ->
+    Texts = ["no space", ["no ", <<"space">>], "no file", <<"no space">>, "ä", <<"ä"/utf8>>],
+    {News, _} = lists:mapfoldl(
+        fun(Text, B) ->
+            {_, IsNews, B1} = uds_dist_backoff:failed(Text, 500, B),
+            {IsNews, B1}
+        end,
+        uds_dist_backoff:new(25),
+        Texts
+    ),
+    ?assertEqual([true, false, true, true, true, false], News).
