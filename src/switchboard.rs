@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::peer::Credentials;
 use crate::peers::connection::{Connection, Direction};
 use crate::peers::table::{Table, Turn};
+use crate::port::pipes::Moved;
 use crate::port::protocol::{Command, ConnId, ListenerId, MAX_CONN, Report};
 use crate::port::queue::ReportQueue;
 use crate::port::reader::Input;
@@ -162,14 +163,14 @@ impl Switchboard {
         self.table.splice_from(pipe, conn, limit)
     }
 
-    /// Splices bytes that were announced to the VM from their socket to the VM's pipe; `missing` is
-    /// how many have not come yet.
+    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is how many
+    /// have not come yet.
     pub fn splice_to(
         &mut self,
         pipe: impl AsFd,
         conn: ConnId,
         missing: usize,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Moved> {
         self.table.splice_to(pipe, conn, missing)
     }
 

@@ -4,7 +4,8 @@
 mod port;
 
 use port::*;
-use rustix::net::SocketAddrUnix;
+use rustix::net::{SendFlags, SocketAddrUnix, send};
+use rustix::process::Signal;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -558,6 +559,58 @@ fn read_to_end_or_reset(peer: &mut UnixStream) -> Vec<u8> {
         Ok(_) => seen,
         Err(error) if error.kind() == ErrorKind::ConnectionReset => seen,
         Err(error) => panic!("awaited: the end, seen: {} bytes, {error}", seen.len()),
+    }
+}
+
+/// What a peer sends out of band counts as bytes that wait, and cannot be read: no socket may announce more
+/// than it gives.
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_band_data_stops_nobody() {
+    const LARGE: usize = 40_000;
+    const OUT_OF_BAND: usize = 0;
+    for (parts, is_the_end) in [
+        (&[OUT_OF_BAND][..], false),
+        (&[10, OUT_OF_BAND, 10], false),
+        (&[LARGE, OUT_OF_BAND], true),
+        (&[OUT_OF_BAND, LARGE], true),
+        (&[LARGE, OUT_OF_BAND, LARGE], true),
+        (&[LARGE, OUT_OF_BAND, OUT_OF_BAND, LARGE, OUT_OF_BAND], true),
+    ] {
+        for goes_at_once in [false, true] {
+            let (mut sidecar, conn, mut peer, directory) = connected();
+            let (other, mut other_peer) = inbound(&mut sidecar, &directory);
+            sidecar.signal(Signal::STOP);
+            for part in parts {
+                match *part {
+                    OUT_OF_BAND => drop(send(&peer, b"!", SendFlags::OOB).expect("room")),
+                    count => assert_eq!(write_some(&mut peer, &bytes(1, count)), count),
+                }
+            }
+            let mut peer = (!goes_at_once).then_some(peer);
+            sidecar.signal(Signal::CONT);
+            for _ in 0..20 {
+                sidecar.send_data(other, b"ping");
+                assert_eq!(read(&mut other_peer, 4), b"ping");
+                other_peer.write_all(b"pong").expect("room");
+                assert_eq!(sidecar.take(other, 4), b"pong");
+            }
+            if is_the_end || goes_at_once {
+                let (reason, explanation, _) = sidecar.closed(conn);
+                let why = (reason, explanation.contains("out-of-band"));
+                assert!(
+                    why == (Reason::SystemError, true) || goes_at_once,
+                    "{explanation}"
+                );
+            } else if let Some(peer) = &mut peer {
+                // A read ends at such data, as if there were no more, and goes on with the next news.
+                peer.write_all(b"more").expect("room");
+                sidecar.receive(conn, parts.iter().sum::<usize>() + 4);
+            }
+            sidecar.settle();
+            sidecar.expect_idle();
+            drop(peer);
+        }
     }
 }
 

@@ -221,6 +221,8 @@ enum QueueStep {
         conn: u32,
         count: usize,
     },
+    /// The socket does not splice, and is read.
+    Instead(Index),
     Written(Index),
 }
 
@@ -234,6 +236,7 @@ fn queue_step() -> impl Strategy<Value = QueueStep> {
         }),
         (1..=MAX_READ).prop_map(|limit| QueueStep::FailingRead { limit }),
         (conn(), 1..=MAX_SPLICE).prop_map(|(conn, count)| QueueStep::Splice { conn, count }),
+        any::<Index>().prop_map(QueueStep::Instead),
         any::<Index>().prop_map(QueueStep::Written),
         any::<Index>().prop_map(QueueStep::Written),
         any::<Index>().prop_map(QueueStep::Written),
@@ -249,6 +252,8 @@ proptest! {
         let mut expected: Vec<u8> = Vec::new();
         // Connection, and what is expected before and after the bytes of its socket.
         let mut splice: Option<(u32, usize, usize)> = None;
+        // Bytes of the socket that go as others do.
+        let mut instead: Vec<u8> = Vec::new();
         for step in steps {
             match step {
                 QueueStep::Push(report) => {
@@ -283,7 +288,23 @@ proptest! {
                     expected.extend(data_head(conn, count));
                     splice = Some((conn, expected.len(), count));
                 }
+                QueueStep::Instead(count) => match splice {
+                    Some((_, 0, missing)) if instead.is_empty() => {
+                        instead = pattern(count.index(missing + 1));
+                        queue.instead(&instead);
+                    }
+                    _ => (),
+                },
                 QueueStep::Written(count) => match &mut splice {
+                    Some((_, 0, missing)) if !instead.is_empty() => {
+                        let count = count.index(instead.len() + 1);
+                        queue.written(count);
+                        instead.drain(..count);
+                        *missing -= count;
+                        if *missing == 0 {
+                            splice = None;
+                        }
+                    }
                     Some((_, 0, missing)) => {
                         let count = count.index(*missing + 1);
                         queue.spliced(count);
@@ -304,6 +325,7 @@ proptest! {
                 },
             }
             let next = match splice {
+                Some((_, 0, _)) if !instead.is_empty() => Next::Bytes(&instead),
                 Some((conn, 0, missing)) => Next::Splice(conn, missing),
                 Some((_, before, _)) => Next::Bytes(&expected[..before]),
                 None if expected.is_empty() => Next::Nothing,

@@ -11,7 +11,7 @@ mod fixtures;
 
 use fixtures::NAME;
 use proptest::prelude::*;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,6 +40,7 @@ enum Step {
     VmEntersChannel,
     PeerWrites(usize, usize),
     PeerReads(usize, usize),
+    PeerSendsOutOfBand(usize),
     PeerCloses(usize),
     VmReads(usize),
     VmSends(usize, usize),
@@ -62,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::VmEntersChannel),
         10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerWrites(i, n)),
         10 => (index.clone(), amount.clone()).prop_map(|(i, n)| Step::PeerReads(i, n)),
+        1 => index.clone().prop_map(Step::PeerSendsOutOfBand),
         1 => index.clone().prop_map(Step::PeerCloses),
         10 => amount.clone().prop_map(Step::VmReads),
         10 => (index.clone(), amount).prop_map(|(i, n)| Step::VmSends(i, n)),
@@ -112,6 +114,8 @@ struct Model {
     socket: Option<UnixStream>,
     vm_closed: bool,
     ended: bool,
+    /// The peer has sent out-of-band data: what comes of its stream, and whether it goes on, is not said.
+    out_of_band: bool,
 }
 
 impl Model {
@@ -132,6 +136,7 @@ impl Model {
             socket: None,
             vm_closed: false,
             ended: false,
+            out_of_band: false,
         }
     }
 
@@ -173,7 +178,7 @@ impl Model {
         match socket.read(&mut buffer) {
             Ok(read) => {
                 assert!(
-                    buffer[..read] == stream(seed, self.vm_read, read)[..],
+                    self.out_of_band || buffer[..read] == stream(seed, self.vm_read, read)[..],
                     "the VM got other bytes than the peer of {seed} wrote"
                 );
                 self.vm_read += read as u64;
@@ -358,6 +363,7 @@ impl World {
             Step::VmTalksNonsense(bytes) => return self.feed(bytes),
             Step::PeerWrites(index, _)
             | Step::PeerReads(index, _)
+            | Step::PeerSendsOutOfBand(index)
             | Step::PeerCloses(index)
             | Step::VmSends(index, _)
             | Step::VmAcknowledges(index, _)
@@ -394,7 +400,8 @@ impl World {
                         Err(error) => assert!(
                             error.kind() == ErrorKind::WouldBlock
                                 || model.vm_closed
-                                || model.is_dropped(),
+                                || model.is_dropped()
+                                || model.out_of_band,
                             "the peer's write: {error}"
                         ),
                     }
@@ -402,6 +409,12 @@ impl World {
             }
             Step::PeerReads(_, count) => {
                 model.peer_reads(conn, *count);
+            }
+            Step::PeerSendsOutOfBand(_) => {
+                if let Some(peer) = &model.peer {
+                    // It fails where there is no room, or no such thing.
+                    model.out_of_band |= send(peer, b"!", SendFlags::OOB).is_ok();
+                }
             }
             Step::PeerCloses(_) => model.peer = None,
             Step::VmSends(_, count) if model.handed_over => model.vm_writes(conn, *count),
@@ -457,7 +470,7 @@ impl World {
                 let refused = !self.feed(&bytes);
                 let model = &self.models[&conn];
                 assert!(
-                    refused || model.peer.is_none() || model.handing_over,
+                    refused || model.peer.is_none() || model.handing_over || model.out_of_band,
                     "too large an ACK was taken"
                 );
                 return !refused;
@@ -498,7 +511,7 @@ impl World {
             bytes = bytes.strip_prefix(NAME).expect("a name first");
         }
         assert!(
-            bytes == &stream(conn, model.vm_read, bytes.len())[..],
+            model.out_of_band || bytes == &stream(conn, model.vm_read, bytes.len())[..],
             "the VM got other bytes than the peer of {conn} wrote"
         );
         model.vm_read += bytes.len() as u64;
@@ -507,7 +520,7 @@ impl World {
             false => HANDSHAKE_WINDOW,
         };
         assert!(model.vm_read - model.acknowledged <= u64::from(window));
-        assert!(model.vm_read <= model.peer_wrote);
+        assert!(model.out_of_band || model.vm_read <= model.peer_wrote);
     }
 
     fn vm_got(&mut self, report: Report) {
@@ -525,9 +538,12 @@ impl World {
             Report::Closed { conn, .. } => {
                 let model = self.models.get_mut(&conn).expect("CLOSED of no connection");
                 assert!(!model.ended, "CLOSED twice");
-                assert!(model.peer.is_none(), "CLOSED while the peer is there");
                 assert!(
-                    model.vm_closed || model.vm_read == model.peer_wrote,
+                    model.peer.is_none() || model.out_of_band,
+                    "CLOSED while the peer is there"
+                );
+                assert!(
+                    model.out_of_band || model.vm_closed || model.vm_read == model.peer_wrote,
                     "bytes lost"
                 );
                 model.ended = true;
@@ -598,6 +614,9 @@ impl World {
             }
         }
         for (conn, model) in &self.models {
+            if model.out_of_band {
+                continue;
+            }
             if model.peer.is_some() {
                 assert_eq!(
                     model.peer_read, model.vm_sent,

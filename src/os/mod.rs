@@ -11,6 +11,7 @@ pub use system::{
 };
 
 use crate::address::Address;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, RawMode, flock};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{SocketAddrUnix, sockopt};
@@ -36,6 +37,16 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// Writes as much as there is room for; `WouldBlock` if there is none.
 pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| rustix::io::write(fd.as_fd(), bytes))?)
+}
+
+/// True if a write would find room, or fail. So it is if this cannot be found out: the write will tell.
+pub fn is_writable(fd: impl AsFd) -> bool {
+    const AT_ONCE: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut polled = [PollFd::new(&fd, PollFlags::OUT)];
+    poll(&mut polled, Some(&AT_ONCE)) != Ok(0)
 }
 
 /// Makes reads and writes return instead of waiting.

@@ -6,6 +6,7 @@ use crate::failure::{Failure, Reason};
 use crate::os;
 use crate::peer::Credentials;
 use crate::port::MIN_SPLICE;
+use crate::port::pipes::Moved;
 use crate::port::protocol::{HANDSHAKE_WINDOW, WINDOW};
 use mio::net::UnixStream;
 use std::collections::VecDeque;
@@ -60,6 +61,8 @@ pub struct Connection {
     outgoing: VecDeque<u8>,
     /// The socket failed when it was written to. What the peer sent before that is still read.
     write_error: Option<io::Error>,
+    /// Bytes that the socket had announced did not come.
+    lost: bool,
     /// The socket may have something to read.
     readable: bool,
     /// The socket has said that the peer will send no more; reads must go on until they say so.
@@ -84,6 +87,7 @@ impl Connection {
             stage: Stage::Handshake,
             outgoing: VecDeque::new(),
             write_error: None,
+            lost: false,
             readable: false,
             read_closed: false,
             from_vm: ReceiveWindow::new(WINDOW),
@@ -281,7 +285,7 @@ impl Connection {
     /// Bytes that wait in the socket, `limit` at most, if they are enough to be spliced to the VM. They
     /// count as read: [`splice_to`](Self::splice_to) moves them.
     pub fn reserve_splice(&mut self, limit: usize) -> Option<usize> {
-        if limit < MIN_SPLICE || !matches!(self.stage, Stage::Established(_)) {
+        if limit < MIN_SPLICE || self.lost || !matches!(self.stage, Stage::Established(_)) {
             return None;
         }
         let count = os::spliceable(&self.stream).min(limit);
@@ -292,13 +296,40 @@ impl Connection {
         Some(count)
     }
 
-    /// Moves bytes that [`reserve_splice`](Self::reserve_splice) has counted to the VM's pipe.
-    pub fn splice_to(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
-        os::splice(&self.stream, pipe, count)
+    /// Moves bytes that [`reserve_splice`](Self::reserve_splice) has counted to the VM's pipe, `count` at
+    /// most. `WouldBlock` says that the pipe is full, `None` that the socket has none to give.
+    pub fn move_to(&mut self, pipe: impl AsFd, count: usize) -> io::Result<Option<Moved>> {
+        match os::splice(&self.stream, &pipe, count) {
+            Ok(0) => return Ok(None),
+            Ok(count) => return Ok(Some(Moved::Spliced(count))),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(error),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !os::is_writable(&pipe) => {
+                return Err(error);
+            }
+            Err(error) => log::debug!("a socket does not splice: {error}"),
+        }
+        let mut bytes = vec![0; count.min(MIN_SPLICE)];
+        Ok(match os::read(&self.stream, &mut bytes) {
+            Ok(0) | Err(_) => None,
+            Ok(count) => {
+                bytes.truncate(count);
+                Some(Moved::Read(bytes))
+            }
+        })
+    }
+
+    /// The socket has given less than it has announced: reading it finds the end.
+    pub fn lose(&mut self) {
+        self.lost = true;
+        self.readable = true;
     }
 
     /// Reads once into `buffer`, which must not be longer than the VM has room for.
     pub fn read(&mut self, buffer: &mut [u8]) -> (usize, ReadOutcome) {
+        if self.lost {
+            let explanation = "bytes of the peer cannot be read: it has sent out-of-band data";
+            return (0, ReadOutcome::Ended(Failure::system(explanation)));
+        }
         loop {
             return match self.stream.read(buffer) {
                 Ok(0) => (0, ReadOutcome::Ended(self.peer_closed())),

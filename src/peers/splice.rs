@@ -24,7 +24,7 @@ impl PendingSplice {
     }
 
     /// The connection, if it has left the table.
-    pub fn ended(&self) -> Option<&Connection> {
-        self.ended.as_ref()
+    pub fn ended(&mut self) -> Option<&mut Connection> {
+        self.ended.as_mut()
     }
 }

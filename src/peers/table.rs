@@ -7,6 +7,7 @@ use super::connection::{Connection, ReadOutcome};
 use super::splice::PendingSplice;
 use super::window::RuleBroken;
 use crate::failure::Failure;
+use crate::port::pipes::Moved;
 use crate::port::protocol::{ConnId, Report};
 use crate::port::queue::{MAX_READ, MAX_SPLICE, ReportQueue};
 use crate::token::Source;
@@ -335,27 +336,45 @@ impl Table {
         Some(Turn::Continues)
     }
 
-    /// Splices bytes that were announced to the VM from their socket to the VM's pipe; `missing` is
-    /// how many have not come yet.
+    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is how many
+    /// have not come yet. `WouldBlock` says that the pipe is full.
+    ///
+    /// Nobody but the VM may keep these bytes waiting: everybody else's wait behind them. A socket can
+    /// announce more than it gives, as one with out-of-band data does. Then zeros stand for what it does not
+    /// give, and the connection is over.
     pub fn splice_to(
         &mut self,
         pipe: impl AsFd,
         conn: ConnId,
         missing: usize,
-    ) -> io::Result<usize> {
-        let open = self.entries.get(&conn).map(|entry| &entry.connection);
-        let ended = self.pending_splice.as_ref().and_then(PendingSplice::ended);
-        let connection = open.or(ended);
-        let count = connection.map_or(Ok(0), |connection| connection.splice_to(pipe, missing))?;
-        if count == 0 {
-            return Err(io::Error::other(format!(
-                "connection {conn} lost {missing} bytes that were announced to the VM"
-            )));
-        }
+    ) -> io::Result<Moved> {
+        let mut open = self
+            .entries
+            .get_mut(&conn)
+            .map(|entry| &mut entry.connection);
+        let ended = self.pending_splice.as_mut().and_then(PendingSplice::ended);
+        let moved = match open.as_deref_mut().or(ended) {
+            Some(connection) => connection.move_to(pipe, missing)?,
+            None => None,
+        };
+        let moved = match moved {
+            Some(moved) => moved,
+            None => {
+                if let Some(connection) = open {
+                    connection.lose();
+                    self.await_read(conn);
+                }
+                Moved::Read(vec![0; missing])
+            }
+        };
+        let count = match &moved {
+            Moved::Spliced(count) => *count,
+            Moved::Read(bytes) => bytes.len(),
+        };
         if count == missing {
             self.pending_splice = None;
         }
-        Ok(count)
+        Ok(moved)
     }
 
     // --- time, and the end -----------------------------------------------------------------------

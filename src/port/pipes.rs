@@ -97,6 +97,15 @@ impl<I: AsFd> CommandPipe<I> {
     }
 }
 
+/// How the next bytes of a socket got to the VM's pipe.
+#[derive(Debug)]
+pub enum Moved {
+    /// So many were spliced.
+    Spliced(usize),
+    /// They could not be spliced: these are to be written.
+    Read(Vec<u8>),
+}
+
 /// Where reports go out to the VM.
 #[derive(Debug)]
 pub struct ReportPipe<O> {
@@ -139,13 +148,14 @@ impl<O: AsFd> ReportPipe<O> {
     }
 
     /// Writes reports as far as the VM takes them; false when it is gone. Where bytes of a socket are to
-    /// follow, `splice` moves some from that connection's socket to the pipe and says how many.
+    /// follow, `splice` moves some from that connection's socket to the pipe; `WouldBlock` says that the
+    /// pipe is full.
     ///
     /// # Errors
     /// When the system fails at what cannot fail.
     pub fn write(
         &mut self,
-        mut splice: impl FnMut(&O, ConnId, usize) -> io::Result<usize>,
+        mut splice: impl FnMut(&O, ConnId, usize) -> io::Result<Moved>,
     ) -> io::Result<bool> {
         while !self.full {
             let result = match self.queue.next() {
@@ -155,7 +165,10 @@ impl<O: AsFd> ReportPipe<O> {
                 }
                 Next::Splice(conn, missing) => {
                     self.spliced = true;
-                    splice(&self.pipe, conn, missing).map(|count| self.queue.spliced(count))
+                    splice(&self.pipe, conn, missing).map(|moved| match moved {
+                        Moved::Spliced(count) => self.queue.spliced(count),
+                        Moved::Read(bytes) => self.queue.instead(&bytes),
+                    })
                 }
             };
             match result {

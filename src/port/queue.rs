@@ -42,8 +42,10 @@ struct PendingSplice {
     /// How many bytes of the buffer go before them.
     before: usize,
     conn: ConnId,
-    /// Bytes that are still to be spliced; never 0.
+    /// Bytes that are still to come; never 0.
     missing: usize,
+    /// The first of them, where they cannot be spliced; `missing` counts them.
+    instead: Buffer,
 }
 
 /// What the VM should read next.
@@ -108,6 +110,7 @@ impl ReportQueue {
             before: self.buffer.len(),
             conn,
             missing: count,
+            instead: Buffer::with_capacity(0),
         });
     }
 
@@ -120,6 +123,9 @@ impl ReportQueue {
     pub fn next(&self) -> Next<'_> {
         let bytes = self.buffer.bytes();
         match &self.pending_splice {
+            Some(splice) if splice.before == 0 && !splice.instead.is_empty() => {
+                Next::Bytes(splice.instead.bytes())
+            }
             Some(splice) if splice.before == 0 => Next::Splice(splice.conn, splice.missing),
             Some(splice) => Next::Bytes(&bytes[..splice.before]),
             None if bytes.is_empty() => Next::Nothing,
@@ -130,10 +136,21 @@ impl ReportQueue {
     /// The first `count` bytes of [`Next::Bytes`] are with the VM.
     pub fn written(&mut self, count: usize) {
         if let Some(splice) = &mut self.pending_splice {
+            if splice.before == 0 {
+                splice.instead.take(count);
+                return self.spliced(count);
+            }
             assert!(count <= splice.before);
             splice.before -= count;
         }
         self.buffer.take(count);
+    }
+
+    /// These stand for the first bytes of [`Next::Splice`], which cannot be spliced.
+    pub fn instead(&mut self, bytes: &[u8]) {
+        let splice = self.pending_splice.as_mut().expect("only after a head");
+        assert!(splice.before == 0 && splice.instead.len() + bytes.len() <= splice.missing);
+        splice.instead.append(bytes);
     }
 
     /// The first `count` bytes of [`Next::Splice`] are with the VM.
