@@ -32,7 +32,9 @@ cpu_ns(Pid) ->
     {ok, Tids} = file:list_dir(Threads),
     lists:sum([
         begin
-            [OnProcessor | _] = binary:split(read(filename:join([Threads, Tid, "schedstat"])), <<" ">>),
+            [OnProcessor | _] = binary:split(
+                read(filename:join([Threads, Tid, "schedstat"])), <<" ">>
+            ),
             binary_to_integer(OnProcessor)
         end
      || Tid <- Tids

@@ -20,7 +20,11 @@ round_trips(Node, Count) ->
     _ = ping(Echo, Count div 10 + 1, []),
     Times = lists:sort(ping(Echo, Count, [])),
     Echo ! stop,
-    {percentile(0.5, Count, Times), percentile(0.99, Count, Times), percentile(0.999, Count, Times)}.
+    {
+        percentile(0.5, Count, Times),
+        percentile(0.99, Count, Times),
+        percentile(0.999, Count, Times)
+    }.
 
 %% The same while another process sends messages of Size bytes to Busy as fast as it may.
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
