@@ -4,7 +4,7 @@
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
     measures_every_case_and_reports/1,
-    goes_on_without_a_carrier_that_is_missing/1,
+    names_and_leaves_out_carriers_that_cannot_run/1,
     wrong_settings_get_one_line/1,
     lists_ratios_that_have_fallen/1
 ]).
@@ -37,11 +37,25 @@ measures_every_case_and_reports(Config) ->
      || File <- ["bench.json", "bench.md", "bench.svg"]
     ].
 
-goes_on_without_a_carrier_that_is_missing(Config) ->
-    Settings = [{"CASES", "rtt"}, {"CARRIERS", "uds gone"}, {"BENCH_CARRIERS", "gone:/gone:uds"}],
+names_and_leaves_out_carriers_that_cannot_run(Config) ->
+    Ours = "uds -pa " ++ our_ebin(),
+    Carriers = [
+        "again=" ++ Ours ++ " -uds_dist transport direct",
+        "gone=uds -pa /gone",
+        "lame=" ++ Ours ++ " -uds_dist transport lame"
+    ],
+    Settings = [
+        {"CASES", "rtt"},
+        {"CARRIERS", "uds again gone lame"},
+        {"BENCH_CARRIERS", lists:flatten(lists:join("; ", Carriers))}
+    ],
     {1, Output} = bench(Settings, Config),
-    test_node:expect_output_of(Output, "^gone is left out: there is no /gone/uds_dist.beam$"),
-    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+").
+    test_node:expect_output_of(
+        Output, "^gone is left out: there is no uds_dist.beam in /gone or in this OTP$"
+    ),
+    test_node:expect_output_of(Output, "^lame is left out: the node did not boot: .*lame"),
+    test_node:expect_output_of(Output, "^ +uds +again "),
+    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+ +[0-9.]+ ").
 
 wrong_settings_get_one_line(Config) ->
     Wrong = [
@@ -78,9 +92,8 @@ lists_ratios_that_have_fallen(Config) ->
 
 bench(Settings, Config) ->
     Short = [{"ROUNDS", "1"}, {"MS", "10"}],
-    All = [{Name, false} || Name <- ["CASES", "CARRIERS", "BENCH_CARRIERS"]],
-    Ebin = filename:dirname(code:which(uds_dist)),
-    run(["scripts/bench '", Ebin, "' '", results(Config), "'"], All ++ Short ++ Settings).
+    All = [{Name, false} || Name <- ["CASES", "CARRIERS", "BENCH_CARRIERS", "BENCH_ARGS"]],
+    run(["scripts/bench '", our_ebin(), "' '", results(Config), "'"], All ++ Short ++ Settings).
 
 report(Cases, Earlier, Config) ->
     Figures = filename:join(results(Config), "figures"),
@@ -100,6 +113,9 @@ run(Command, Environment) ->
     test_project:output(lists:flatten(Command), #{
         dir => test_project:root(), env => Environment
     }).
+
+our_ebin() ->
+    filename:dirname(code:which(uds_dist)).
 
 results(Config) ->
     proplists:get_value(results, Config).

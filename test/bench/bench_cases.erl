@@ -1,7 +1,8 @@
 %% What is measured: each case takes a group of nodes and returns figures.
 %%
 %% The names of figures tell their unit: p50_us is microseconds, mb_s are megabytes (10^6 bytes) in a
-%% second. More is better where a name ends with _s, less elsewhere.
+%% second. More is better where a name ends with _s, less elsewhere. A name that ends with _sidecars is
+%% the sidecars' part of the figure with the name before that.
 -module(bench_cases).
 
 -export([all/0, peers/1, is_crowd/1, run/3, floor/2]).
@@ -10,9 +11,12 @@
 
 -type bench_case() ::
     {round_trips, alone | beside | flooded | busy}
-    | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
+    | {stream, one | both | four, Senders :: pos_integer(), bytes()}
     | connect
     | {idle, Connections :: pos_integer()}.
+
+%% The size of a message.
+-type bytes() :: pos_integer().
 
 -type figure() :: {Name :: string(), number()}.
 
@@ -20,13 +24,13 @@
 -define(MIB, (1024 * 1024)).
 %% Payloads up to here are counted in messages, longer ones in bytes.
 -define(MESSAGE, ?KIB).
-%% What saturates the connection beside the one with the round trips, or this one.
+%% The messages that saturate a connection.
 -define(FLOOD_SIZE, (64 * ?KIB)).
-%% Processes that always have something to do, in each node that is busy.
--define(BUSY, 20).
+%% Processes that compute all the time in each node of the round trips between busy nodes.
+-define(COMPUTING, 20).
 
-%% Long messages are measured before short ones: what many short ones in a mailbox leave in the
-%% allocators of a VM can make each long one cost a page fault for every 4 KiB.
+%% Long messages are measured before short ones: what many short ones in a mailbox leave
+%% in the allocators of a VM can make each long one cost a page fault for every 4 KiB.
 -spec all() -> [{Name :: string(), bench_case()}].
 all() ->
     [
@@ -55,7 +59,8 @@ sizes() ->
     ].
 
 ways(Name) when Name =:= "msg16"; Name =:= "bulk64k" ->
-    [{"", one, "", 1}, {"", one, "x8", 8}, {"both_", both, "", 1}, {"four_", four, "", 1}];
+    [{"", one, "", 1}, {"", one, "x8", 8}] ++
+        [{"both_", both, "", 1}, {"four_", four, "", 1}];
 ways(_) ->
     [{"", one, "", 1}, {"", one, "x8", 8}].
 
@@ -84,16 +89,14 @@ run({round_trips, flooded}, Time, Group) ->
     [{"mean_us", traffic(Group, round_trips_flooded, [Peer, ?FLOOD_SIZE, 2 * Time])}];
 run({round_trips, busy}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips_busy, [Peer, ?BUSY, 2 * Time]));
+    percentiles(traffic(Group, round_trips_busy, [Peer, ?COMPUTING, 2 * Time]));
+run({stream, both, Senders, Size}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    Nodes = [bench_carrier:hub(Group), Peer],
+    flow(stream_all, [Nodes, Senders, Size, Time], Size, Group);
 run({stream, Which, Senders, Size}, Time, Group) ->
-    Peers = bench_carrier:peers(Group),
-    %% For as long first: the memory of a node that has just got its first large message is new to it,
-    %% and to the system.
-    _ = stream(Which, Peers, Senders, Size, Time, Group),
-    Processes = bench_carrier:processes(Group),
-    Before = cpu(Processes),
-    {Messages, Microseconds} = stream(Which, Peers, Senders, Size, Time, Group),
-    transfer(Size, Messages, Microseconds, cpu_since(Before, Processes));
+    Peers = lists:sublist(bench_carrier:peers(Group), receivers(Which)),
+    flow(stream, [Peers, Senders, Size, Time], Size, Group);
 run(connect, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = max(1, Time div 5),
@@ -112,6 +115,9 @@ run({idle, _}, Time, Group) ->
     by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
         by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
 
+receivers(one) -> 1;
+receivers(four) -> 4.
+
 reconnect(Peer, Group) ->
     ok = bench_carrier:disconnect(Peer, Group),
     case traffic(Group, connect, [Peer]) of
@@ -121,12 +127,16 @@ reconnect(Peer, Group) ->
             throw(io_lib:format("connecting failed after ~b ms", [Microseconds div 1000]))
     end.
 
-stream(one, [Peer | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream, [[Peer], Senders, Size, Time]);
-stream(four, [A, B, C, D | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream, [[A, B, C, D], Senders, Size, Time]);
-stream(both, [Peer | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream_both, [Peer, Senders, Size, Time]).
+%% What the traffic of messages of that size amounts to, and the processors' time that it takes.
+flow(Function, Arguments, Size, Group) ->
+    Flow = fun() -> traffic(Group, Function, Arguments) end,
+    %% It runs for as long first: the memory of a node that has just got its first large message is new
+    %% to it, and to the system.
+    _ = Flow(),
+    Processes = bench_carrier:processes(Group),
+    Before = cpu(Processes),
+    {Messages, Microseconds} = Flow(),
+    transfer(Size, Messages, Microseconds, cpu_since(Before, Processes)).
 
 traffic(Group, Function, Arguments) ->
     bench_carrier:call_hub(Group, bench_traffic, Function, Arguments).
@@ -143,7 +153,7 @@ transfer(Size, Messages, Microseconds, Cpu) ->
     PerByte = fun(Ns) -> Ns / Bytes end,
     [{"mb_s", Bytes / Microseconds} | by_kind("cpu_s_gb", PerByte, Cpu)].
 
-%% Of all processes, and of the sidecars among them.
+%% The sum over all processes, and that over the sidecars among them.
 by_kind(Name, Scale, Measured) ->
     [{Name, Scale(lists:sum([Value || {_, Value} <- Measured]))}] ++
         case [Value || {sidecar, Value} <- Measured] of
@@ -157,7 +167,7 @@ cpu(Processes) ->
 cpu_since(Before, Processes) ->
     [{Kind, Now - Then} || {{Kind, Now}, {Kind, Then}} <- lists:zip(cpu(Processes), Before)].
 
-%% What measures the same without a VM, as arguments of the tool, if it makes sense.
+%% Arguments of the tool that measures the same without a VM, where that makes sense.
 -spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.
 floor({round_trips, alone}, Time) ->
     ["floor-round-trips", integer_to_list(pings(Time))];

@@ -1,4 +1,5 @@
-%% On what a benchmark runs, and what it has used of it.
+%% The machine that a benchmark runs on, with the arguments of all nodes, and what processes have used
+%% of it.
 -module(bench_machine).
 
 -export([facts/0, cpu_ns/1]).
@@ -12,6 +13,7 @@ facts() ->
         ["system", first_match("/proc/version", "^(\\S+) version (\\S+)")],
         ["otp", erlang:system_info(otp_release)],
         ["erts", erlang:system_info(version)]
+        | [["arguments", Arguments] || Arguments <- [os:getenv("BENCH_ARGS", "")], Arguments =/= ""]
     ].
 
 memory() ->

@@ -3,9 +3,11 @@
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
--export([stream/4, stream_both/4, connect/1]).
+-export([stream/4, stream_all/4, connect/1]).
+%% Run in other nodes.
+-export([echo/1, sink/1]).
 %% Processes.
--export([echo/1, sink/1, send/5, flood/3, compute/1]).
+-export([send/5, flood/3, compute/1]).
 
 %% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
 -type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
@@ -16,15 +18,11 @@
 %% A process sends a small message to one of another node and waits for the answer, again and again.
 -spec round_trips(node(), Count :: pos_integer()) -> percentiles().
 round_trips(Node, Count) ->
-    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    Echo = start_echo(Node),
     _ = ping(Echo, Count div 10 + 1, []),
-    Times = lists:sort(ping(Echo, Count, [])),
+    Times = ping(Echo, Count, []),
     Echo ! stop,
-    {
-        percentile(0.5, Count, Times),
-        percentile(0.99, Count, Times),
-        percentile(0.999, Count, Times)
-    }.
+    percentiles(Times).
 
 %% The same while another process sends messages of Size bytes to Busy as fast as it may.
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
@@ -37,13 +35,13 @@ round_trips_beside(Node, Busy, Size, Count) ->
 %% other one send, the only round trip ends after it.
 -spec round_trips_flooded(node(), Size :: pos_integer(), Time :: pos_integer()) -> float().
 round_trips_flooded(Node, Size, Time) ->
-    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    Echo = start_echo(Node),
     Mean = with_flood(Node, Size, fun(Flood) ->
         true = unlink(Flood),
         {ok, _} = timer:kill_after(Time, Flood),
-        Start = erlang:monotonic_time(microsecond),
-        {Count, End} = ping_until(Start + 1000 * Time, Echo, 1),
-        (End - Start) / Count
+        Start = now_us(),
+        Times = ping_until(Start + 1000 * Time, Echo, []),
+        (now_us() - Start) / length(Times)
     end),
     Echo ! stop,
     Mean.
@@ -66,7 +64,7 @@ round_trips_busy(Node, Processes, Count) ->
     Nodes = [node(), Node],
     Online = [erpc:call(N, erlang, system_flag, [schedulers_online, 1]) || N <- Nodes],
     Busy = [spawn_link(N, ?MODULE, compute, [0]) || N <- Nodes, _ <- lists:seq(1, Processes)],
-    Result = round_trips(Node, Count),
+    Percentiles = round_trips(Node, Count),
     lists:foreach(
         fun(Pid) ->
             true = unlink(Pid),
@@ -78,13 +76,16 @@ round_trips_busy(Node, Processes, Count) ->
         1 = erpc:call(N, erlang, system_flag, [schedulers_online, Before])
      || {N, Before} <- lists:zip(Nodes, Online)
     ],
-    Result.
+    Percentiles.
 
-ping_until(Deadline, Echo, Count) ->
-    _ = ping(Echo, 1, []),
-    case erlang:monotonic_time(microsecond) of
-        Now when Now < Deadline -> ping_until(Deadline, Echo, Count + 1);
-        Now -> {Count, Now}
+start_echo(Node) ->
+    spawn_link(Node, ?MODULE, echo, [self()]).
+
+ping_until(Deadline, Echo, Times) ->
+    Times1 = ping(Echo, 1, Times),
+    case now_us() < Deadline of
+        true -> ping_until(Deadline, Echo, Times1);
+        false -> Times1
     end.
 
 ping(_Echo, 0, Times) ->
@@ -96,8 +97,15 @@ ping(Echo, Count, Times) ->
         {Echo, Count} -> ping(Echo, Count - 1, [erlang:monotonic_time() - Start | Times])
     end.
 
-percentile(Part, Count, Sorted) ->
-    Time = lists:nth(max(1, ceil(Part * Count)), Sorted),
+now_us() ->
+    erlang:monotonic_time(microsecond).
+
+percentiles(Times) ->
+    Sorted = lists:sort(Times),
+    {percentile(0.5, Sorted), percentile(0.99, Sorted), percentile(0.999, Sorted)}.
+
+percentile(Part, Sorted) ->
+    Time = lists:nth(max(1, ceil(Part * length(Sorted))), Sorted),
     erlang:convert_time_unit(Time, native, nanosecond) / 1000.
 
 -spec echo(pid()) -> ok.
@@ -127,19 +135,25 @@ stream(Nodes, Senders, Size, Time) ->
      || Node <- Nodes, _ <- lists:seq(1, Senders)
     ],
     lists:foreach(fun await_ready/1, Workers),
-    Start = erlang:monotonic_time(microsecond),
+    Start = now_us(),
     _ = [Worker ! start || Worker <- Workers],
     Messages = lists:sum([await_count(Worker) || Worker <- Workers]),
-    {Messages, erlang:monotonic_time(microsecond) - Start}.
+    {Messages, now_us() - Start}.
 
-%% The same in both directions at once: the sum of both, and the time of the longer one.
--spec stream_both(node(), Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
+%% The same from each of the nodes to all others at once: the sum, and the time of the longest one.
+-spec stream_all([node()], Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
     Time :: pos_integer().
-stream_both(Node, Senders, Size, Time) ->
-    Request = erpc:send_request(Node, ?MODULE, stream, [[node()], Senders, Size, Time]),
-    {Sent, SentTime} = stream([Node], Senders, Size, Time),
-    {Received, ReceivedTime} = erpc:receive_response(Request),
-    {Sent + Received, max(SentTime, ReceivedTime)}.
+stream_all(Nodes, Senders, Size, Time) ->
+    {Messages, Times} = lists:unzip(on_each(Nodes, stream, [Senders, Size, Time])),
+    {lists:sum(Messages), lists:max(Times)}.
+
+%% Runs a function of this module on all nodes at once; its first argument is the other nodes.
+on_each(Nodes, Function, Arguments) ->
+    Requests = [
+        erpc:send_request(Node, ?MODULE, Function, [lists:delete(Node, Nodes) | Arguments])
+     || Node <- Nodes
+    ],
+    [erpc:receive_response(Request) || Request <- Requests].
 
 await_ready(Worker) ->
     receive
