@@ -5,6 +5,7 @@
 -export([
     measures_every_case_and_reports/1,
     names_and_leaves_out_carriers_that_cannot_run/1,
+    refuses_an_earlier_record_of_another_format/1,
     wrong_settings_get_one_line/1,
     lists_ratios_that_have_fallen/1
 ]).
@@ -54,8 +55,14 @@ names_and_leaves_out_carriers_that_cannot_run(Config) ->
         Output, "^gone is left out: there is no uds_dist.beam in /gone or in this OTP$"
     ),
     test_node:expect_output_of(Output, "^lame is left out: the node did not boot: .*lame"),
-    test_node:expect_output_of(Output, "^ +uds +again "),
-    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+ +[0-9.]+ ").
+    test_node:expect_output_of(Output, "^ +uds +again$"),
+    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+ +[0-9.]+$").
+
+refuses_an_earlier_record_of_another_format(Config) ->
+    Earlier = filename:join(results(Config), "earlier.json"),
+    ok = file:write_file(Earlier, "{\"machine\":{},\"rounds\":5,\"carriers\":[],\"rows\":[]}"),
+    {1, Output} = report([{"bulk64k", 2000, 1000}], Earlier, Config),
+    test_node:expect_output_of(Output, "earlier.json: this is no record of format [0-9]+").
 
 wrong_settings_get_one_line(Config) ->
     Wrong = [
@@ -85,7 +92,7 @@ lists_ratios_that_have_fallen(Config) ->
         re:run(Output, "^worse than before: .*$", [global, multiline, {capture, all, binary}])
     ),
     test_node:expect_output_of(
-        Output, "^worse than before: bulk64k mb_s, ours to inet_tcp 0.50 .*, was 2.00 "
+        Output, "^worse than before: bulk64k mb_s, uds to inet_tcp 0.50 .*, was 2.00 "
     ).
 
 %% ---------------------------------------------------------------------------------------------

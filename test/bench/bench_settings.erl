@@ -30,11 +30,16 @@ read(OurEbin, Dir) ->
         throw:Why -> {error, Why}
     end.
 
-%% Ours, the carriers of OTP, and those of BENCH_CARRIERS.
+%% Both transports of ours, the carriers of OTP, and those of BENCH_CARRIERS.
 carriers(OurEbin, Dir, Others) ->
     Ours = ["-pa", filename:absname(OurEbin)],
     Known = [
         #{name => "uds", proto => "uds", args => Ours},
+        #{
+            name => "uds_direct",
+            proto => "uds",
+            args => Ours ++ ["-uds_dist", "transport", "direct"]
+        },
         #{name => "inet_tcp", proto => "inet_tcp", args => []},
         #{name => "inet_tls", proto => "inet_tls", args => []},
         #{name => "erl_uds", proto => "erl_uds", args => []}
