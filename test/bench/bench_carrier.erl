@@ -116,7 +116,7 @@ options(#{proto := Proto, args := Args, dir := Dir} = Carrier) ->
 
 own_arguments(#{proto := "inet_tls", dir := Dir}) ->
     ["-ssl_dist_optfile", filename:join(Dir, ?TLS_OPTIONS) | loopback()];
-own_arguments(#{proto := "inet_tcp"}) ->
+own_arguments(#{proto := Proto}) when Proto =:= "inet_tcp"; Proto =:= "inet_epmd" ->
     loopback();
 own_arguments(#{}) ->
     ["-no_epmd"].

@@ -41,6 +41,7 @@ carriers(OurEbin, Dir, Others) ->
             args => Ours ++ ["-uds_dist", "transport", "direct"]
         },
         #{name => "inet_tcp", proto => "inet_tcp", args => []},
+        #{name => "inet_epmd", proto => "inet_epmd", args => ["-inet_epmd", "socket"]},
         #{name => "inet_tls", proto => "inet_tls", args => []},
         #{name => "erl_uds", proto => "erl_uds", args => []}
     ],
