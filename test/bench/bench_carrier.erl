@@ -2,7 +2,7 @@
 %% peers that it is connected to.
 -module(bench_carrier).
 
--export([prepare/1, start/2, stop/1]).
+-export([prepare/1, start/3, stop/1]).
 -export([hub/1, peers/1, call_hub/4, disconnect/2]).
 -export([processes/1, processes_of_hub/1]).
 
@@ -66,13 +66,14 @@ paths([]) -> [].
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Starts a hub and its peers in a directory of their own, and connects them.
--spec start(carrier(), Peers :: pos_integer()) -> group().
-start(Carrier, Count) ->
+%% Starts a hub and its peers in a directory of their own, and connects them. Arguments are what the
+%% case wants on the command line of each node.
+-spec start(carrier(), Peers :: pos_integer(), Arguments :: [string()]) -> group().
+start(Carrier, Count, Arguments) ->
     Config = test_node:init([]),
     try
         Names = ["peer" ++ integer_to_list(N) || N <- lists:seq(1, Count)],
-        [Hub | Peers] = boot(["hub" | Names], options(Carrier), Config),
+        [Hub | Peers] = boot(["hub" | Names], options(Carrier, Arguments), Config),
         Group = #{config => Config, hub => Hub, peers => Peers},
         lists:foreach(fun(Peer) -> connect(Hub, Peer) end, Peers),
         Group
@@ -107,11 +108,11 @@ boot(Names, Options, Config) ->
     {Now, Later} = lists:split(min(?BOOTING, length(Names)), Names),
     test_node:start_all(Now, Options, Config) ++ boot(Later, Options, Config).
 
-options(#{proto := Proto, args := Args, dir := Dir} = Carrier) ->
+options(#{proto := Proto, args := Args, dir := Dir} = Carrier, Arguments) ->
     #{
         carrier => ["-proto_dist", Proto | own_arguments(Carrier)],
         otp => {test_node:erl(), Dir},
-        args => Args ++ test_node:on_demand()
+        args => Args ++ Arguments ++ test_node:on_demand()
     }.
 
 own_arguments(#{proto := "inet_tls", dir := Dir}) ->

@@ -5,20 +5,34 @@
 %% the sidecars' part of the figure with the name before that.
 -module(bench_cases).
 
--export([all/0, peers/1, is_crowd/1, run/3, floor/2]).
+-export([all/0, stages/0, plan/1, stage/1, peers/1, run/3, floor/2]).
 
--export_type([bench_case/0, figure/0]).
+-export_type([bench_case/0, figure/0, stage/0, plan/0]).
 
 -type bench_case() ::
     {round_trips, alone | beside | flooded | busy}
     | {stream, one | both | four, Senders :: pos_integer(), bytes()}
     | connect
+    | {fan_out, Peers :: pos_integer()}
     | {idle, Connections :: pos_integer()}.
 
 %% The size of a message.
 -type bytes() :: pos_integer().
 
 -type figure() :: {Name :: string(), number()}.
+
+%% The cases of a stage share their nodes.
+-type stage() :: few_nodes | fan_out | crowd.
+
+-type plan() :: #{
+    title := string(),
+    %% Whether the nodes of all carriers live at once. Carriers with many nodes take turns.
+    together := boolean(),
+    %% Whether each round measures it, or only the first one.
+    repeated := boolean(),
+    %% Arguments of all nodes.
+    arguments := [string()]
+}.
 
 -define(KIB, 1024).
 -define(MIB, (1024 * 1024)).
@@ -29,7 +43,7 @@
 %% Processes that compute all the time in each node of the round trips between busy nodes.
 -define(COMPUTING, 20).
 
-%% Long messages are measured before short ones: what many short ones in a mailbox leave
+%% In each stage, long messages are measured before short ones: what many short ones in a mailbox leave
 %% in the allocators of a VM can make each long one cost a page fault for every 4 KiB.
 -spec all() -> [{Name :: string(), bench_case()}].
 all() ->
@@ -45,7 +59,12 @@ all() ->
          || {Name, Size} <- sizes(),
             {Before, Which, After, Senders} <- ways(Name)
         ] ++
-        [{"idle50", {idle, 50}}].
+        [
+            {"fan_out2", {fan_out, 2}},
+            {"fan_out8", {fan_out, 8}},
+            {"fan_out19", {fan_out, 19}},
+            {"idle50", {idle, 50}}
+        ].
 
 sizes() ->
     [
@@ -64,17 +83,31 @@ ways(Name) when Name =:= "msg16"; Name =:= "bulk64k" ->
 ways(_) ->
     [{"", one, "", 1}, {"", one, "x8", 8}].
 
+%% In the order in which they are run.
+-spec stages() -> [stage()].
+stages() ->
+    [few_nodes, fan_out, crowd].
+
+-spec plan(stage()) -> plan().
+plan(few_nodes) ->
+    #{title => "few nodes", together => true, repeated => true, arguments => []};
+plan(fan_out) ->
+    #{title => "fan-out", together => false, repeated => true, arguments => ["+S", "1:1"]};
+plan(crowd) ->
+    #{title => "crowd", together => false, repeated => false, arguments => []}.
+
+-spec stage(bench_case()) -> stage().
+stage({fan_out, _}) -> fan_out;
+stage({idle, _}) -> crowd;
+stage(_) -> few_nodes.
+
 %% How many nodes the hub has to be connected to.
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
 peers({stream, four, _, _}) -> 4;
+peers({fan_out, Peers}) -> Peers;
 peers({idle, Connections}) -> Connections;
 peers(_) -> 1.
-
-%% Whether that is more than can run for all carriers at once.
--spec is_crowd(bench_case()) -> boolean().
-is_crowd({idle, _}) -> true;
-is_crowd(_) -> false.
 
 %% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
@@ -102,6 +135,11 @@ run(connect, Time, Group) ->
     Count = max(1, Time div 5),
     Times = [reconnect(Peer, Group) || _ <- lists:seq(1, Count)],
     [{"connects_s", Count * 1000000 / lists:sum(Times)}];
+run({fan_out, Count}, Time, Group) ->
+    Peers = lists:sublist(bench_carrier:peers(Group), Count),
+    %% Of too few calls for the slowest in a thousand.
+    {P50, P99, _} = traffic(Group, multicalls, [Peers, 2 * Time]),
+    [{"p50_us", P50}, {"p99_us", P99}];
 run({idle, _}, Time, Group) ->
     Processes = bench_carrier:processes_of_hub(Group),
     Before = cpu(Processes),

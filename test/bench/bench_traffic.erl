@@ -3,6 +3,7 @@
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
+-export([multicalls/2]).
 -export([stream/4, stream_all/4, connect/1]).
 %% Run in other nodes.
 -export([echo/1, sink/1]).
@@ -23,6 +24,19 @@ round_trips(Node, Count) ->
     Times = ping(Echo, Count, []),
     Echo ! stop,
     percentiles(Times).
+
+%% A process calls a function that does nothing on all nodes at once, so many times.
+-spec multicalls([node()], Count :: pos_integer()) -> percentiles().
+multicalls(Nodes, Count) ->
+    _ = [multicall(Nodes) || _ <- lists:seq(0, Count div 10)],
+    percentiles([multicall(Nodes) || _ <- lists:seq(1, Count)]).
+
+multicall(Nodes) ->
+    Start = erlang:monotonic_time(),
+    Results = erpc:multicall(Nodes, erlang, node, []),
+    Time = erlang:monotonic_time() - Start,
+    Results = [{ok, Node} || Node <- Nodes],
+    Time.
 
 %% The same while another process sends messages of Size bytes to Busy as fast as it may.
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
