@@ -116,13 +116,13 @@ run({round_trips, alone}, Time, Group) ->
     percentiles(traffic(Group, round_trips, [Peer, pings(Time)]));
 run({round_trips, beside}, Time, Group) ->
     [Peer, Busy | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?FLOOD_SIZE, 4 * Time]));
+    percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?FLOOD_SIZE, 8 * Time]));
 run({round_trips, flooded}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     [{"mean_us", traffic(Group, round_trips_flooded, [Peer, ?FLOOD_SIZE, 2 * Time])}];
 run({round_trips, busy}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips_busy, [Peer, ?COMPUTING, 2 * Time]));
+    percentiles(traffic(Group, round_trips_busy, [Peer, ?COMPUTING, 6 * Time]));
 run({stream, both, Senders, Size}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Nodes = [bench_carrier:hub(Group), Peer],
