@@ -113,7 +113,14 @@ peers(_) -> 1.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
 run({round_trips, alone}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips, [Peer, pings(Time)]));
+    Count = pings(Time),
+    Percentiles = percentiles(traffic(Group, round_trips, [Peer, Count])),
+    Processes = bench_carrier:processes(Group),
+    %% Once more, without the processors' time that the percentiles take.
+    {ok, Cpu, Switches} = used(fun() -> traffic(Group, trips, [Peer, Count]) end, Processes),
+    Percentiles ++
+        by_kind("cpu_us_trip", fun(Ns) -> Ns / 1000 / Count end, Cpu) ++
+        by_kind("switches_trip", fun(Number) -> Number / Count end, Switches);
 run({round_trips, beside}, Time, Group) ->
     [Peer, Busy | _] = bench_carrier:peers(Group),
     percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?FLOOD_SIZE, 8 * Time]));
@@ -142,13 +149,13 @@ run({fan_out, Count}, Time, Group) ->
     [{"p50_us", P50}, {"p99_us", P99}];
 run({idle, _}, Time, Group) ->
     Processes = bench_carrier:processes_of_hub(Group),
-    Before = cpu(Processes),
     Wait = 10 * Time,
-    %% That nothing happens is what is measured.
-    receive
-    after Wait -> ok
+    Idle = fun() ->
+        receive
+        after Wait -> ok
+        end
     end,
-    Cpu = cpu_since(Before, Processes),
+    {ok, Cpu, _Switches} = used(Idle, Processes),
     Rss = [{Kind, test_system:resident_kib(Pid)} || {Kind, Pid} <- Processes],
     by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
         by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
@@ -171,10 +178,8 @@ flow(Function, Arguments, Size, Group) ->
     %% It runs for as long first: the memory of a node that has just got its first large message is new
     %% to it, and to the system.
     _ = Flow(),
-    Processes = bench_carrier:processes(Group),
-    Before = cpu(Processes),
-    {Messages, Microseconds} = Flow(),
-    transfer(Size, Messages, Microseconds, cpu_since(Before, Processes)).
+    {{Messages, Microseconds}, Cpu, _} = used(Flow, bench_carrier:processes(Group)),
+    transfer(Size, Messages, Microseconds, Cpu).
 
 traffic(Group, Function, Arguments) ->
     bench_carrier:call_hub(Group, bench_traffic, Function, Arguments).
@@ -199,11 +204,20 @@ by_kind(Name, Scale, Measured) ->
             OfSidecars -> [{Name ++ "_sidecars", Scale(lists:sum(OfSidecars))}]
         end.
 
+%% Runs Fun; the nanoseconds of the processors and the context switches of each process meanwhile.
+used(Fun, Processes) ->
+    {CpuBefore, SwitchesBefore} = {cpu(Processes), switches(Processes)},
+    Result = Fun(),
+    {Result, grown(CpuBefore, cpu(Processes)), grown(SwitchesBefore, switches(Processes))}.
+
 cpu(Processes) ->
     [{Kind, bench_machine:cpu_ns(Pid)} || {Kind, Pid} <- Processes].
 
-cpu_since(Before, Processes) ->
-    [{Kind, Now - Then} || {{Kind, Now}, {Kind, Then}} <- lists:zip(cpu(Processes), Before)].
+switches(Processes) ->
+    [{Kind, bench_machine:switches(Pid)} || {Kind, Pid} <- Processes].
+
+grown(Before, After) ->
+    [{Kind, Now - Then} || {{Kind, Then}, {Kind, Now}} <- lists:zip(Before, After)].
 
 %% Arguments of the tool that measures the same without a VM, where that makes sense.
 -spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.

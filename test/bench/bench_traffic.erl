@@ -3,7 +3,7 @@
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
--export([multicalls/2]).
+-export([trips/2, multicalls/2]).
 -export([stream/4, stream_all/4, connect/1]).
 %% Run in other nodes.
 -export([echo/1, sink/1]).
@@ -24,6 +24,14 @@ round_trips(Node, Count) ->
     Times = ping(Echo, Count, []),
     Echo ! stop,
     percentiles(Times).
+
+%% The same without taking the time.
+-spec trips(node(), Count :: pos_integer()) -> ok.
+trips(Node, Count) ->
+    Echo = start_echo(Node),
+    _ = ping(Echo, Count, []),
+    Echo ! stop,
+    ok.
 
 %% A process calls a function that does nothing on all nodes at once, so many times.
 -spec multicalls([node()], Count :: pos_integer()) -> percentiles().

@@ -8,7 +8,7 @@ use crate::record::{FLOOR, Record, Row, Spread};
 const OF_SIDECARS: &str = "_sidecars";
 
 /// How the names of figures begin that tell what the work has cost the system.
-const COSTS: [&str; 1] = ["cpu_"];
+const COSTS: [&str; 2] = ["cpu_", "switches_"];
 
 /// A head and rows, all with the same number of cells.
 type Table = Vec<Vec<String>>;
@@ -146,7 +146,9 @@ fn unit(figure: &str) -> (&str, f64) {
         "connects_s" => ("connections/s", 1.0),
         "cpu_us_msg" => ("CPU µs/message", 1.0),
         "cpu_s_gb" => ("CPU s/GB", 1.0),
+        "cpu_us_trip" => ("CPU µs/round trip", 1.0),
         "cpu_ms_idle_second" => ("CPU ms/s", 1.0),
+        "switches_trip" => ("context switches/round trip", 1.0),
         "rss_mib" => ("MiB in RAM", 1.0),
         other => (other, 1.0),
     }
