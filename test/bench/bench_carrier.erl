@@ -3,7 +3,7 @@
 -module(bench_carrier).
 
 -export([prepare/1, start/3, stop/1]).
--export([hub/1, peers/1, call_hub/4, disconnect/2]).
+-export([hub/1, peers/1, call_hub/4, disconnect/2, with_mesh/2]).
 -export([processes/1, processes_of_hub/1]).
 
 -export_type([carrier/0, group/0]).
@@ -165,6 +165,19 @@ disconnect(Name, #{hub := Hub, peers := Peers}) ->
     [Peer] = [Peer || Peer <- Peers, test_node:name(Peer) =:= Name],
     ok = test_node:expect_nodes(Peer, []),
     test_node:expect_nodes(Hub, [test_node:name(Other) || Other <- Peers, Other =/= Peer]).
+
+%% Connects the first two peers to each other while Fun runs, which gets the names of the three nodes.
+-spec with_mesh(fun(([node()]) -> Result), group()) -> Result.
+with_mesh(Fun, #{hub := Hub, peers := [A, B | _]}) ->
+    [HubName, AName, BName] = Names = [test_node:name(Node) || Node <- [Hub, A, B]],
+    ok = connect(A, B),
+    ok = test_node:expect_nodes(A, [HubName, BName]),
+    ok = test_node:expect_nodes(B, [HubName, AName]),
+    Result = Fun(Names),
+    true = test_node:call(A, erlang, disconnect_node, [BName]),
+    ok = test_node:expect_nodes(A, [HubName]),
+    ok = test_node:expect_nodes(B, [HubName]),
+    Result.
 
 %% The processes of the operating system that the group consists of.
 -spec processes(group()) -> [process()].

@@ -10,8 +10,8 @@
 -export_type([bench_case/0, figure/0, stage/0, plan/0]).
 
 -type bench_case() ::
-    {round_trips, alone | beside | flooded | busy}
-    | {stream, one | both | four, Senders :: pos_integer(), bytes()}
+    {round_trips, alone | beside | flooded | busy | mesh}
+    | {stream, one | both | four | mesh, Senders :: pos_integer(), bytes()}
     | connect
     | {fan_out, Peers :: pos_integer()}
     | {idle, Connections :: pos_integer()}.
@@ -52,6 +52,7 @@ all() ->
         {"rtt_beside", {round_trips, beside}},
         {"rtt_flooded", {round_trips, flooded}},
         {"rtt_busy", {round_trips, busy}},
+        {"rtt_mesh", {round_trips, mesh}},
         {"connect", connect}
     ] ++
         [
@@ -79,7 +80,7 @@ sizes() ->
 
 ways(Name) when Name =:= "msg16"; Name =:= "bulk64k" ->
     [{"", one, "", 1}, {"", one, "x8", 8}] ++
-        [{"both_", both, "", 1}, {"four_", four, "", 1}];
+        [{"both_", both, "", 1}, {"four_", four, "", 1}, {"mesh_", mesh, "", 1}];
 ways(_) ->
     [{"", one, "", 1}, {"", one, "x8", 8}].
 
@@ -104,6 +105,8 @@ stage(_) -> few_nodes.
 %% How many nodes the hub has to be connected to.
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
+peers({round_trips, mesh}) -> 2;
+peers({stream, mesh, _, _}) -> 2;
 peers({stream, four, _, _}) -> 4;
 peers({fan_out, Peers}) -> Peers;
 peers({idle, Connections}) -> Connections;
@@ -130,6 +133,13 @@ run({round_trips, flooded}, Time, Group) ->
 run({round_trips, busy}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     percentiles(traffic(Group, round_trips_busy, [Peer, ?COMPUTING, 6 * Time]));
+run({round_trips, mesh}, Time, Group) ->
+    InMesh = fun(Nodes) -> traffic(Group, round_trips_mesh, [Nodes, Time]) end,
+    percentiles(bench_carrier:with_mesh(InMesh, Group));
+run({stream, mesh, Senders, Size}, Time, Group) ->
+    bench_carrier:with_mesh(
+        fun(Nodes) -> flow(stream_all, [Nodes, Senders, Size, Time], Size, Group) end, Group
+    );
 run({stream, both, Senders, Size}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Nodes = [bench_carrier:hub(Group), Peer],

@@ -3,10 +3,10 @@
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
--export([trips/2, multicalls/2]).
+-export([round_trips_mesh/2, trips/2, multicalls/2]).
 -export([stream/4, stream_all/4, connect/1]).
 %% Run in other nodes.
--export([echo/1, sink/1]).
+-export([round_trips_to_all/2, echo/1, sink/1]).
 %% Processes.
 -export([send/5, flood/3, compute/1]).
 
@@ -32,6 +32,30 @@ trips(Node, Count) ->
     _ = ping(Echo, Count, []),
     Echo ! stop,
     ok.
+
+%% Each node has round trips with each other one, all at once, for Time milliseconds.
+-spec round_trips_mesh([node()], Time :: pos_integer()) -> percentiles().
+round_trips_mesh(Nodes, Time) ->
+    percentiles(lists:append(on_each(Nodes, round_trips_to_all, [Time]))).
+
+-spec round_trips_to_all([node()], Time :: pos_integer()) -> Native :: [integer()].
+round_trips_to_all(Nodes, Time) ->
+    Starter = self(),
+    Pingers = [spawn_link(fun() -> Starter ! {self(), ping_for(Time, Node)} end) || Node <- Nodes],
+    lists:append([
+        receive
+            {Pinger, Times} -> Times
+        end
+     || Pinger <- Pingers
+    ]).
+
+%% The first tenth is for warming up.
+ping_for(Time, Node) ->
+    Echo = start_echo(Node),
+    _ = ping_until(now_us() + 100 * Time, Echo, []),
+    Times = ping_until(now_us() + 1000 * Time, Echo, []),
+    Echo ! stop,
+    Times.
 
 %% A process calls a function that does nothing on all nodes at once, so many times.
 -spec multicalls([node()], Count :: pos_integer()) -> percentiles().
