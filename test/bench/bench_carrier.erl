@@ -3,10 +3,10 @@
 -module(bench_carrier).
 
 -export([prepare/1, start/3, stop/1]).
--export([hub/1, peers/1, call_hub/4, disconnect/2, with_mesh/2]).
+-export([hub/1, peers/1, members/1, call_hub/4, disconnect/2, with_mesh/2]).
 -export([processes/1, processes_of_hub/1]).
 
--export_type([carrier/0, group/0]).
+-export_type([carrier/0, group/0, process/0]).
 
 -type carrier() :: #{
     name := string(),
@@ -28,7 +28,7 @@
 -type process() :: {vm | sidecar, OsPid :: pos_integer()}.
 
 %% Milliseconds that one call of a node may take, far above what any does.
--define(LIMIT, 120000).
+-define(LIMIT, 300000).
 
 %% Nodes that boot at once.
 -define(BOOTING, 8).
@@ -154,6 +154,9 @@ hub(#{hub := Hub}) -> test_node:name(Hub).
 -spec peers(group()) -> [node()].
 peers(#{peers := Peers}) -> [test_node:name(Peer) || Peer <- Peers].
 
+-spec members(group()) -> [test_node:t()].
+members(#{hub := Hub, peers := Peers}) -> [Hub | Peers].
+
 -spec call_hub(group(), module(), atom(), [term()]) -> term().
 call_hub(#{hub := Hub}, Module, Function, Arguments) ->
     test_node:call(Hub, Module, Function, Arguments, ?LIMIT).
@@ -181,8 +184,8 @@ with_mesh(Fun, #{hub := Hub, peers := [A, B | _]}) ->
 
 %% The processes of the operating system that the group consists of.
 -spec processes(group()) -> [process()].
-processes(#{hub := Hub, peers := Peers}) ->
-    lists:append([processes_of(Node) || Node <- [Hub | Peers]]).
+processes(Group) ->
+    lists:append([processes_of(Node) || Node <- members(Group)]).
 
 -spec processes_of_hub(group()) -> [process()].
 processes_of_hub(#{hub := Hub}) ->

@@ -12,6 +12,7 @@
 -type bench_case() ::
     {round_trips, alone | beside | flooded | busy | mesh}
     | {stream, one | both | four | mesh, Senders :: pos_integer(), bytes()}
+    | {busy_stream, into | out_of, Busy :: pos_integer(), Senders :: pos_integer(), bytes()}
     | connect
     | {fan_out, Peers :: pos_integer()}
     | {idle, Connections :: pos_integer()}.
@@ -22,7 +23,7 @@
 -type figure() :: {Name :: string(), number()}.
 
 %% The cases of a stage share their nodes.
--type stage() :: few_nodes | fan_out | crowd.
+-type stage() :: few_nodes | busy_nodes | fan_out | crowd.
 
 -type plan() :: #{
     title := string(),
@@ -61,6 +62,9 @@ all() ->
             {Before, Which, After, Senders} <- ways(Name)
         ] ++
         [
+            {"into_busy_bulk1m", {busy_stream, into, 300, 4, ?MIB}},
+            {"out_of_busy_bulk1m", {busy_stream, out_of, 300, 50, ?MIB}},
+            {"out_of_busy_bulk64k", {busy_stream, out_of, 100, 50, 64 * ?KIB}},
             {"fan_out2", {fan_out, 2}},
             {"fan_out8", {fan_out, 8}},
             {"fan_out19", {fan_out, 19}},
@@ -87,17 +91,20 @@ ways(_) ->
 %% In the order in which they are run.
 -spec stages() -> [stage()].
 stages() ->
-    [few_nodes, fan_out, crowd].
+    [few_nodes, busy_nodes, fan_out, crowd].
 
 -spec plan(stage()) -> plan().
 plan(few_nodes) ->
     #{title => "few nodes", together => true, repeated => true, arguments => []};
+plan(busy_nodes) ->
+    #{title => "busy nodes", together => true, repeated => true, arguments => []};
 plan(fan_out) ->
     #{title => "fan-out", together => false, repeated => true, arguments => ["+S", "1:1"]};
 plan(crowd) ->
     #{title => "crowd", together => false, repeated => false, arguments => []}.
 
 -spec stage(bench_case()) -> stage().
+stage({busy_stream, _, _, _, _}) -> busy_nodes;
 stage({fan_out, _}) -> fan_out;
 stage({idle, _}) -> crowd;
 stage(_) -> few_nodes.
@@ -147,6 +154,19 @@ run({stream, both, Senders, Size}, Time, Group) ->
 run({stream, Which, Senders, Size}, Time, Group) ->
     Peers = lists:sublist(bench_carrier:peers(Group), receivers(Which)),
     flow(stream, [Peers, Senders, Size, Time], Size, Group);
+run({busy_stream, Direction, Busy, Senders, Size}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    BusyNode = busy_node(Direction, bench_carrier:hub(Group), Peer),
+    %% As in flow/4, but without those that work: a carrier that does badly among them takes long. Then
+    %% for longer, since each end of a stream waits for its turn among them.
+    _ = traffic(Group, stream, [[Peer], Senders, Size, Time]),
+    Flow = fun() ->
+        traffic(Group, stream_busy, [BusyNode, Busy, Peer, Senders, Size, 4 * Time])
+    end,
+    {{Messages, Microseconds}, Peaks} =
+        bench_memory:peaks(Flow, bench_carrier:members(Group), bench_carrier:processes(Group)),
+    [{"mb_s", Messages * Size / Microseconds}] ++
+        by_kind("memory_mib", fun(Bytes) -> Bytes / ?MIB end, Peaks);
 run(connect, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = max(1, Time div 5),
@@ -169,6 +189,9 @@ run({idle, _}, Time, Group) ->
     Rss = [{Kind, test_system:resident_kib(Pid)} || {Kind, Pid} <- Processes],
     by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
         by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
+
+busy_node(into, _Hub, Peer) -> Peer;
+busy_node(out_of, Hub, _Peer) -> Hub.
 
 receivers(one) -> 1;
 receivers(four) -> 4.

@@ -4,11 +4,11 @@
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
 -export([round_trips_mesh/2, trips/2, multicalls/2]).
--export([stream/4, stream_all/4, connect/1]).
+-export([stream/4, stream_all/4, stream_busy/6, connect/1]).
 %% Run in other nodes.
--export([round_trips_to_all/2, echo/1, sink/1]).
+-export([round_trips_to_all/2, echo/1, sink/1, workers/3]).
 %% Processes.
--export([send/5, flood/3, compute/1]).
+-export([send/5, flood/3, compute/1, serve/1]).
 
 %% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
 -type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
@@ -109,15 +109,7 @@ with_flood(Busy, Size, Fun) ->
 round_trips_busy(Node, Processes, Count) ->
     Nodes = [node(), Node],
     Online = [erpc:call(N, erlang, system_flag, [schedulers_online, 1]) || N <- Nodes],
-    Busy = [spawn_link(N, ?MODULE, compute, [0]) || N <- Nodes, _ <- lists:seq(1, Processes)],
-    Percentiles = round_trips(Node, Count),
-    lists:foreach(
-        fun(Pid) ->
-            true = unlink(Pid),
-            true = exit(Pid, kill)
-        end,
-        Busy
-    ),
+    Percentiles = while_working(Nodes, compute, Processes, fun() -> round_trips(Node, Count) end),
     _ = [
         1 = erpc:call(N, erlang, system_flag, [schedulers_online, Before])
      || {N, Before} <- lists:zip(Nodes, Online)
@@ -164,9 +156,68 @@ echo(From) ->
             ok
     end.
 
+%% ---------------------------------------------------------------------------------------------
+
+%% Runs Fun while so many processes run a function of this module in each of the nodes.
+while_working(Nodes, Function, Count, Fun) ->
+    Leaders = [start_workers(Node, Function, Count) || Node <- Nodes],
+    Result = Fun(),
+    lists:foreach(fun stop_workers/1, Leaders),
+    Result.
+
+%% The leader gets its turn in time.
+start_workers(Node, Function, Count) ->
+    Options = [link, {priority, high}],
+    Leader = spawn_opt(Node, ?MODULE, workers, [self(), Function, Count], Options),
+    receive
+        {Leader, working} -> Leader
+    end.
+
+stop_workers(Leader) ->
+    Leader ! {stop, self()},
+    receive
+        {Leader, stopped} -> ok
+    end.
+
+-spec workers(pid(), Function :: atom(), Count :: pos_integer()) -> term().
+workers(Starter, Function, Count) ->
+    Workers = [
+        spawn_opt(?MODULE, Function, [Number], [link, monitor])
+     || Number <- lists:seq(1, Count)
+    ],
+    Starter ! {self(), working},
+    receive
+        {stop, Starter} -> ok
+    end,
+    lists:foreach(
+        fun({Pid, _}) ->
+            true = unlink(Pid),
+            true = exit(Pid, kill)
+        end,
+        Workers
+    ),
+    lists:foreach(
+        fun({Pid, Monitor}) ->
+            receive
+                {'DOWN', Monitor, process, Pid, killed} -> ok
+            end
+        end,
+        Workers
+    ),
+    Starter ! {self(), stopped}.
+
+%% The turn of such a process ends after a few microseconds: its reductions are cheap.
 -spec compute(non_neg_integer()) -> no_return().
 compute(Number) ->
     compute((Number + 1) band 16#FFFF).
+
+%% What ordinary processes do: they allocate, encode, decode and collect garbage. The turn of such a
+%% process takes some tenths of a millisecond.
+-spec serve(non_neg_integer()) -> no_return().
+serve(Number) ->
+    Terms = maps:from_list([{Key, {Number, Key}} || Key <- lists:seq(1, 300)]),
+    Terms = binary_to_term(term_to_binary(Terms)),
+    serve(Number + 1).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -192,6 +243,19 @@ stream(Nodes, Senders, Size, Time) ->
 stream_all(Nodes, Senders, Size, Time) ->
     {Messages, Times} = lists:unzip(on_each(Nodes, stream, [Senders, Size, Time])),
     {lists:sum(Messages), lists:max(Times)}.
+
+%% The same as stream/4 to one node while so many ordinary processes work all the time in Busy, which is
+%% one of the two nodes.
+-spec stream_busy(Busy, Processes, node(), Senders, Size, Time) -> transfer() when
+    Busy :: node(),
+    Processes :: pos_integer(),
+    Senders :: pos_integer(),
+    Size :: pos_integer(),
+    Time :: pos_integer().
+stream_busy(Busy, Processes, Node, Senders, Size, Time) ->
+    %% This process takes the time, and must not wait for a turn among those that work.
+    _ = process_flag(priority, high),
+    while_working([Busy], serve, Processes, fun() -> stream([Node], Senders, Size, Time) end).
 
 %% Runs a function of this module on all nodes at once; its first argument is the other nodes.
 on_each(Nodes, Function, Arguments) ->

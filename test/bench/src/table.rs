@@ -150,6 +150,7 @@ fn unit(figure: &str) -> (&str, f64) {
         "cpu_ms_idle_second" => ("CPU ms/s", 1.0),
         "switches_trip" => ("context switches/round trip", 1.0),
         "rss_mib" => ("MiB in RAM", 1.0),
+        "memory_mib" => ("MiB at most", 1.0),
         other => (other, 1.0),
     }
 }
