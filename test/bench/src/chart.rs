@@ -19,7 +19,7 @@ struct Panel {
     unit: f64,
 }
 
-const PANELS: [Panel; 3] = [
+const PANELS: [Panel; 6] = [
     Panel {
         title: "Round trip, µs (less is better)",
         groups: &[("rtt", "p50_us", "median"), ("rtt", "p99_us", "99%")],
@@ -41,6 +41,32 @@ const PANELS: [Panel; 3] = [
             ("bulk64k", "mb_s", "64 KiB"),
             ("bulk1m", "mb_s", "1 MiB"),
             ("bulk16m", "mb_s", "16 MiB"),
+        ],
+        unit: 1.0,
+    },
+    Panel {
+        title: "Round trip when busy, µs (less is better)",
+        groups: &[
+            ("rtt_busy", "p50_us", "median"),
+            ("rtt_busy", "p99_us", "99%"),
+        ],
+        unit: 1.0,
+    },
+    Panel {
+        title: "erpc:multicall, µs (less is better)",
+        groups: &[
+            ("fan_out2", "p50_us", "2 nodes"),
+            ("fan_out8", "p50_us", "8 nodes"),
+            ("fan_out19", "p50_us", "19 nodes"),
+        ],
+        unit: 1.0,
+    },
+    Panel {
+        title: "MB/s of a busy node",
+        groups: &[
+            ("into_busy_bulk1m", "mb_s", "in, 1 MiB"),
+            ("out_of_busy_bulk1m", "mb_s", "out, 1 MiB"),
+            ("out_of_busy_bulk64k", "mb_s", "out, 64 KiB"),
         ],
         unit: 1.0,
     },
