@@ -4,7 +4,8 @@
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
     measures_every_case_and_reports/1,
-    goes_on_without_a_carrier_that_is_missing/1,
+    names_and_leaves_out_carriers_that_cannot_run/1,
+    refuses_an_earlier_record_of_another_format/1,
     wrong_settings_get_one_line/1,
     lists_ratios_that_have_fallen/1
 ]).
@@ -24,24 +25,57 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     file:del_dir_r(results(Config)).
 
-%% All but the idle nodes, of which there are too many for a short run.
+%% Not the cases with many nodes or long messages out of a busy node, which take too long here. They are
+%% the same code with other numbers.
 measures_every_case_and_reports(Config) ->
-    Cases = "rtt rtt_beside rtt_flooded rtt_busy connect bulk64k both_bulk64k msg16 four_msg16",
-    {0, Output} = bench([{"CASES", Cases}, {"CARRIERS", "uds inet_tcp floor"}], Config),
+    Cases =
+        "rtt rtt_beside rtt_flooded rtt_busy rtt_mesh connect bulk64k both_bulk64k mesh_bulk64k "
+        "msg16 four_msg16 into_busy_bulk1m out_of_busy_bulk64k fan_out2",
+    {0, Output} = bench([{"CASES", Cases}, {"CARRIERS", "uds uds_direct inet_tcp floor"}], Config),
     [
         test_node:expect_output_of(Output, ["^", Case, ", .* [0-9.]+ "])
      || Case <- string:lexemes(Cases, " ")
+    ],
+    [
+        test_node:expect_output_of(Output, ["^", Line])
+     || Line <- [
+            "rtt, CPU .*/round trip  .* [0-9.]+ ",
+            "rtt, context switches/round trip  .* [0-9.]+ ",
+            "into_busy_bulk1m, MiB at most  .* [0-9.]+ ",
+            "uds to +inet_tcp",
+            "uds_direct to +inet_tcp"
+        ]
     ],
     [
         ?assert(filelib:is_regular(filename:join(results(Config), File)))
      || File <- ["bench.json", "bench.md", "bench.svg"]
     ].
 
-goes_on_without_a_carrier_that_is_missing(Config) ->
-    Settings = [{"CASES", "rtt"}, {"CARRIERS", "uds gone"}, {"BENCH_CARRIERS", "gone:/gone:uds"}],
+names_and_leaves_out_carriers_that_cannot_run(Config) ->
+    Ours = "uds -pa " ++ our_ebin(),
+    Carriers = [
+        "again=" ++ Ours ++ " -uds_dist transport direct",
+        "gone=uds -pa /gone",
+        "lame=" ++ Ours ++ " -uds_dist transport lame"
+    ],
+    Settings = [
+        {"CASES", "rtt"},
+        {"CARRIERS", "uds again gone lame"},
+        {"BENCH_CARRIERS", lists:flatten(lists:join("; ", Carriers))}
+    ],
     {1, Output} = bench(Settings, Config),
-    test_node:expect_output_of(Output, "^gone is left out: there is no /gone/uds_dist.beam$"),
-    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+").
+    test_node:expect_output_of(
+        Output, "^gone is left out: there is no uds_dist.beam in /gone or in this OTP$"
+    ),
+    test_node:expect_output_of(Output, "^lame is left out: the node did not boot: .*lame"),
+    test_node:expect_output_of(Output, "^ +uds +again$"),
+    test_node:expect_output_of(Output, "^rtt, p50, .* [0-9.]+ +[0-9.]+$").
+
+refuses_an_earlier_record_of_another_format(Config) ->
+    Earlier = filename:join(results(Config), "earlier.json"),
+    ok = file:write_file(Earlier, "{\"machine\":{},\"rounds\":5,\"carriers\":[],\"rows\":[]}"),
+    {1, Output} = report([{"bulk64k", 2000, 1000}], Earlier, Config),
+    test_node:expect_output_of(Output, "earlier.json: this is no record of format [0-9]+").
 
 wrong_settings_get_one_line(Config) ->
     Wrong = [
@@ -71,16 +105,15 @@ lists_ratios_that_have_fallen(Config) ->
         re:run(Output, "^worse than before: .*$", [global, multiline, {capture, all, binary}])
     ),
     test_node:expect_output_of(
-        Output, "^worse than before: bulk64k mb_s, ours to inet_tcp 0.50 .*, was 2.00 "
+        Output, "^worse than before: bulk64k mb_s, uds to inet_tcp 0.50 .*, was 2.00 "
     ).
 
 %% ---------------------------------------------------------------------------------------------
 
 bench(Settings, Config) ->
     Short = [{"ROUNDS", "1"}, {"MS", "10"}],
-    All = [{Name, false} || Name <- ["CASES", "CARRIERS", "BENCH_CARRIERS"]],
-    Ebin = filename:dirname(code:which(uds_dist)),
-    run(["scripts/bench '", Ebin, "' '", results(Config), "'"], All ++ Short ++ Settings).
+    All = [{Name, false} || Name <- ["CASES", "CARRIERS", "BENCH_CARRIERS", "BENCH_ARGS"]],
+    run(["scripts/bench '", our_ebin(), "' '", results(Config), "'"], All ++ Short ++ Settings).
 
 report(Cases, Earlier, Config) ->
     Figures = filename:join(results(Config), "figures"),
@@ -100,6 +133,9 @@ run(Command, Environment) ->
     test_project:output(lists:flatten(Command), #{
         dir => test_project:root(), env => Environment
     }).
+
+our_ebin() ->
+    filename:dirname(code:which(uds_dist)).
 
 results(Config) ->
     proplists:get_value(results, Config).

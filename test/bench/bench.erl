@@ -1,9 +1,10 @@
 %% The benchmark of the carriers: all of them side by side, so that whatever else the machine does
 %% meets all alike. It is run by scripts/bench, which describes the settings.
 %%
-%% In each round every carrier gets nodes of its own. A case is run on one carrier after the other,
-%% then comes the next case; who is first changes from round to round. The figures go to a file of
-%% lines, their fields separated by tabs:
+%% A round has stages. In each stage, every carrier gets nodes of its own. A case is run on one carrier
+%% after the other, then comes the next case; which carrier is first changes from round to round. Where
+%% the nodes of all carriers would be too many, one carrier after the other runs all cases. The figures
+%% go to a file of lines, their fields separated by tabs:
 %%
 %%     machine  KEY    VALUE
 %%     figure   ROUND  CARRIER  CASE  NAME  VALUE
@@ -29,7 +30,7 @@ main() ->
             {ok, Device} = file:open(File, [write, {encoding, utf8}]),
             Run = #run{settings = Settings, tool = Tool, file = Device},
             lists:foreach(fun(Fact) -> write(["machine" | Fact], Run) end, bench_machine:facts()),
-            #run{failures = Failures} = crowds(rounds(leave_out(Run))),
+            #run{failures = Failures} = rounds(leave_out(Run)),
             ok = file:close(Device),
             halt(min(1, Failures));
         {error, Why} ->
@@ -54,40 +55,43 @@ try_out(floor, Run) ->
 try_out(Carrier, Run) ->
     try
         ok = bench_carrier:prepare(Carrier),
-        bench_carrier:stop(bench_carrier:start(Carrier, 1)),
+        bench_carrier:stop(bench_carrier:start(Carrier, 1, [])),
         {[Carrier], Run}
     catch
         Class:Reason -> {[], failed([name(Carrier), " is left out"], Class, Reason, Run)}
     end.
 
-%% What needs a few nodes is measured in rounds.
-rounds(Run = #run{settings = #{cases := Cases, carriers := Carriers, rounds := Rounds}}) ->
-    Few = [Case || {_, What} = Case <- Cases, not bench_cases:is_crowd(What)],
+rounds(Run = #run{settings = #{rounds := Rounds}}) ->
+    Stages = [
+        {Round, Stage}
+     || Round <- lists:seq(1, Rounds),
+        Stage <- bench_cases:stages(),
+        Round =:= 1 orelse maps:get(repeated, bench_cases:plan(Stage))
+    ],
+    lists:foldl(fun stage/2, Run, Stages).
+
+stage({Round, Stage}, Run = #run{settings = Settings}) ->
+    #{rounds := Rounds, cases := All, carriers := Carriers} = Settings,
+    Cases = [Case || {_, What} = Case <- All, bench_cases:stage(What) =:= Stage],
+    #{title := Title, together := Together, arguments := Arguments} = bench_cases:plan(Stage),
     lists:foldl(
-        fun(Round, Done) ->
-            say(io_lib:format("round ~b of ~b", [Round, Rounds])),
-            round(Round, Few, rotate(Round - 1, Carriers), Done)
+        fun(Some, Done) ->
+            Names = lists:join(" ", [name(Carrier) || Carrier <- Some]),
+            say(io_lib:format("round ~b of ~b, ~s: ~s", [Round, Rounds, Title, Names])),
+            measure_all(Round, Cases, Arguments, Some, Done)
         end,
         Run,
-        [Round || Few =/= [], Round <- lists:seq(1, Rounds)]
+        [Some || Cases =/= [], Some <- turns(Together, rotate(Round - 1, Carriers))]
     ).
 
-%% What needs a crowd of them is measured once, and one carrier at a time.
-crowds(Run = #run{settings = #{cases := Cases, carriers := Carriers}}) ->
-    Crowds = [Case || {_, What} = Case <- Cases, bench_cases:is_crowd(What)],
-    lists:foldl(
-        fun(Carrier, Done) ->
-            say(["crowd, ", name(Carrier)]),
-            round(1, Crowds, [Carrier], Done)
-        end,
-        Run,
-        [Carrier || Crowds =/= [], Carrier <- Carriers, Carrier =/= floor]
-    ).
+%% Which carriers have nodes at the same time.
+turns(true, Carriers) -> [Carriers];
+turns(false, Carriers) -> [[Carrier] || Carrier <- Carriers, Carrier =/= floor].
 
-round(Round, Cases, Carriers, Run) ->
+measure_all(Round, Cases, Arguments, Carriers, Run) ->
     Peers = lists:max([bench_cases:peers(Case) || {_, Case} <- Cases]),
     Started = lists:foldl(
-        fun(Carrier, Done) -> start(Carrier, Peers, Done) end, {#{}, Run}, Carriers
+        fun(Carrier, Done) -> start(Carrier, Peers, Arguments, Done) end, {#{}, Run}, Carriers
     ),
     {Groups, Run1} = lists:foldl(
         fun({Case, Carrier}, Done) -> measure(Case, Carrier, Round, Done) end,
@@ -101,20 +105,20 @@ rotate(Turns, Carriers) ->
     {Last, First} = lists:split(Turns rem length(Carriers), Carriers),
     First ++ Last.
 
-start(Carrier, Peers, {Groups, Run}) ->
-    try start(Carrier, Peers) of
+start(Carrier, Peers, Arguments, {Groups, Run}) ->
+    try start(Carrier, Peers, Arguments) of
         Group -> {Groups#{name(Carrier) => Group}, Run}
     catch
         Class:Reason -> {Groups, failed([name(Carrier), " does not start"], Class, Reason, Run)}
     end.
 
-start(floor, _Peers) -> floor;
-start(Carrier, Peers) -> bench_carrier:start(Carrier, Peers).
+start(floor, _Peers, _Arguments) -> floor;
+start(Carrier, Peers, Arguments) -> bench_carrier:start(Carrier, Peers, Arguments).
 
 stop(floor) -> ok;
 stop(Group) -> bench_carrier:stop(Group).
 
-%% A carrier that fails is out of this round.
+%% A carrier that fails is out of this stage.
 measure({CaseName, Case}, Carrier, Round, {Groups, Run}) ->
     Name = name(Carrier),
     case Groups of

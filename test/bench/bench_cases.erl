@@ -1,32 +1,51 @@
 %% What is measured: each case takes a group of nodes and returns figures.
 %%
 %% The names of figures tell their unit: p50_us is microseconds, mb_s are megabytes (10^6 bytes) in a
-%% second. More is better where a name ends with _s, less elsewhere.
+%% second. More is better where a name ends with _s, less elsewhere. A name that ends with _sidecars is
+%% the sidecars' part of the figure with the name before that.
 -module(bench_cases).
 
--export([all/0, peers/1, is_crowd/1, run/3, floor/2]).
+-export([all/0, stages/0, plan/1, stage/1, peers/1, run/3, floor/2]).
 
--export_type([bench_case/0, figure/0]).
+-export_type([bench_case/0, figure/0, stage/0, plan/0]).
 
 -type bench_case() ::
-    {round_trips, alone | beside | flooded | busy}
-    | {stream, one | both | four, Senders :: pos_integer(), Size :: pos_integer()}
+    {round_trips, alone | beside | flooded | busy | mesh}
+    | {stream, one | both | four | mesh, Senders :: pos_integer(), bytes()}
+    | {busy_stream, into | out_of, Busy :: pos_integer(), Senders :: pos_integer(), bytes()}
     | connect
+    | {fan_out, Peers :: pos_integer()}
     | {idle, Connections :: pos_integer()}.
 
+%% The size of a message.
+-type bytes() :: pos_integer().
+
 -type figure() :: {Name :: string(), number()}.
+
+%% The cases of a stage share their nodes.
+-type stage() :: few_nodes | busy_nodes | fan_out | crowd.
+
+-type plan() :: #{
+    title := string(),
+    %% Whether the nodes of all carriers live at once. Carriers with many nodes take turns.
+    together := boolean(),
+    %% Whether each round measures it, or only the first one.
+    repeated := boolean(),
+    %% Arguments of all nodes.
+    arguments := [string()]
+}.
 
 -define(KIB, 1024).
 -define(MIB, (1024 * 1024)).
 %% Payloads up to here are counted in messages, longer ones in bytes.
 -define(MESSAGE, ?KIB).
-%% What saturates the connection beside the one with the round trips, or this one.
+%% The messages that saturate a connection.
 -define(FLOOD_SIZE, (64 * ?KIB)).
-%% Processes that always have something to do, in each node that is busy.
--define(BUSY, 20).
+%% Processes that compute all the time in each node of the round trips between busy nodes.
+-define(COMPUTING, 20).
 
-%% Long messages are measured before short ones: what many short ones in a mailbox leave in the
-%% allocators of a VM can make each long one cost a page fault for every 4 KiB.
+%% In each stage, long messages are measured before short ones: what many short ones in a mailbox leave
+%% in the allocators of a VM can make each long one cost a page fault for every 4 KiB.
 -spec all() -> [{Name :: string(), bench_case()}].
 all() ->
     [
@@ -34,6 +53,7 @@ all() ->
         {"rtt_beside", {round_trips, beside}},
         {"rtt_flooded", {round_trips, flooded}},
         {"rtt_busy", {round_trips, busy}},
+        {"rtt_mesh", {round_trips, mesh}},
         {"connect", connect}
     ] ++
         [
@@ -41,7 +61,15 @@ all() ->
          || {Name, Size} <- sizes(),
             {Before, Which, After, Senders} <- ways(Name)
         ] ++
-        [{"idle50", {idle, 50}}].
+        [
+            {"into_busy_bulk1m", {busy_stream, into, 300, 4, ?MIB}},
+            {"out_of_busy_bulk1m", {busy_stream, out_of, 300, 50, ?MIB}},
+            {"out_of_busy_bulk64k", {busy_stream, out_of, 100, 50, 64 * ?KIB}},
+            {"fan_out2", {fan_out, 2}},
+            {"fan_out8", {fan_out, 8}},
+            {"fan_out19", {fan_out, 19}},
+            {"idle50", {idle, 50}}
+        ].
 
 sizes() ->
     [
@@ -55,62 +83,118 @@ sizes() ->
     ].
 
 ways(Name) when Name =:= "msg16"; Name =:= "bulk64k" ->
-    [{"", one, "", 1}, {"", one, "x8", 8}, {"both_", both, "", 1}, {"four_", four, "", 1}];
+    [{"", one, "", 1}, {"", one, "x8", 8}] ++
+        [{"both_", both, "", 1}, {"four_", four, "", 1}, {"mesh_", mesh, "", 1}];
 ways(_) ->
     [{"", one, "", 1}, {"", one, "x8", 8}].
+
+%% In the order in which they are run.
+-spec stages() -> [stage()].
+stages() ->
+    [few_nodes, busy_nodes, fan_out, crowd].
+
+-spec plan(stage()) -> plan().
+plan(few_nodes) ->
+    #{title => "few nodes", together => true, repeated => true, arguments => []};
+plan(busy_nodes) ->
+    #{title => "busy nodes", together => true, repeated => true, arguments => []};
+plan(fan_out) ->
+    #{title => "fan-out", together => false, repeated => true, arguments => ["+S", "1:1"]};
+plan(crowd) ->
+    #{title => "crowd", together => false, repeated => false, arguments => []}.
+
+-spec stage(bench_case()) -> stage().
+stage({busy_stream, _, _, _, _}) -> busy_nodes;
+stage({fan_out, _}) -> fan_out;
+stage({idle, _}) -> crowd;
+stage(_) -> few_nodes.
 
 %% How many nodes the hub has to be connected to.
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
+peers({round_trips, mesh}) -> 2;
+peers({stream, mesh, _, _}) -> 2;
 peers({stream, four, _, _}) -> 4;
+peers({fan_out, Peers}) -> Peers;
 peers({idle, Connections}) -> Connections;
 peers(_) -> 1.
-
-%% Whether that is more than can run for all carriers at once.
--spec is_crowd(bench_case()) -> boolean().
-is_crowd({idle, _}) -> true;
-is_crowd(_) -> false.
 
 %% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
 run({round_trips, alone}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips, [Peer, pings(Time)]));
+    Count = pings(Time),
+    Percentiles = percentiles(traffic(Group, round_trips, [Peer, Count])),
+    Processes = bench_carrier:processes(Group),
+    %% Once more, without the processors' time that the percentiles take.
+    {ok, Cpu, Switches} = used(fun() -> traffic(Group, trips, [Peer, Count]) end, Processes),
+    Percentiles ++
+        by_kind("cpu_us_trip", fun(Ns) -> Ns / 1000 / Count end, Cpu) ++
+        by_kind("switches_trip", fun(Number) -> Number / Count end, Switches);
 run({round_trips, beside}, Time, Group) ->
     [Peer, Busy | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?FLOOD_SIZE, 4 * Time]));
+    percentiles(traffic(Group, round_trips_beside, [Peer, Busy, ?FLOOD_SIZE, 8 * Time]));
 run({round_trips, flooded}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     [{"mean_us", traffic(Group, round_trips_flooded, [Peer, ?FLOOD_SIZE, 2 * Time])}];
 run({round_trips, busy}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
-    percentiles(traffic(Group, round_trips_busy, [Peer, ?BUSY, 2 * Time]));
+    percentiles(traffic(Group, round_trips_busy, [Peer, ?COMPUTING, 6 * Time]));
+run({round_trips, mesh}, Time, Group) ->
+    InMesh = fun(Nodes) -> traffic(Group, round_trips_mesh, [Nodes, Time]) end,
+    percentiles(bench_carrier:with_mesh(InMesh, Group));
+run({stream, mesh, Senders, Size}, Time, Group) ->
+    bench_carrier:with_mesh(
+        fun(Nodes) -> flow(stream_all, [Nodes, Senders, Size, Time], Size, Group) end, Group
+    );
+run({stream, both, Senders, Size}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    Nodes = [bench_carrier:hub(Group), Peer],
+    flow(stream_all, [Nodes, Senders, Size, Time], Size, Group);
 run({stream, Which, Senders, Size}, Time, Group) ->
-    Peers = bench_carrier:peers(Group),
-    %% For as long first: the memory of a node that has just got its first large message is new to it,
-    %% and to the system.
-    _ = stream(Which, Peers, Senders, Size, Time, Group),
-    Processes = bench_carrier:processes(Group),
-    Before = cpu(Processes),
-    {Messages, Microseconds} = stream(Which, Peers, Senders, Size, Time, Group),
-    transfer(Size, Messages, Microseconds, cpu_since(Before, Processes));
+    Peers = lists:sublist(bench_carrier:peers(Group), receivers(Which)),
+    flow(stream, [Peers, Senders, Size, Time], Size, Group);
+run({busy_stream, Direction, Busy, Senders, Size}, Time, Group) ->
+    [Peer | _] = bench_carrier:peers(Group),
+    BusyNode = busy_node(Direction, bench_carrier:hub(Group), Peer),
+    %% As in flow/4, but without those that work: a carrier that does badly among them takes long. Then
+    %% for longer, since each end of a stream waits for its turn among them.
+    _ = traffic(Group, stream, [[Peer], Senders, Size, Time]),
+    Flow = fun() ->
+        traffic(Group, stream_busy, [BusyNode, Busy, Peer, Senders, Size, 4 * Time])
+    end,
+    {{Messages, Microseconds}, Peaks} =
+        bench_memory:peaks(Flow, bench_carrier:members(Group), bench_carrier:processes(Group)),
+    [{"mb_s", Messages * Size / Microseconds}] ++
+        by_kind("memory_mib", fun(Bytes) -> Bytes / ?MIB end, Peaks);
 run(connect, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = max(1, Time div 5),
     Times = [reconnect(Peer, Group) || _ <- lists:seq(1, Count)],
     [{"connects_s", Count * 1000000 / lists:sum(Times)}];
+run({fan_out, Count}, Time, Group) ->
+    Peers = lists:sublist(bench_carrier:peers(Group), Count),
+    %% Of too few calls for the slowest in a thousand.
+    {P50, P99, _} = traffic(Group, multicalls, [Peers, 2 * Time]),
+    [{"p50_us", P50}, {"p99_us", P99}];
 run({idle, _}, Time, Group) ->
     Processes = bench_carrier:processes_of_hub(Group),
-    Before = cpu(Processes),
     Wait = 10 * Time,
-    %% That nothing happens is what is measured.
-    receive
-    after Wait -> ok
+    Idle = fun() ->
+        receive
+        after Wait -> ok
+        end
     end,
-    Cpu = cpu_since(Before, Processes),
+    {ok, Cpu, _Switches} = used(Idle, Processes),
     Rss = [{Kind, test_system:resident_kib(Pid)} || {Kind, Pid} <- Processes],
     by_kind("rss_mib", fun(KiB) -> KiB / 1024 end, Rss) ++
         by_kind("cpu_ms_idle_second", fun(Ns) -> Ns / 1000 / Wait end, Cpu).
+
+busy_node(into, _Hub, Peer) -> Peer;
+busy_node(out_of, Hub, _Peer) -> Hub.
+
+receivers(one) -> 1;
+receivers(four) -> 4.
 
 reconnect(Peer, Group) ->
     ok = bench_carrier:disconnect(Peer, Group),
@@ -121,12 +205,14 @@ reconnect(Peer, Group) ->
             throw(io_lib:format("connecting failed after ~b ms", [Microseconds div 1000]))
     end.
 
-stream(one, [Peer | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream, [[Peer], Senders, Size, Time]);
-stream(four, [A, B, C, D | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream, [[A, B, C, D], Senders, Size, Time]);
-stream(both, [Peer | _], Senders, Size, Time, Group) ->
-    traffic(Group, stream_both, [Peer, Senders, Size, Time]).
+%% What the traffic of messages of that size amounts to, and the processors' time that it takes.
+flow(Function, Arguments, Size, Group) ->
+    Flow = fun() -> traffic(Group, Function, Arguments) end,
+    %% It runs for as long first: the memory of a node that has just got its first large message is new
+    %% to it, and to the system.
+    _ = Flow(),
+    {{Messages, Microseconds}, Cpu, _} = used(Flow, bench_carrier:processes(Group)),
+    transfer(Size, Messages, Microseconds, Cpu).
 
 traffic(Group, Function, Arguments) ->
     bench_carrier:call_hub(Group, bench_traffic, Function, Arguments).
@@ -143,7 +229,7 @@ transfer(Size, Messages, Microseconds, Cpu) ->
     PerByte = fun(Ns) -> Ns / Bytes end,
     [{"mb_s", Bytes / Microseconds} | by_kind("cpu_s_gb", PerByte, Cpu)].
 
-%% Of all processes, and of the sidecars among them.
+%% The sum over all processes, and that over the sidecars among them.
 by_kind(Name, Scale, Measured) ->
     [{Name, Scale(lists:sum([Value || {_, Value} <- Measured]))}] ++
         case [Value || {sidecar, Value} <- Measured] of
@@ -151,13 +237,22 @@ by_kind(Name, Scale, Measured) ->
             OfSidecars -> [{Name ++ "_sidecars", Scale(lists:sum(OfSidecars))}]
         end.
 
+%% Runs Fun; the nanoseconds of the processors and the context switches of each process meanwhile.
+used(Fun, Processes) ->
+    {CpuBefore, SwitchesBefore} = {cpu(Processes), switches(Processes)},
+    Result = Fun(),
+    {Result, grown(CpuBefore, cpu(Processes)), grown(SwitchesBefore, switches(Processes))}.
+
 cpu(Processes) ->
     [{Kind, bench_machine:cpu_ns(Pid)} || {Kind, Pid} <- Processes].
 
-cpu_since(Before, Processes) ->
-    [{Kind, Now - Then} || {{Kind, Now}, {Kind, Then}} <- lists:zip(cpu(Processes), Before)].
+switches(Processes) ->
+    [{Kind, bench_machine:switches(Pid)} || {Kind, Pid} <- Processes].
 
-%% What measures the same without a VM, as arguments of the tool, if it makes sense.
+grown(Before, After) ->
+    [{Kind, Now - Then} || {{Kind, Then}, {Kind, Now}} <- lists:zip(Before, After)].
+
+%% Arguments of the tool that measures the same without a VM, where that makes sense.
 -spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.
 floor({round_trips, alone}, Time) ->
     ["floor-round-trips", integer_to_list(pings(Time))];

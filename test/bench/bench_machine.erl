@@ -1,7 +1,8 @@
-%% On what a benchmark runs, and what it has used of it.
+%% The machine that a benchmark runs on, with the arguments of all nodes, and what processes have used
+%% of it.
 -module(bench_machine).
 
--export([facts/0, cpu_ns/1]).
+-export([facts/0, cpu_ns/1, switches/1]).
 
 -spec facts() -> [[Field :: unicode:chardata()]].
 facts() ->
@@ -12,6 +13,7 @@ facts() ->
         ["system", first_match("/proc/version", "^(\\S+) version (\\S+)")],
         ["otp", erlang:system_info(otp_release)],
         ["erts", erlang:system_info(version)]
+        | [["arguments", Arguments] || Arguments <- [os:getenv("BENCH_ARGS", "")], Arguments =/= ""]
     ].
 
 memory() ->
@@ -24,19 +26,28 @@ first_match(File, Regexp) ->
         nomatch -> "unknown"
     end.
 
-%% Nanoseconds that the threads of a process have been on a processor (proc-schedstat; the ticks of
-%% proc(5) are too long for what a sidecar takes).
+%% Nanoseconds that the threads of a process have been on a processor (proc-schedstat). The ticks of
+%% proc(5) are too long for what a sidecar takes.
 -spec cpu_ns(pos_integer()) -> non_neg_integer().
 cpu_ns(Pid) ->
+    sum_of_threads(Pid, "schedstat", "^(\\d+) ").
+
+%% How often the threads of a process have left a processor, to wait or since others had to run.
+-spec switches(pos_integer()) -> non_neg_integer().
+switches(Pid) ->
+    sum_of_threads(Pid, "status", "^(?:non)?voluntary_ctxt_switches:\\s+(\\d+)$").
+
+sum_of_threads(Pid, File, Regexp) ->
     Threads = filename:join(["/proc", integer_to_list(Pid), "task"]),
     {ok, Tids} = file:list_dir(Threads),
     lists:sum([
-        begin
-            [OnProcessor | _] = binary:split(read(filename:join([Threads, Tid, "schedstat"])), <<" ">>),
-            binary_to_integer(OnProcessor)
-        end
-     || Tid <- Tids
+        list_to_integer(Number)
+     || Tid <- Tids, Number <- numbers(read(filename:join([Threads, Tid, File])), Regexp)
     ]).
+
+numbers(Text, Regexp) ->
+    {match, Found} = re:run(Text, Regexp, [global, multiline, {capture, all_but_first, list}]),
+    lists:append(Found).
 
 %% Files of proc have no size, so file:read_file/1 does not do for all of them on all OTPs.
 read(Path) ->

@@ -14,9 +14,12 @@ lines(Program, Arguments) ->
 
 collect(Port, Lines) ->
     receive
-        {Port, {data, {_, Line}}} -> collect(Port, [Line | Lines]);
-        {Port, {exit_status, 0}} -> tl(lists:reverse(Lines));
-        {Port, {exit_status, Status}} -> throw(["status ", integer_to_list(Status), " of ", hd(Lines)])
+        {Port, {data, {_, Line}}} ->
+            collect(Port, [Line | Lines]);
+        {Port, {exit_status, 0}} ->
+            tl(lists:reverse(Lines));
+        {Port, {exit_status, Status}} ->
+            throw(["status ", integer_to_list(Status), " of ", hd(Lines)])
     after ?LIMIT ->
         throw([hd(Lines), " has been silent for too long"])
     end.

@@ -1,4 +1,4 @@
-%% What a run of the benchmark is asked to do; scripts/bench describes it.
+%% What a run of the benchmark is asked to do; scripts/bench describes the settings.
 -module(bench_settings).
 
 -export([read/2]).
@@ -13,8 +13,8 @@
     carriers := [bench_carrier:carrier() | floor]
 }.
 
-%% From the environment. Dir is for what carriers have made for the run. A wrong setting is explained
-%% in one line.
+%% Reads the environment. Dir is for what carriers make for the run. A wrong setting is explained in
+%% one line.
 -spec read(OurEbin :: file:filename(), Dir :: file:filename()) ->
     {ok, settings()} | {error, unicode:chardata()}.
 read(OurEbin, Dir) ->
@@ -30,16 +30,31 @@ read(OurEbin, Dir) ->
         throw:Why -> {error, Why}
     end.
 
-%% Ours, those of OTP, and others that are given as "name:ebin-dir:proto ...".
+%% Both transports of ours, the carriers of OTP, and those of BENCH_CARRIERS.
 carriers(OurEbin, Dir, Others) ->
+    Ours = ["-pa", filename:absname(OurEbin)],
     Known = [
-        #{name => "uds", ebin => filename:absname(OurEbin), proto => "uds"},
-        #{name => "inet_tcp", ebin => Dir, proto => "inet_tcp"},
-        #{name => "inet_tls", ebin => Dir, proto => "inet_tls"},
-        #{name => "erl_uds", ebin => Dir, proto => "erl_uds"}
+        #{name => "uds", proto => "uds", args => Ours},
+        #{
+            name => "uds_direct",
+            proto => "uds",
+            args => Ours ++ ["-uds_dist", "transport", "direct"]
+        },
+        #{name => "inet_tcp", proto => "inet_tcp", args => []},
+        #{name => "inet_epmd", proto => "inet_epmd", args => ["-inet_epmd", "socket"]},
+        #{name => "inet_tls", proto => "inet_tls", args => []},
+        #{name => "erl_uds", proto => "erl_uds", args => []}
     ],
-    Given = [other_carrier(Other) || Other <- string:lexemes(Others, " ")],
-    Named = [{Name, Carrier} || #{name := Name} = Carrier <- Known ++ Given] ++ [{"floor", floor}],
+    Given = [
+        other_carrier(Trimmed)
+     || Other <- string:lexemes(Others, ";\n"), Trimmed <- [string:trim(Other)], Trimmed =/= ""
+    ],
+    OfAll = string:lexemes(os:getenv("BENCH_ARGS", ""), " "),
+    Named =
+        [
+            {Name, Carrier#{args := Args ++ OfAll, dir => Dir}}
+         || #{name := Name, args := Args} = Carrier <- Known ++ Given
+        ] ++ [{"floor", floor}],
     Names = [Name || {Name, _} <- Named],
     case Names -- lists:usort(Names) of
         [] -> Named;
@@ -47,12 +62,21 @@ carriers(OurEbin, Dir, Others) ->
     end.
 
 other_carrier(Other) ->
-    case string:split(Other, ":", all) of
-        [[_ | _] = Name, [_ | _] = Ebin, [_ | _] = Proto] ->
-            #{name => Name, ebin => filename:absname(Ebin), proto => Proto};
+    [Name | Command] = string:split(Other, "="),
+    case {string:lexemes(Name, " \t"), string:lexemes(Command, " \t")} of
+        {[Name], [Proto | Arguments]} ->
+            #{name => Name, proto => Proto, args => absolute(Arguments)};
         _ ->
-            throw(["BENCH_CARRIERS: \"", Other, "\" is not of the form name:ebin-dir:proto"])
+            throw(["BENCH_CARRIERS: \"", Other, "\" is not of the form name=proto arguments"])
     end.
+
+%% Nodes run in other directories than this VM.
+absolute([Flag, Dir | Rest]) when Flag =:= "-pa"; Flag =:= "-pz" ->
+    [Flag, filename:absname(Dir) | absolute(Rest)];
+absolute([Word | Rest]) ->
+    [Word | absolute(Rest)];
+absolute([]) ->
+    [].
 
 number(Variable, Default) ->
     case os:getenv(Variable, "") of

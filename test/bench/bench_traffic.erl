@@ -3,9 +3,12 @@
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
--export([stream/4, stream_both/4, connect/1]).
+-export([round_trips_mesh/2, trips/2, multicalls/2]).
+-export([stream/4, stream_all/4, stream_busy/6, connect/1]).
+%% Run in other nodes.
+-export([round_trips_to_all/2, echo/1, sink/1, workers/3]).
 %% Processes.
--export([echo/1, sink/1, send/5, flood/3, compute/1]).
+-export([send/5, flood/3, compute/1, serve/1]).
 
 %% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
 -type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
@@ -16,11 +19,56 @@
 %% A process sends a small message to one of another node and waits for the answer, again and again.
 -spec round_trips(node(), Count :: pos_integer()) -> percentiles().
 round_trips(Node, Count) ->
-    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    Echo = start_echo(Node),
     _ = ping(Echo, Count div 10 + 1, []),
-    Times = lists:sort(ping(Echo, Count, [])),
+    Times = ping(Echo, Count, []),
     Echo ! stop,
-    {percentile(0.5, Count, Times), percentile(0.99, Count, Times), percentile(0.999, Count, Times)}.
+    percentiles(Times).
+
+%% The same without taking the time.
+-spec trips(node(), Count :: pos_integer()) -> ok.
+trips(Node, Count) ->
+    Echo = start_echo(Node),
+    _ = ping(Echo, Count, []),
+    Echo ! stop,
+    ok.
+
+%% Each node has round trips with each other one, all at once, for Time milliseconds.
+-spec round_trips_mesh([node()], Time :: pos_integer()) -> percentiles().
+round_trips_mesh(Nodes, Time) ->
+    percentiles(lists:append(on_each(Nodes, round_trips_to_all, [Time]))).
+
+-spec round_trips_to_all([node()], Time :: pos_integer()) -> Native :: [integer()].
+round_trips_to_all(Nodes, Time) ->
+    Starter = self(),
+    Pingers = [spawn_link(fun() -> Starter ! {self(), ping_for(Time, Node)} end) || Node <- Nodes],
+    lists:append([
+        receive
+            {Pinger, Times} -> Times
+        end
+     || Pinger <- Pingers
+    ]).
+
+%% The first tenth is for warming up.
+ping_for(Time, Node) ->
+    Echo = start_echo(Node),
+    _ = ping_until(now_us() + 100 * Time, Echo, []),
+    Times = ping_until(now_us() + 1000 * Time, Echo, []),
+    Echo ! stop,
+    Times.
+
+%% A process calls a function that does nothing on all nodes at once, so many times.
+-spec multicalls([node()], Count :: pos_integer()) -> percentiles().
+multicalls(Nodes, Count) ->
+    _ = [multicall(Nodes) || _ <- lists:seq(0, Count div 10)],
+    percentiles([multicall(Nodes) || _ <- lists:seq(1, Count)]).
+
+multicall(Nodes) ->
+    Start = erlang:monotonic_time(),
+    Results = erpc:multicall(Nodes, erlang, node, []),
+    Time = erlang:monotonic_time() - Start,
+    Results = [{ok, Node} || Node <- Nodes],
+    Time.
 
 %% The same while another process sends messages of Size bytes to Busy as fast as it may.
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
@@ -33,13 +81,13 @@ round_trips_beside(Node, Busy, Size, Count) ->
 %% other one send, the only round trip ends after it.
 -spec round_trips_flooded(node(), Size :: pos_integer(), Time :: pos_integer()) -> float().
 round_trips_flooded(Node, Size, Time) ->
-    Echo = spawn_link(Node, ?MODULE, echo, [self()]),
+    Echo = start_echo(Node),
     Mean = with_flood(Node, Size, fun(Flood) ->
         true = unlink(Flood),
         {ok, _} = timer:kill_after(Time, Flood),
-        Start = erlang:monotonic_time(microsecond),
-        {Count, End} = ping_until(Start + 1000 * Time, Echo, 1),
-        (End - Start) / Count
+        Start = now_us(),
+        Times = ping_until(Start + 1000 * Time, Echo, []),
+        (now_us() - Start) / length(Times)
     end),
     Echo ! stop,
     Mean.
@@ -61,26 +109,21 @@ with_flood(Busy, Size, Fun) ->
 round_trips_busy(Node, Processes, Count) ->
     Nodes = [node(), Node],
     Online = [erpc:call(N, erlang, system_flag, [schedulers_online, 1]) || N <- Nodes],
-    Busy = [spawn_link(N, ?MODULE, compute, [0]) || N <- Nodes, _ <- lists:seq(1, Processes)],
-    Result = round_trips(Node, Count),
-    lists:foreach(
-        fun(Pid) ->
-            true = unlink(Pid),
-            true = exit(Pid, kill)
-        end,
-        Busy
-    ),
+    Percentiles = while_working(Nodes, compute, Processes, fun() -> round_trips(Node, Count) end),
     _ = [
         1 = erpc:call(N, erlang, system_flag, [schedulers_online, Before])
      || {N, Before} <- lists:zip(Nodes, Online)
     ],
-    Result.
+    Percentiles.
 
-ping_until(Deadline, Echo, Count) ->
-    _ = ping(Echo, 1, []),
-    case erlang:monotonic_time(microsecond) of
-        Now when Now < Deadline -> ping_until(Deadline, Echo, Count + 1);
-        Now -> {Count, Now}
+start_echo(Node) ->
+    spawn_link(Node, ?MODULE, echo, [self()]).
+
+ping_until(Deadline, Echo, Times) ->
+    Times1 = ping(Echo, 1, Times),
+    case now_us() < Deadline of
+        true -> ping_until(Deadline, Echo, Times1);
+        false -> Times1
     end.
 
 ping(_Echo, 0, Times) ->
@@ -92,8 +135,15 @@ ping(Echo, Count, Times) ->
         {Echo, Count} -> ping(Echo, Count - 1, [erlang:monotonic_time() - Start | Times])
     end.
 
-percentile(Part, Count, Sorted) ->
-    Time = lists:nth(max(1, ceil(Part * Count)), Sorted),
+now_us() ->
+    erlang:monotonic_time(microsecond).
+
+percentiles(Times) ->
+    Sorted = lists:sort(Times),
+    {percentile(0.5, Sorted), percentile(0.99, Sorted), percentile(0.999, Sorted)}.
+
+percentile(Part, Sorted) ->
+    Time = lists:nth(max(1, ceil(Part * length(Sorted))), Sorted),
     erlang:convert_time_unit(Time, native, nanosecond) / 1000.
 
 -spec echo(pid()) -> ok.
@@ -106,9 +156,68 @@ echo(From) ->
             ok
     end.
 
+%% ---------------------------------------------------------------------------------------------
+
+%% Runs Fun while so many processes run a function of this module in each of the nodes.
+while_working(Nodes, Function, Count, Fun) ->
+    Leaders = [start_workers(Node, Function, Count) || Node <- Nodes],
+    Result = Fun(),
+    lists:foreach(fun stop_workers/1, Leaders),
+    Result.
+
+%% The leader gets its turn in time.
+start_workers(Node, Function, Count) ->
+    Options = [link, {priority, high}],
+    Leader = spawn_opt(Node, ?MODULE, workers, [self(), Function, Count], Options),
+    receive
+        {Leader, working} -> Leader
+    end.
+
+stop_workers(Leader) ->
+    Leader ! {stop, self()},
+    receive
+        {Leader, stopped} -> ok
+    end.
+
+-spec workers(pid(), Function :: atom(), Count :: pos_integer()) -> term().
+workers(Starter, Function, Count) ->
+    Workers = [
+        spawn_opt(?MODULE, Function, [Number], [link, monitor])
+     || Number <- lists:seq(1, Count)
+    ],
+    Starter ! {self(), working},
+    receive
+        {stop, Starter} -> ok
+    end,
+    lists:foreach(
+        fun({Pid, _}) ->
+            true = unlink(Pid),
+            true = exit(Pid, kill)
+        end,
+        Workers
+    ),
+    lists:foreach(
+        fun({Pid, Monitor}) ->
+            receive
+                {'DOWN', Monitor, process, Pid, killed} -> ok
+            end
+        end,
+        Workers
+    ),
+    Starter ! {self(), stopped}.
+
+%% The turn of such a process ends after a few microseconds: its reductions are cheap.
 -spec compute(non_neg_integer()) -> no_return().
 compute(Number) ->
     compute((Number + 1) band 16#FFFF).
+
+%% What ordinary processes do: they allocate, encode, decode and collect garbage. The turn of such a
+%% process takes some tenths of a millisecond.
+-spec serve(non_neg_integer()) -> no_return().
+serve(Number) ->
+    Terms = maps:from_list([{Key, {Number, Key}} || Key <- lists:seq(1, 300)]),
+    Terms = binary_to_term(term_to_binary(Terms)),
+    serve(Number + 1).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -123,19 +232,38 @@ stream(Nodes, Senders, Size, Time) ->
      || Node <- Nodes, _ <- lists:seq(1, Senders)
     ],
     lists:foreach(fun await_ready/1, Workers),
-    Start = erlang:monotonic_time(microsecond),
+    Start = now_us(),
     _ = [Worker ! start || Worker <- Workers],
     Messages = lists:sum([await_count(Worker) || Worker <- Workers]),
-    {Messages, erlang:monotonic_time(microsecond) - Start}.
+    {Messages, now_us() - Start}.
 
-%% The same in both directions at once: the sum of both, and the time of the longer one.
--spec stream_both(node(), Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
+%% The same from each of the nodes to all others at once: the sum, and the time of the longest one.
+-spec stream_all([node()], Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
     Time :: pos_integer().
-stream_both(Node, Senders, Size, Time) ->
-    Request = erpc:send_request(Node, ?MODULE, stream, [[node()], Senders, Size, Time]),
-    {Sent, SentTime} = stream([Node], Senders, Size, Time),
-    {Received, ReceivedTime} = erpc:receive_response(Request),
-    {Sent + Received, max(SentTime, ReceivedTime)}.
+stream_all(Nodes, Senders, Size, Time) ->
+    {Messages, Times} = lists:unzip(on_each(Nodes, stream, [Senders, Size, Time])),
+    {lists:sum(Messages), lists:max(Times)}.
+
+%% The same as stream/4 to one node while so many ordinary processes work all the time in Busy, which is
+%% one of the two nodes.
+-spec stream_busy(Busy, Processes, node(), Senders, Size, Time) -> transfer() when
+    Busy :: node(),
+    Processes :: pos_integer(),
+    Senders :: pos_integer(),
+    Size :: pos_integer(),
+    Time :: pos_integer().
+stream_busy(Busy, Processes, Node, Senders, Size, Time) ->
+    %% This process takes the time, and must not wait for a turn among those that work.
+    _ = process_flag(priority, high),
+    while_working([Busy], serve, Processes, fun() -> stream([Node], Senders, Size, Time) end).
+
+%% Runs a function of this module on all nodes at once; its first argument is the other nodes.
+on_each(Nodes, Function, Arguments) ->
+    Requests = [
+        erpc:send_request(Node, ?MODULE, Function, [lists:delete(Node, Nodes) | Arguments])
+     || Node <- Nodes
+    ],
+    [erpc:receive_response(Request) || Request <- Requests].
 
 await_ready(Worker) ->
     receive

@@ -19,7 +19,7 @@ struct Panel {
     unit: f64,
 }
 
-const PANELS: [Panel; 3] = [
+const PANELS: [Panel; 6] = [
     Panel {
         title: "Round trip, µs (less is better)",
         groups: &[("rtt", "p50_us", "median"), ("rtt", "p99_us", "99%")],
@@ -44,13 +44,42 @@ const PANELS: [Panel; 3] = [
         ],
         unit: 1.0,
     },
+    Panel {
+        title: "Round trip when busy, µs (less is better)",
+        groups: &[
+            ("rtt_busy", "p50_us", "median"),
+            ("rtt_busy", "p99_us", "99%"),
+        ],
+        unit: 1.0,
+    },
+    Panel {
+        title: "erpc:multicall, µs (less is better)",
+        groups: &[
+            ("fan_out2", "p50_us", "2 nodes"),
+            ("fan_out8", "p50_us", "8 nodes"),
+            ("fan_out19", "p50_us", "19 nodes"),
+        ],
+        unit: 1.0,
+    },
+    Panel {
+        title: "MB/s of a busy node",
+        groups: &[
+            ("into_busy_bulk1m", "mb_s", "in, 1 MiB"),
+            ("out_of_busy_bulk1m", "mb_s", "out, 1 MiB"),
+            ("out_of_busy_bulk64k", "mb_s", "out, 64 KiB"),
+        ],
+        unit: 1.0,
+    },
 ];
 
-const SIZE: (u32, u32) = (960, 330);
+const WIDTH: u32 = 960;
+const PANEL_HEIGHT: u32 = 294;
 const LEGEND_HEIGHT: u32 = 36;
+/// Panels that stand beside each other.
+const COLUMNS: usize = 3;
 const FONT: &str = "sans-serif";
-/// Of ours, then of the others in their order.
-const OUR_COLOR: RGBColor = RGBColor(208, 72, 32);
+/// Of our transports, and of the others in their order.
+const OUR_COLORS: [RGBColor; OURS.len()] = [RGBColor(208, 72, 32), RGBColor(240, 150, 100)];
 const COLORS: [RGBColor; 5] = [
     RGBColor(52, 101, 164),
     RGBColor(86, 166, 150),
@@ -74,10 +103,13 @@ pub fn draw(record: &Record, path: &Path) -> Drawn {
         .map(String::as_str)
         .filter(|name| *name != FLOOR)
         .collect();
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let columns = panels.len().min(COLUMNS);
+    let rows = panels.len().div_ceil(columns);
+    let height = rows as u32 * PANEL_HEIGHT;
+    let root = SVGBackend::new(path, (WIDTH, height + LEGEND_HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
-    let (top, legend) = root.split_vertically(SIZE.1 - LEGEND_HEIGHT);
-    for (area, panel) in top.split_evenly((1, panels.len())).iter().zip(panels) {
+    let (top, legend) = root.split_vertically(height);
+    for (area, panel) in top.split_evenly((rows, columns)).iter().zip(panels) {
         panel.draw(record, &carriers, area)?;
     }
     draw_legend(&carriers, &legend)?;
@@ -141,7 +173,7 @@ impl Panel {
 }
 
 fn draw_legend(carriers: &[&str], area: &Area) -> Drawn {
-    let width = SIZE.0 as i32 / (carriers.len() as i32 + 1);
+    let width = WIDTH as i32 / (carriers.len() as i32 + 1);
     let style = (FONT, 14)
         .into_font()
         .color(&BLACK)
@@ -156,10 +188,12 @@ fn draw_legend(carriers: &[&str], area: &Area) -> Drawn {
 }
 
 fn color(carriers: &[&str], carrier: &str) -> RGBColor {
-    if carrier == OURS {
-        return OUR_COLOR;
+    match OURS.iter().position(|ours| *ours == carrier) {
+        Some(place) => OUR_COLORS[place],
+        None => {
+            let others = carriers.iter().filter(|name| !OURS.contains(name));
+            let place = others.take_while(|name| **name != carrier).count();
+            COLORS[place % COLORS.len()]
+        }
     }
-    let others = carriers.iter().filter(|name| **name != OURS);
-    let place = others.take_while(|name| **name != carrier).count();
-    COLORS[place % COLORS.len()]
 }

@@ -67,7 +67,10 @@ fn report(
     let Some(earlier) = earlier else {
         return Ok(ExitCode::SUCCESS);
     };
-    let earlier = record::Record::from_json(&fs::read_to_string(earlier)?)?;
+    let earlier = fs::read_to_string(earlier)
+        .map_err(Into::into)
+        .and_then(|text| record::Record::from_json(&text))
+        .map_err(|error| format!("{earlier}: {error}"))?;
     let falls = record.falls_since(&earlier);
     if falls.is_empty() {
         return Ok(ExitCode::SUCCESS);

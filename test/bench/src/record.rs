@@ -1,19 +1,23 @@
 //! Medians and ratios of a run, and what has fallen since another one.
 //!
-//! A ratio is ours to another carrier's in the same round, turned so that above 1 is better for us:
-//! what else the machine did in a round met both.
+//! A ratio is that of one of our transports to another carrier in the same round, turned so that above
+//! 1 is better for us: what else the machine did in a round met both.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::figures::Figures;
 
-/// The carrier that the others are compared with.
-pub const OURS: &str = "uds";
+/// Our transports, each of which is compared with the carriers of others.
+pub const OURS: [&str; 2] = ["uds", "uds_direct"];
 /// No carrier: what the system calls alone take.
 pub const FLOOR: &str = "floor";
+
+/// Rises when an older record cannot be read, or means something else.
+const FORMAT: u32 = 2;
 
 /// A ratio that falls by less is none that anybody would notice.
 const NOTICEABLE: f64 = 0.05;
@@ -23,6 +27,7 @@ const ENOUGH_ROUNDS: usize = 4;
 /// What came out of a run.
 #[derive(Serialize, Deserialize)]
 pub struct Record {
+    format: u32,
     pub machine: serde_json::Map<String, serde_json::Value>,
     pub rounds: u32,
     /// In the order of the run.
@@ -36,8 +41,8 @@ pub struct Row {
     pub case: String,
     pub figure: String,
     pub values: BTreeMap<String, Spread>,
-    /// Ours to each of the other carriers'.
-    pub ratios: BTreeMap<String, Spread>,
+    /// Of each of our transports to each carrier of others, and to the floor.
+    pub ratios: BTreeMap<String, BTreeMap<String, Spread>>,
 }
 
 /// The rounds together: the middle, and between what they all are.
@@ -52,6 +57,7 @@ pub struct Spread {
 /// A ratio that is worse than in an earlier run by more than both runs' noise.
 pub struct Fall<'a> {
     row: &'a Row,
+    ours: &'a str,
     other: &'a str,
     now: Spread,
     then: Spread,
@@ -79,6 +85,7 @@ impl Record {
                 .insert(figure.round, figure.value);
         }
         Record {
+            format: FORMAT,
             machine: figures
                 .machine
                 .iter()
@@ -100,22 +107,43 @@ impl Record {
         let machine = serde_json::to_string(&self.machine)?;
         let carriers = serde_json::to_string(&self.carriers)?;
         Ok(format!(
-            "{{\"machine\":{machine},\n\"rounds\":{},\n\"carriers\":{carriers},\n\"rows\":[\n{rows}\n]}}\n",
+            "{{\"format\":{FORMAT},\n\"machine\":{machine},\n\"rounds\":{},\n\"carriers\":{carriers},\n\"rows\":[\n{rows}\n]}}\n",
             self.rounds
         ))
     }
 
-    pub fn from_json(text: &str) -> serde_json::Result<Record> {
-        serde_json::from_str(text)
+    pub fn from_json(text: &str) -> Result<Record, Box<dyn Error>> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        // The first format had no number.
+        match value
+            .get("format")
+            .map_or(Some(1), |format| format.as_u64())
+        {
+            Some(format) if format == u64::from(FORMAT) => Ok(serde_json::from_value(value)?),
+            _ => Err(format!(
+                "this is no record of format {FORMAT}, so nothing is compared with it"
+            )
+            .into()),
+        }
     }
 
-    /// The carriers that ours is compared with, if it has been measured.
+    /// Our transports that have been measured.
+    pub fn ours(&self) -> Vec<&str> {
+        self.names(is_ours)
+    }
+
+    /// The carriers that ours are compared with.
     pub fn others(&self) -> Vec<&str> {
+        self.names(|name| !is_ours(name) && name != FLOOR)
+    }
+
+    pub fn has_floor(&self) -> bool {
+        self.carriers.iter().any(|name| name == FLOOR)
+    }
+
+    fn names(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<&str> {
         let names = self.carriers.iter().map(String::as_str);
-        match self.carriers.iter().any(|name| name == OURS) {
-            true => names.filter(|name| ![OURS, FLOOR].contains(name)).collect(),
-            false => Vec::new(),
-        }
+        names.filter(|name| is_wanted(name)).collect()
     }
 
     pub fn row(&self, case: &str, figure: &str) -> Option<&Row> {
@@ -130,15 +158,18 @@ impl Record {
             let Some(before) = earlier.row(&row.case, &row.figure) else {
                 continue;
             };
-            for (other, now) in &row.ratios {
-                match before.ratios.get(other) {
-                    Some(then) if now.is_below(then) => falls.push(Fall {
-                        row,
-                        other,
-                        now: *now,
-                        then: *then,
-                    }),
-                    _ => {}
+            for (ours, ratios) in &row.ratios {
+                for (other, now) in ratios {
+                    match before.ratio(ours, other) {
+                        Some(then) if now.is_below(&then) => falls.push(Fall {
+                            row,
+                            ours,
+                            other,
+                            now: *now,
+                            then,
+                        }),
+                        _ => {}
+                    }
                 }
             }
         }
@@ -151,9 +182,8 @@ type ByCarrier<'a> = BTreeMap<&'a str, BTreeMap<u32, f64>>;
 impl Row {
     fn of(case: &str, figure: &str, values: &ByCarrier) -> Row {
         let ratios = |ours: &BTreeMap<u32, f64>| {
-            values
-                .iter()
-                .filter(|(name, _)| ![OURS, FLOOR].contains(name))
+            let others = values.iter().filter(|(name, _)| !is_ours(name));
+            others
                 .filter_map(|(name, theirs)| {
                     let of_rounds = theirs.iter().filter_map(|(round, theirs)| {
                         let ours = ours.get(round)?;
@@ -170,7 +200,11 @@ impl Row {
         Row {
             case: case.to_owned(),
             figure: figure.to_owned(),
-            ratios: values.get(OURS).map(ratios).unwrap_or_default(),
+            ratios: values
+                .iter()
+                .filter(|(name, _)| is_ours(name))
+                .map(|(name, ours)| (name.to_string(), ratios(ours)))
+                .collect(),
             values: values
                 .iter()
                 .filter_map(|(name, values)| {
@@ -180,11 +214,22 @@ impl Row {
         }
     }
 
-    /// Ours to the best of the others.
-    pub fn ratio_to_best(&self) -> Option<Spread> {
-        let by_median = |a: &&Spread, b: &&Spread| a.median.total_cmp(&b.median);
-        self.ratios.values().min_by(by_median).copied()
+    pub fn ratio(&self, ours: &str, other: &str) -> Option<Spread> {
+        self.ratios.get(ours)?.get(other).copied()
     }
+
+    /// To the best carrier of others. The floor is none.
+    pub fn ratio_to_best(&self, ours: &str) -> Option<Spread> {
+        let others = self.ratios.get(ours)?.iter();
+        others
+            .filter(|(name, _)| *name != FLOOR)
+            .map(|(_, ratio)| *ratio)
+            .min_by(|a, b| a.median.total_cmp(&b.median))
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    OURS.contains(&name)
 }
 
 fn more_is_better(figure: &str) -> bool {
@@ -238,13 +283,14 @@ impl fmt::Display for Fall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fall {
             row,
+            ours,
             other,
             now,
             then,
         } = self;
         write!(
             f,
-            "worse than before: {} {}, ours to {other} {:.2} ({:.2} to {:.2}), was {:.2} ({:.2} to {:.2})",
+            "worse than before: {} {}, {ours} to {other} {:.2} ({:.2} to {:.2}), was {:.2} ({:.2} to {:.2})",
             row.case, row.figure, now.median, now.low, now.high, then.median, then.low, then.high
         )
     }

@@ -1,14 +1,26 @@
-//! The record for people: one row for each figure, with the medians of all carriers and the ratios
-//! of ours to the others, turned so that above 1 is better for us.
+//! The record for people. One table has the medians of all carriers, with a row for each figure. One
+//! more for each of our transports has its ratios to the others, turned so that above 1 is better for
+//! us.
 
-use crate::record::{Record, Row, Spread};
+use crate::record::{FLOOR, Record, Row, Spread};
 
 /// How the names of figures end that are a part of another one.
 const OF_SIDECARS: &str = "_sidecars";
 
+/// How the names of figures begin that tell what the work has cost the system.
+const COSTS: [&str; 2] = ["cpu_", "switches_"];
+
+/// A head and rows, all with the same number of cells.
+type Table = Vec<Vec<String>>;
+
 /// With columns that stand below each other.
 pub fn text(record: &Record) -> String {
-    let table = cells(record);
+    let tables = tables(record);
+    let texts: Vec<String> = tables.iter().map(aligned).collect();
+    texts.join("\n") + "\n" + &note(record)
+}
+
+fn aligned(table: &Table) -> String {
     let widths: Vec<usize> = (0..table[0].len())
         .map(|column| {
             table
@@ -19,7 +31,7 @@ pub fn text(record: &Record) -> String {
         })
         .collect();
     let mut text = String::new();
-    for row in &table {
+    for row in table {
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
             text += &match column {
                 0 => format!("{cell:<width$}"),
@@ -28,63 +40,98 @@ pub fn text(record: &Record) -> String {
         }
         text.push('\n');
     }
-    text + &note(record)
+    text
 }
 
 /// For a README.
 pub fn markdown(record: &Record) -> String {
-    let table = cells(record);
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let rule = format!("|---|{}\n", "--:|".repeat(table[0].len() - 1));
-    let rows: String = table[1..].iter().map(|row| line(row)).collect();
-    line(&table[0]) + &rule + &rows + "\n" + &note(record)
+    let mut text = String::new();
+    for table in tables(record) {
+        let rule = format!("|---|{}\n", "--:|".repeat(table[0].len() - 1));
+        let rows: String = table[1..].iter().map(|row| line(row)).collect();
+        text += &(line(&table[0]) + &rule + &rows + "\n");
+    }
+    text + &note(record)
 }
 
-/// The head and the rows; what the processors had to do for it stands last, with the sidecars' part in
-/// parentheses.
-fn cells(record: &Record) -> Vec<Vec<String>> {
-    let mut head = vec![String::new()];
-    head.extend(record.carriers.iter().cloned());
-    let others = record.others();
-    head.extend(others.first().map(|_| "ours to best".to_owned()));
-    head.extend(others.iter().map(|other| format!("to {other}")));
-    let (of_cpu, others): (Vec<&Row>, Vec<&Row>) = record
+fn tables(record: &Record) -> Vec<Table> {
+    // The costs stand last; the sidecars' part of a figure stands beside the whole.
+    let (costs, others): (Vec<&Row>, Vec<&Row>) = record
         .rows
         .iter()
         .filter(|row| !row.figure.ends_with(OF_SIDECARS))
-        .partition(|row| row.figure.starts_with("cpu"));
-    let rows = others.into_iter().chain(of_cpu);
-    let mut table = vec![head];
-    table.extend(rows.map(|row| row_cells(record, row)));
+        .partition(|row| COSTS.iter().any(|cost| row.figure.starts_with(cost)));
+    let rows: Vec<&Row> = others.into_iter().chain(costs).collect();
+    let of_ours = record.ours().into_iter();
+    let ratios = of_ours.map(|ours| ratios(record, &rows, ours));
+    let mut tables = vec![medians(record, &rows)];
+    tables.extend(ratios.filter(|table| table[0].len() > 1));
+    tables
+}
+
+/// The sidecars' part is in parentheses.
+fn medians(record: &Record, rows: &[&Row]) -> Table {
+    let mut table = vec![vec![String::new()]];
+    table[0].extend(record.carriers.iter().cloned());
+    for row in rows {
+        let of_sidecars = record.row(&row.case, &format!("{}{OF_SIDECARS}", row.figure));
+        let median = |row: &Row, name: &str| {
+            let value = row.values.get(name)?;
+            Some(number(value.median / unit(&row.figure).1))
+        };
+        let value = |name: &String| {
+            let whole = median(row, name)?;
+            Some(match of_sidecars.and_then(|row| median(row, name)) {
+                Some(part) => format!("{whole} ({part})"),
+                None => whole,
+            })
+        };
+        let mut cells = vec![label(row)];
+        let values = record.carriers.iter().map(value);
+        cells.extend(values.map(Option::unwrap_or_default));
+        table.push(cells);
+    }
     table
 }
 
-fn row_cells(record: &Record, row: &Row) -> Vec<String> {
-    let (what, unit) = unit(&row.figure);
-    let of_sidecars = record.row(&row.case, &format!("{}{OF_SIDECARS}", row.figure));
-    let median = |row: &Row, name: &str| {
-        row.values
-            .get(name)
-            .map(|value| number(value.median / unit))
-    };
-    let value = |name: &String| {
-        let whole = median(row, name)?;
-        Some(match of_sidecars.and_then(|row| median(row, name)) {
-            Some(part) => format!("{whole} ({part})"),
-            None => whole,
-        })
-    };
-    let ratio = |ratio: Option<&Spread>| {
-        let ratio = ratio?;
-        let even = if ratio.is_even() { "~" } else { "" };
-        Some(format!("{:.2}{even}", ratio.median))
-    };
-    let mut cells = vec![Some(format!("{}, {what}", row.case))];
-    cells.extend(record.carriers.iter().map(value));
+fn ratios(record: &Record, rows: &[&Row], ours: &str) -> Table {
     let others = record.others();
-    cells.extend(others.first().map(|_| ratio(row.ratio_to_best().as_ref())));
-    cells.extend(others.iter().map(|other| ratio(row.ratios.get(*other))));
-    cells.into_iter().map(Option::unwrap_or_default).collect()
+    let with_best = others.len() > 1;
+    let floor = record.has_floor().then_some(FLOOR);
+    let mut table = vec![vec![format!("{ours} to")]];
+    table[0].extend(with_best.then(|| "best".to_owned()));
+    table[0].extend(others.iter().chain(&floor).map(|other| other.to_string()));
+    for row in rows {
+        let mut ratios = Vec::new();
+        ratios.extend(with_best.then(|| row.ratio_to_best(ours)));
+        ratios.extend(
+            others
+                .iter()
+                .chain(&floor)
+                .map(|other| row.ratio(ours, other)),
+        );
+        if ratios.iter().any(Option::is_some) {
+            let mut cells = vec![label(row)];
+            cells.extend(
+                ratios
+                    .iter()
+                    .map(|ratio| ratio.map(mark).unwrap_or_default()),
+            );
+            table.push(cells);
+        }
+    }
+    table
+}
+
+/// What noise may hide is marked.
+fn mark(ratio: Spread) -> String {
+    let even = if ratio.is_even() { "~" } else { "" };
+    format!("{:.2}{even}", ratio.median)
+}
+
+fn label(row: &Row) -> String {
+    format!("{}, {}", row.case, unit(&row.figure).0)
 }
 
 /// How people call a figure, and what they count it in.
@@ -99,8 +146,11 @@ fn unit(figure: &str) -> (&str, f64) {
         "connects_s" => ("connections/s", 1.0),
         "cpu_us_msg" => ("CPU µs/message", 1.0),
         "cpu_s_gb" => ("CPU s/GB", 1.0),
+        "cpu_us_trip" => ("CPU µs/round trip", 1.0),
         "cpu_ms_idle_second" => ("CPU ms/s", 1.0),
+        "switches_trip" => ("context switches/round trip", 1.0),
         "rss_mib" => ("MiB in RAM", 1.0),
+        "memory_mib" => ("MiB at most", 1.0),
         other => (other, 1.0),
     }
 }
