@@ -244,7 +244,7 @@ impl Door {
         let peer = match os::peer_credentials(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => {
-                log::warn!("dropped a peer that nobody knows: {error}");
+                self.dropped(&error, now);
                 return None;
             }
         };
@@ -277,7 +277,13 @@ impl Door {
     pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
         match self.visitors.enter(conn, newcomer, now) {
             Ok(()) => self.crowd.enter(conn, now),
-            Err(error) => log::warn!("dropped a peer: {error}"),
+            Err(error) => self.dropped(&error, now),
+        }
+    }
+
+    fn dropped(&mut self, error: &io::Error, now: Instant) {
+        if let Some(count) = self.failing.count(Credentials::UNKNOWN.uid, now) {
+            log::warn!("dropped a peer that came in: {error} ({count} of them)");
         }
     }
 
