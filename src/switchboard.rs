@@ -98,7 +98,7 @@ impl Switchboard {
                 reports.push(&connected(conn, connecting));
             }
             Command::Established { conn, node } => {
-                self.door.leave(conn);
+                self.door.connected(conn, &node);
                 self.table.establish(conn, node);
             }
             Command::OpenChannel { vm_pid, directory } => {
@@ -110,7 +110,7 @@ impl Switchboard {
             }
             Command::HandOver { conn, node } => self.hand_over(conn, node, reports),
             Command::Close { conn } => {
-                self.door.leave(conn);
+                self.door.closed(conn, Instant::now());
                 if self.table.close(conn) {
                     self.removed();
                 }
@@ -140,7 +140,7 @@ impl Switchboard {
 
     /// Gives the VM the socket: what was read of it is reported already, and the rest is the VM's.
     fn hand_over(&mut self, conn: ConnId, node: String, reports: &mut ReportQueue) {
-        self.door.leave(conn);
+        self.door.connected(conn, &node);
         let channel = &mut self.channel;
         match self.table.give_away(conn, |socket| channel.pass(socket)) {
             None => (), // it ended while this was on its way
@@ -182,7 +182,8 @@ impl Switchboard {
             Source::Channel => self.channel.ready(),
             Source::Listener(listener) => self.door.ready(listener),
             Source::Connection(conn) if self.door.has_visitor(conn) => {
-                self.door.visitor_ready(conn);
+                let read_closed = event.is_read_closed() || event.is_error();
+                self.door.visitor_ready(conn, read_closed);
             }
             Source::Connection(conn) => self.table.ready(conn, event),
             Source::Stdin | Source::Stdout | Source::Signals => (),
@@ -260,6 +261,7 @@ impl Switchboard {
             conn,
             newcomer,
             bytes,
+            read_closed,
         } = introduction;
         let Newcomer {
             listener,
@@ -272,7 +274,9 @@ impl Switchboard {
             peer,
         });
         reports.push_bytes(conn, &bytes);
-        let connection = Connection::introduced(stream, peer, bytes.len());
+        let mut connection = Connection::introduced(stream, peer, bytes.len());
+        // What else there is to read, reading tells.
+        connection.ready(true, read_closed);
         self.table.insert_registered(conn, connection);
     }
 
@@ -380,11 +384,13 @@ impl Switchboard {
             log::info!("{line}");
         }
         log::info!(
-            "{} connections, {} shaking hands, {} handed over so far, {} implausible names refused",
+            "{} connections, {} shaking hands, {} handed over so far; refused: {} implausible names, \
+             {} of users whose handshakes fail",
             connections.len(),
             self.door.handshakes(),
             self.channel.passed(),
-            self.door.turned_away()
+            self.door.turned_away(),
+            self.door.held_off()
         );
         for line in connections {
             log::info!("{line}");

@@ -23,6 +23,7 @@ use std::process::Command as Program;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use uds_dist::door::failures::{BUDGET, REFILL};
 use uds_dist::door::visitors::DEADLINE;
 use uds_dist::failure::Reason;
 use uds_dist::peer::{Base, Policy};
@@ -1035,14 +1036,28 @@ fn assert_not_locked_out(
     sidecar: &mut Sidecar,
     path: &Path,
     habit: Habit,
-    mut knock: impl FnMut() -> Duration + Send,
+    knock: impl FnMut() -> Duration + Send,
 ) {
-    let before = resident(sidecar.pid());
     let connects = match habit {
         // Each of them takes its time.
         Habit::SayANameAndKeep => CONNECTS / 5,
         _ => CONNECTS,
     };
+    let (median, longest) = knock_in_a_flood(what, sidecar, path, (habit, connects), knock);
+    // Who meets a full backlog again and again has bad luck; most have not.
+    assert!(median < Duration::from_secs(5), "{median:?}");
+    assert!(longest < Duration::from_secs(25), "{longest:?}");
+}
+
+/// The median and the longest time that it took, in a flood of so many.
+fn knock_in_a_flood(
+    what: &str,
+    sidecar: &mut Sidecar,
+    path: &Path,
+    (habit, connects): (Habit, u32),
+    mut knock: impl FnMut() -> Duration + Send,
+) -> (Duration, Duration) {
+    let before = resident(sidecar.pid());
     let left = AtomicU32::new(connects);
     let over = AtomicBool::new(false);
     let start = Instant::now();
@@ -1084,10 +1099,14 @@ fn assert_not_locked_out(
          longest {longest:?}; resident KiB of the sidecar {before} before, {after} after",
         times.len()
     );
-    // Who meets a full backlog again and again has bad luck; most have not.
-    assert!(median < Duration::from_secs(5), "{median:?}");
-    assert!(longest < Duration::from_secs(25), "{longest:?}");
     assert!(after < before + 4096, "{before} to {after} KiB");
+    let lines = sidecar.log().len() as u64;
+    assert!(
+        lines <= 10 + lasted.as_secs(),
+        "{lines} lines: {:#?}",
+        sidecar.log()
+    );
+    (median, longest)
 }
 
 /// Until the sidecar has answered; as a VM, it tries again a little later when the backlog is full.
@@ -1150,6 +1169,26 @@ fn a_flood_of_an_allowed_user_locks_nobody_out() {
         ("allowed, with a name, silent", Habit::SayANameAndKeep),
     ] {
         assert_not_locked_out(what, &mut sidecar, &path, habit, || knock_at(&path));
+    }
+}
+
+/// As fast as an allowed user can, for as long as it takes: with a name, which the VM hears of, or without.
+#[test]
+fn a_long_flood_costs_a_new_node_little() {
+    const MANY: u32 = 100_000;
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    listen_with_backlog(&mut sidecar, &path, 5);
+    for (what, habit) in [
+        ("long, closing", Habit::Close),
+        ("long, with a name, closing", Habit::SayANameAndClose),
+    ] {
+        let flood = (habit, MANY);
+        let (median, longest) =
+            knock_in_a_flood(what, &mut sidecar, &path, flood, || knock_at(&path));
+        assert!(median < Duration::from_secs(1), "{median:?}");
+        assert!(longest < Duration::from_secs(2), "{longest:?}");
     }
 }
 
@@ -1216,8 +1255,9 @@ fn strangers_make_us_hold_a_bounded_number_of_bytes() {
 /// How many names `sidecar` says it has refused.
 fn implausible(sidecar: &mut Sidecar) -> usize {
     sidecar.signal(Signal::USR1);
-    let line = sidecar.expect_log("implausible names refused");
-    let count = line.split(' ').rev().nth(3).expect("a count");
+    let line = sidecar.expect_log("; refused: ");
+    let (_, refused) = line.split_once("; refused: ").expect("it has it");
+    let count = refused.split(' ').next().expect("a count");
     count.parse().expect("a number")
 }
 
@@ -1284,6 +1324,31 @@ fn a_name_may_come_in_pieces_and_not_alone() {
     assert_same(&came, &more);
 }
 
+/// The end is announced once, perhaps before the name was read.
+#[test]
+fn who_says_a_name_and_goes_has_gone() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(&path);
+    for round in 0..100 {
+        let more = bytes(round, 100);
+        sidecar.signal(Signal::STOP);
+        let mut peer = connect_peer(&path);
+        if round % 2 == 0 {
+            // It comes in first.
+            sidecar.signal(Signal::CONT);
+            sidecar.settle();
+            sidecar.signal(Signal::STOP);
+        }
+        peer.write_all(&[NAME, &more].concat()).expect("room");
+        drop(peer);
+        sidecar.signal(Signal::CONT);
+        let (conn, _) = sidecar.accepted();
+        assert_same(&sidecar.closed(conn).2, &more);
+    }
+}
+
 /// As others look whether this node lives, or somebody tries what happens.
 #[test]
 fn who_goes_without_a_name_was_not_there() {
@@ -1321,6 +1386,99 @@ fn who_does_not_say_its_name_in_time_is_closed() {
     let took = start.elapsed();
     assert!(took > DEADLINE / 2 && took < DEADLINE * 3 / 2, "{took:?}");
     sidecar.expect_no_report();
+}
+
+// --- handshakes that fail ------------------------------------------------------------------------
+
+/// The first message of a node of this name.
+fn introduction(name: &str) -> Vec<u8> {
+    let length = name.len() as u16;
+    let before = &NAME[2..NAME.len() - 2 - b"peer@host".len()];
+    let message = [before, &length.to_be_bytes(), name.as_bytes()].concat();
+    [&(message.len() as u16).to_be_bytes(), &message[..]].concat()
+}
+
+/// Connects as a node of this name, and is one whose handshake the VM ends. False if the VM does not even
+/// hear of it.
+fn fails(sidecar: &mut Sidecar, attacker: &mut Sidecar, path: &Path, name: &str) -> bool {
+    let (outbound, _) = attacker.connect(path);
+    attacker.send_data(outbound, &introduction(name));
+    loop {
+        // One of the two has something to say.
+        if let Some(Report::Accepted { conn, .. }) = sidecar.next_report() {
+            sidecar.close(conn);
+            attacker.closed(outbound);
+            return true;
+        }
+        if let Some(Report::Closed { conn, .. }) = attacker.next_report() {
+            assert_eq!(conn, outbound);
+            attacker.close(outbound);
+            return false;
+        }
+    }
+}
+
+/// Somebody who may connect, and does not know the cookie, says one new name after the other.
+#[test]
+fn a_user_whose_handshakes_fail_is_held_off_and_nodes_are_not() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    admit(&mut sidecar, Base::OwnUserAndRoot, &[STRANGER.uid], &[]);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut attacker = host.attacker(STRANGER);
+    // A node of the same user was here before.
+    attacker.call(&path);
+    let (conn, _) = sidecar.accepted();
+    sidecar.establish(conn);
+    sidecar.close(conn);
+    attacker.expect_closed();
+
+    let mut failed = 0;
+    let begin = Instant::now();
+    while fails(
+        &mut sidecar,
+        &mut attacker,
+        &path,
+        &format!("x{failed}@host"),
+    ) {
+        failed += 1;
+    }
+    let refilled = begin.elapsed().as_secs() / REFILL.as_secs();
+    assert!(
+        failed >= BUDGET && u64::from(failed - BUDGET) <= refilled,
+        "{failed}"
+    );
+    for number in 0..200 {
+        let name = format!("y{number}@host");
+        assert!(!fails(&mut sidecar, &mut attacker, &path, &name) || begin.elapsed() > REFILL);
+    }
+    let line = sidecar.expect_log("too many handshakes of its user have failed");
+    assert!(
+        line.contains(&format!("uid {}, pid {}", STRANGER.uid, attacker.pid())),
+        "{line}"
+    );
+    let lines = sidecar.log().iter();
+    let lines = lines
+        .filter(|line| line.contains("too many handshakes"))
+        .count();
+    assert!(
+        lines as u64 <= 2 + begin.elapsed().as_secs() / 5,
+        "{lines} lines"
+    );
+
+    // The node comes again, as often as it likes, one that fails under its name does, and so do other users.
+    for _ in 0..20 {
+        assert_let_in(&mut sidecar, &mut attacker, STRANGER, &path);
+    }
+    assert!(fails(&mut sidecar, &mut attacker, &path, "x1@host"));
+    assert_let_in(&mut sidecar, &mut host.attacker(OWNER), OWNER, &path);
+    assert!(fails(
+        &mut sidecar,
+        &mut host.attacker(OWNER),
+        &path,
+        "new@host"
+    ));
 }
 
 // --- what comes with bytes -----------------------------------------------------------------------

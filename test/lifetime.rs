@@ -381,7 +381,9 @@ fn sigusr1_logs_a_table() {
         "listening at {}",
         directory.path("a.sock").display()
     ));
-    sidecar.expect_log("2 connections, 1 shaking hands, 0 handed over so far, 0 implausible");
+    sidecar.expect_log(
+        "2 connections, 1 shaking hands, 0 handed over so far; refused: 0 implausible names",
+    );
     let who = format!(
         "uid {} pid {}",
         rustix::process::geteuid(),

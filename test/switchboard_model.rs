@@ -32,7 +32,12 @@ use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, 
 /// What happens next. Indices choose among the connections there are.
 #[derive(Debug, Clone)]
 enum Step {
-    PeerConnects,
+    /// Says its name, at once or a little later, and so many bytes more, and perhaps goes then.
+    PeerConnects {
+        at_once: bool,
+        more: usize,
+        goes: bool,
+    },
     /// Says so many bytes of a name, perhaps something else, and no more.
     StrangerConnects(usize, bool),
     VmConnects,
@@ -56,7 +61,9 @@ fn step() -> impl Strategy<Value = Step> {
     let index = 0..6usize;
     let amount = prop_oneof![0..20usize, 0..5000usize, 0..300_000usize];
     prop_oneof![
-        3 => Just(Step::PeerConnects),
+        3 => Just(Step::PeerConnects { at_once: true, more: 0, goes: false }),
+        1 => (any::<bool>(), 0..5000usize, any::<bool>())
+            .prop_map(|(at_once, more, goes)| Step::PeerConnects { at_once, more, goes }),
         1 => (0..NAME.len(), any::<bool>()).prop_map(|(n, b)| Step::StrangerConnects(n, b)),
         2 => Just(Step::VmConnects),
         1 => any::<bool>().prop_map(Step::VmOpensChannel),
@@ -224,7 +231,9 @@ struct World {
     elsewhere: UnixListener,
     models: BTreeMap<ConnId, Model>,
     /// Peers that have connected and said their name, in the order they will be accepted.
-    coming_in: Vec<UnixStream>,
+    coming_in: Vec<(ConnId, Model)>,
+    /// The last number that one who came in got.
+    last_inbound: ConnId,
     /// Those of whom the VM must not hear.
     strangers: Vec<UnixStream>,
     /// Bytes of the sidecar that are no whole packet yet.
@@ -260,6 +269,7 @@ impl World {
             elsewhere,
             models: BTreeMap::new(),
             coming_in: Vec::new(),
+            last_inbound: 0,
             strangers: Vec::new(),
             partly_read: Vec::new(),
             last_conn: 16_777_215,
@@ -321,13 +331,24 @@ impl World {
 
     fn take(&mut self, step: &Step) -> bool {
         match step {
-            Step::PeerConnects => {
-                let mut peer = UnixStream::connect(self.directory.join("here")).unwrap();
-                peer.write_all(NAME).unwrap();
-                self.coming_in.push(peer);
+            Step::PeerConnects {
+                at_once,
+                more,
+                goes,
+            } => {
+                let (mut peer, conn) = self.come_in();
+                assert!(*at_once || self.turn());
+                let more = stream(conn, 0, *more);
+                peer.write_all(&[NAME, &more].concat()).unwrap();
+                let mut model = Model::new(peer, true);
+                model.peer_wrote = more.len() as u64;
+                if *goes {
+                    model.peer = None;
+                }
+                self.coming_in.push((conn, model));
             }
             Step::StrangerConnects(count, is_wrong) => {
-                let mut stranger = UnixStream::connect(self.directory.join("here")).unwrap();
+                let (mut stranger, _) = self.come_in();
                 stranger.write_all(&NAME[..*count]).unwrap();
                 if *is_wrong {
                     stranger.write_all(&[0; 26]).unwrap();
@@ -377,6 +398,13 @@ impl World {
             }
         }
         true
+    }
+
+    /// One who connects, and the number that it will have.
+    fn come_in(&mut self) -> (UnixStream, ConnId) {
+        self.last_inbound += 2;
+        let stream = UnixStream::connect(self.directory.join("here")).unwrap();
+        (stream, self.last_inbound)
     }
 
     /// A number for a connection of the VM's: one that everybody is done with, or another one.
@@ -526,9 +554,9 @@ impl World {
     fn vm_got(&mut self, report: Report) {
         match report {
             Report::Accepted { conn, .. } => {
-                assert_eq!(conn % 2, 0);
-                let peer = self.coming_in.remove(0);
-                assert!(self.models.insert(conn, Model::new(peer, true)).is_none());
+                let (expected, model) = self.coming_in.remove(0);
+                assert_eq!(conn, expected);
+                assert!(self.models.insert(conn, model).is_none());
             }
             Report::Ack { conn, count } => {
                 let model = self.models.get_mut(&conn).expect("ACK of no connection");

@@ -53,6 +53,15 @@ pub enum Verdict {
     Implausible(&'static str),
 }
 
+/// The name of one who comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// That of a node.
+    Own(String),
+    /// The VM is to choose one: it is always new.
+    ToBeGiven,
+}
+
 /// The bytes of one who is not through yet.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -73,23 +82,25 @@ impl Gate {
         examine(&self.bytes)
     }
 
-    /// All that has come, for the VM.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// Who it is, and all that has come, for the VM; `None` if the message is not that of a node.
+    pub fn pass(self) -> Option<(Name, Vec<u8>)> {
+        let name = judge(&self.bytes).ok()??.name();
+        Some((name, self.bytes))
     }
 }
 
 /// Judges as early as it can: who is wrong is not waited for.
 fn examine(bytes: &[u8]) -> Verdict {
     match judge(bytes) {
-        Ok(verdict) => verdict,
+        Ok(Some(_)) => Verdict::Plausible,
+        Ok(None) => Verdict::Incomplete,
         Err(problem) => Verdict::Implausible(problem),
     }
 }
 
-fn judge(bytes: &[u8]) -> Result<Verdict, &'static str> {
+fn judge(bytes: &[u8]) -> Result<Option<Said<'_>>, &'static str> {
     let Some((head, frame)) = bytes.split_first_chunk::<HEAD>() else {
-        return Ok(Verdict::Incomplete);
+        return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes(*head));
     if length > MAX_MESSAGE {
@@ -97,29 +108,30 @@ fn judge(bytes: &[u8]) -> Result<Verdict, &'static str> {
     }
     let message = &frame[..frame.len().min(length)];
     let is_complete = message.len() == length;
-    let name = match message.first() {
+    let said = match message.first() {
         Some(b'N') => name(message, length)?,
         Some(b'n') => old_name(message, length)?,
         Some(_) => return Err("it is not the message with which a handshake begins"),
         None if is_complete => return Err("the message is empty"),
         None => None,
     };
-    match name {
-        Some(name) if is_complete => name.check().map(|()| Verdict::Plausible),
-        _ => Ok(Verdict::Incomplete),
+    match said {
+        Some(said) if is_complete => said.check().map(|()| Some(said)),
+        _ => Ok(None),
     }
 }
 
 /// How a node introduces itself.
-enum Name<'a> {
+#[derive(Debug, Clone, Copy)]
+enum Said<'a> {
     /// With its name.
-    Own(&'a [u8]),
+    Name(&'a [u8]),
     /// With its host, and with the wish to be given a name.
     Host(&'a [u8]),
 }
 
 /// The name of a message of this length, of which some has come; `None` if the name has not.
-fn name(message: &[u8], length: usize) -> Result<Option<Name<'_>>, &'static str> {
+fn name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str> {
     if length < BEFORE_NAME {
         return Err("the message is too short");
     }
@@ -137,24 +149,31 @@ fn name(message: &[u8], length: usize) -> Result<Option<Name<'_>>, &'static str>
     }
     let name = rest.get(..name_length);
     Ok(name.map(|name| match flags & NAME_ME {
-        0 => Name::Own(name),
-        _ => Name::Host(name),
+        0 => Said::Name(name),
+        _ => Said::Host(name),
     }))
 }
 
-fn old_name(message: &[u8], length: usize) -> Result<Option<Name<'_>>, &'static str> {
+fn old_name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str> {
     if length < BEFORE_OLD_NAME {
         return Err("the message is too short");
     }
     let name = message.get(BEFORE_OLD_NAME..length);
-    Ok(name.map(Name::Own))
+    Ok(name.map(Said::Name))
 }
 
-impl Name<'_> {
+impl Said<'_> {
+    fn name(&self) -> Name {
+        match self {
+            Said::Name(name) => Name::Own(name.iter().map(|byte| char::from(*byte)).collect()),
+            Said::Host(_) => Name::ToBeGiven,
+        }
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let (text, limit, parts) = match *self {
-            Name::Own(name) => (name, MAX_NAME, 2),
-            Name::Host(host) => (host, MAX_HOST, 1),
+            Said::Name(name) => (name, MAX_NAME, 2),
+            Said::Host(host) => (host, MAX_HOST, 1),
         };
         if text.len() > limit {
             return Err("the name is too long");
@@ -308,6 +327,23 @@ mod tests {
         assert_eq!(gate.push(&frame[..5]), Incomplete);
         assert_eq!(gate.room(), frame.len() - 5);
         assert_eq!(gate.push(&frame[5..]), Plausible);
-        assert_eq!(gate.into_bytes(), frame);
+        assert_eq!(gate.pass(), Some((Name::Own("a@b".into()), frame)));
+    }
+
+    #[test]
+    fn it_knows_who_passes() {
+        for (frame, name) in [
+            (
+                new(FLAGS, b"caf\xe9@h"),
+                Some(Name::Own("caf\u{e9}@h".into())),
+            ),
+            (old(b"a@b"), Some(Name::Own("a@b".into()))),
+            (new(FLAGS | NAME_ME, b"host"), Some(Name::ToBeGiven)),
+            (new(FLAGS, b"host"), None),
+        ] {
+            let mut gate = Gate::default();
+            gate.push(&frame);
+            assert_eq!(gate.pass().map(|(name, _)| name), name);
+        }
     }
 }

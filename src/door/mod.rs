@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod crowd;
+pub mod failures;
 pub mod gate;
 pub mod listener;
 pub mod ownership;
@@ -19,15 +20,18 @@ use crate::port::protocol::{ConnId, ListenerId, MAX_LISTENERS};
 use crate::token::Source;
 use admission::{Admission, Refusal};
 use crowd::Crowd;
+use failures::Failures;
+use gate::Name;
 use listener::Listener;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
 use pause::Pause;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
+pub use visitors::Introduction;
 use visitors::{Heard, Visitors};
 
 /// How often it is looked whether the files of listeners are still there. A node whose socket is gone
@@ -48,6 +52,12 @@ pub struct Door {
     implausible: LogLimit,
     /// How many visitors have been refused for what they said.
     turned_away: u64,
+    /// Whose handshake it is, of those that came in.
+    shaking_hands: HashMap<ConnId, (u32, Name)>,
+    failures: Failures,
+    failing: LogLimit,
+    /// How many visitors have been refused because handshakes of their user fail.
+    held_off: u64,
     pause: Pause,
 }
 
@@ -75,17 +85,6 @@ pub struct Newcomer {
     pub peer: Credentials,
 }
 
-/// A visitor who has said what may be a name, to tell the VM of.
-#[derive(Debug)]
-pub struct Introduction {
-    /// Its number. The socket is registered under it.
-    pub conn: ConnId,
-    /// It.
-    pub newcomer: Newcomer,
-    /// What it has said so far.
-    pub bytes: Vec<u8>,
-}
-
 impl Door {
     /// Without a listener; sockets will be registered with `registry`.
     ///
@@ -102,6 +101,10 @@ impl Door {
             next: None,
             implausible: LogLimit::default(),
             turned_away: 0,
+            shaking_hands: HashMap::new(),
+            failures: Failures::default(),
+            failing: LogLimit::default(),
+            held_off: 0,
             pause: Pause::default(),
         })
     }
@@ -241,7 +244,7 @@ impl Door {
         let peer = match os::peer_credentials(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => {
-                log::warn!("dropped a peer that nobody knows: {error}");
+                self.dropped(&error, now);
                 return None;
             }
         };
@@ -274,7 +277,13 @@ impl Door {
     pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
         match self.visitors.enter(conn, newcomer, now) {
             Ok(()) => self.crowd.enter(conn, now),
-            Err(error) => log::warn!("dropped a peer: {error}"),
+            Err(error) => self.dropped(&error, now),
+        }
+    }
+
+    fn dropped(&mut self, error: &io::Error, now: Instant) {
+        if let Some(count) = self.failing.count(Credentials::UNKNOWN.uid, now) {
+            log::warn!("dropped a peer that came in: {error} ({count} of them)");
         }
     }
 
@@ -284,8 +293,8 @@ impl Door {
     }
 
     /// Readiness news of a visitor.
-    pub fn visitor_ready(&mut self, conn: ConnId) {
-        self.visitors.ready(conn);
+    pub fn visitor_ready(&mut self, conn: ConnId, read_closed: bool) {
+        self.visitors.ready(conn, read_closed);
     }
 
     /// How many visitors may have said something.
@@ -315,17 +324,25 @@ impl Door {
                 }
                 self.visitor_left(conn, now);
             }
-            Heard::Introduced {
-                conn,
-                newcomer,
-                bytes,
-            } => {
-                self.crowd.begin(conn);
-                return Some(Introduction {
-                    conn,
-                    newcomer,
-                    bytes,
-                });
+            Heard::Introduced(introduction, name) => {
+                let Introduction { conn, newcomer, .. } = &introduction;
+                let (conn, peer) = (*conn, newcomer.peer);
+                if self.failures.may_try(peer.uid, &name, now) {
+                    self.crowd.begin(conn);
+                    self.shaking_hands.insert(conn, (peer.uid, name));
+                    return Some(introduction);
+                }
+                self.held_off += 1;
+                if let Some(count) = self.failing.count(peer.uid, now) {
+                    log::warn!(
+                        "refused a peer, uid {}, pid {}: too many handshakes of its user have failed, \
+                         under new names ({count} refused of this uid)",
+                        peer.uid,
+                        peer.pid
+                    );
+                }
+                drop(introduction);
+                self.visitor_left(conn, now);
             }
         }
         None
@@ -350,8 +367,22 @@ impl Door {
         self.crowd.ended(conn);
     }
 
-    /// The handshake is over and the VM is done with it, one way or the other.
-    pub fn leave(&mut self, conn: ConnId) {
+    /// The handshake is through; a connection that we made counts, too.
+    pub fn connected(&mut self, conn: ConnId, node: &str) {
+        match self.shaking_hands.remove(&conn) {
+            None => self.failures.connected(node),
+            Some((_, Name::Own(name))) => self.failures.connected(&name),
+            // It will not come again under this name.
+            Some((_, Name::ToBeGiven)) => (),
+        }
+        self.crowd.leave(conn);
+    }
+
+    /// The VM is done with a connection. If it was not through its handshake, that has failed.
+    pub fn closed(&mut self, conn: ConnId, now: Instant) {
+        if let Some((uid, name)) = self.shaking_hands.remove(&conn) {
+            self.failures.failed(uid, &name, now);
+        }
         self.crowd.leave(conn);
     }
 
@@ -426,6 +457,11 @@ impl Door {
     /// How many visitors were refused because what they said cannot be a name.
     pub fn turned_away(&self) -> u64 {
         self.turned_away
+    }
+
+    /// How many visitors were refused because too many handshakes of their user have failed.
+    pub fn held_off(&self) -> u64 {
+        self.held_off
     }
 
     /// One line for each listener, for people.

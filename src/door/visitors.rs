@@ -2,7 +2,7 @@
 //! of those who pass the gate.
 
 use super::Newcomer;
-use super::gate::{Gate, MAX_HELD, Verdict};
+use super::gate::{Gate, MAX_HELD, Name, Verdict};
 use crate::peer::Credentials;
 use crate::port::protocol::ConnId;
 use crate::token::Source;
@@ -29,6 +29,8 @@ struct Visitor {
     newcomer: Newcomer,
     gate: Gate,
     deadline: Instant,
+    /// Its socket has said that it will send no more, which it says only once.
+    read_closed: bool,
     /// It stands in `to_hear`.
     awaits_turn: bool,
 }
@@ -49,15 +51,21 @@ pub enum Heard {
         /// What was wrong with it.
         problem: &'static str,
     },
-    /// It may be a node.
-    Introduced {
-        /// Its number. The socket is registered under it.
-        conn: ConnId,
-        /// It.
-        newcomer: Newcomer,
-        /// What it has said so far.
-        bytes: Vec<u8>,
-    },
+    /// It may be a node of this name.
+    Introduced(Introduction, Name),
+}
+
+/// A visitor who has said what may be a name.
+#[derive(Debug)]
+pub struct Introduction {
+    /// Its number. The socket is registered under it.
+    pub conn: ConnId,
+    /// It.
+    pub newcomer: Newcomer,
+    /// What it has said so far.
+    pub bytes: Vec<u8>,
+    /// Its socket has said that it will send no more.
+    pub read_closed: bool,
 }
 
 impl Visitors {
@@ -85,18 +93,20 @@ impl Visitors {
             newcomer,
             gate: Gate::default(),
             deadline: now + DEADLINE,
+            read_closed: false,
             awaits_turn: false,
         };
         self.deadlines.insert((visitor.deadline, conn));
         self.visitors.insert(conn, visitor);
         // A node has said its name by now, as often as not.
-        self.ready(conn);
+        self.ready(conn, false);
         Ok(())
     }
 
     /// Readiness news of one.
-    pub fn ready(&mut self, conn: ConnId) {
+    pub fn ready(&mut self, conn: ConnId, read_closed: bool) {
         if let Some(visitor) = self.visitors.get_mut(&conn) {
+            visitor.read_closed |= read_closed;
             if !std::mem::replace(&mut visitor.awaits_turn, true) {
                 self.to_hear.push_back(conn);
             }
@@ -125,21 +135,32 @@ impl Visitors {
             }
         };
         if verdict == Verdict::Incomplete {
-            self.ready(conn);
+            self.ready(conn, false);
             return Some(Heard::Waits);
         }
-        let Visitor { newcomer, gate, .. } = self.remove(conn)?;
-        Some(match verdict {
-            Verdict::Implausible(problem) => Heard::Implausible {
+        let Visitor {
+            newcomer,
+            gate,
+            read_closed,
+            ..
+        } = self.remove(conn)?;
+        let peer = newcomer.peer;
+        Some(match (verdict, gate.pass()) {
+            (_, Some((name, bytes))) => Heard::Introduced(
+                Introduction {
+                    conn,
+                    newcomer,
+                    bytes,
+                    read_closed,
+                },
+                name,
+            ),
+            (Verdict::Implausible(problem), None) => Heard::Implausible {
                 conn,
-                peer: newcomer.peer,
+                peer,
                 problem,
             },
-            _ => Heard::Introduced {
-                conn,
-                newcomer,
-                bytes: gate.into_bytes(),
-            },
+            (_, None) => Heard::Gone(conn),
         })
     }
 

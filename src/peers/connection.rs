@@ -97,12 +97,10 @@ impl Connection {
         }
     }
 
-    /// A connection that came in, and of which `heard` bytes were read. What else there is to read, reading
-    /// tells.
+    /// A connection that came in, and of which `heard` bytes were read.
     pub fn introduced(stream: UnixStream, peer: Credentials, heard: usize) -> Self {
         let mut connection = Connection::new(stream, peer, Direction::In);
         connection.count_read(heard);
-        connection.readable = true;
         connection
     }
 

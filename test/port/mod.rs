@@ -367,6 +367,14 @@ impl Sidecar {
         }
     }
 
+    /// Takes the next report that is neither DATA nor ACK, if one comes within a moment.
+    pub fn next_report(&mut self) -> Option<Report> {
+        if self.reports.is_empty() {
+            self.pump(Instant::now() + Duration::from_millis(1));
+        }
+        self.reports.pop_front()
+    }
+
     /// Takes this report, whatever else has come.
     pub fn expect_this(&mut self, report: &Report) {
         while !self.reports.contains(report) {
