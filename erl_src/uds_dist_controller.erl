@@ -54,7 +54,8 @@
     %% Bytes in the VM's queue for the connection that make senders wait (+zdbbl).
     busy_limit :: pos_integer(),
     %% Bytes that were taken since the queue was last emptied.
-    taken = 0 :: non_neg_integer()
+    taken = 0 :: non_neg_integer(),
+    turn = uds_dist_turn:new() :: uds_dist_turn:turn()
 }).
 
 %% Bytes to collect for one write: enough to make system calls and wake-ups cheap, and no more, since
@@ -70,6 +71,10 @@
 %% How often senders may fill the queue until it is emptied for those that wait. Less often they wait
 %% longer; more often, what was taken falls out of the processor's cache.
 -define(FILLED, 8).
+
+%% Bytes that are taken from the VM's queue before the output takes them, in a node where senders have to
+%% wait long for their next turn.
+-define(AHEAD, (16 * 1048576)).
 
 %% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
 -define(UNSUPERVISED, 10000).
@@ -269,6 +274,11 @@ drain(State) ->
         false -> drain(Transport:is_open(Output), State)
     end.
 
+drain(false, State = #state{notified = false, turn = Turn}) ->
+    case uds_dist_turn:is_busy(Turn) andalso size_of_waiting(State) < ?AHEAD of
+        true -> drain(false, take(State));
+        false -> State
+    end;
 drain(false, State) ->
     State;
 drain(true, State = #state{waiting = [], notified = true}) ->
@@ -299,6 +309,9 @@ take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
         {Size, _} = Batch ->
             State#state{waiting = Waiting ++ [Batch], taken = Taken + Size}
     end.
+
+size_of_waiting(#state{waiting = Waiting}) ->
+    lists:sum([Size || {Size, _} <- Waiting]).
 
 %% Frames, each with its length, in the order they were sent.
 collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
@@ -342,17 +355,12 @@ send_tick(State = #state{phase = up, waiting = [], transport = Transport, output
 send_tick(State) ->
     State.
 
-%% A short batch goes out at once, however many processes of a busy node want to run. Before a long one,
-%% a process that has just got a message from another connection has its turn, and its answer goes first.
-%% The VM counts a write as little work, whatever its length, and would let this process go on.
+%% A short batch goes out at once. Before a long one, other processes of the node may have their turn: the
+%% VM counts a write as little work, whatever its length, and would let this process go on.
 transmit(Size, Data, State) when Size < ?LONG ->
     write(Size, Data, State);
-transmit(Size, Data, State) ->
-    max = process_flag(priority, normal),
-    true = erlang:yield(),
-    State1 = write(Size, Data, State),
-    normal = process_flag(priority, max),
-    State1.
+transmit(Size, Data, State = #state{turn = Turn}) ->
+    write(Size, Data, State#state{turn = uds_dist_turn:give(Turn)}).
 
 write(Size, Data, State = #state{transport = Transport, output = Output, counters = Counters}) ->
     case Transport:write(Size, Data, Output) of

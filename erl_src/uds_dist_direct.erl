@@ -27,7 +27,8 @@
     %% Busy-poll budget: how long a wait may be spent polling, in native time units.
     spin :: non_neg_integer(),
     %% Whether the next wait is expected to be that short.
-    is_short = false :: boolean()
+    is_short = false :: boolean(),
+    turn = uds_dist_turn:new() :: uds_dist_turn:turn()
 }).
 
 -opaque output() :: #output{}.
@@ -113,12 +114,11 @@ input(Socket, Spin) ->
     _ = socket:setopt(Socket, {otp, rcvbuf}, {1, ?READ}),
     #input{socket = Socket, spin = erlang:convert_time_unit(Spin, microsecond, native)}.
 
-%% The first piece after a sleep is handled before other processes of the node. As long as there is
-%% more, they have their turn.
+%% What comes is handled at once, however many processes of a busy node want to run; those have their turns
+%% while a wait is spent polling, and after long pieces (passed_on/2).
 -spec read(term(), input()) ->
     {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
 read(timeout, Input = #input{is_short = IsShort}) ->
-    _ = process_flag(priority, normal),
     Input1 = Input#input{since = erlang:monotonic_time()},
     case IsShort of
         true -> poll(Input1);
@@ -143,7 +143,7 @@ poll(Input = #input{socket = Socket, since = Since, spin = Spin}) ->
         {error, timeout} ->
             case erlang:monotonic_time() - Since < Spin of
                 true ->
-                    true = erlang:yield(),
+                    ok = let_others_run(),
                     poll(Input);
                 false ->
                     receive_now(Input)
@@ -157,12 +157,16 @@ receive_now(Input = #input{socket = Socket}) ->
         {ok, Bytes} ->
             {Bytes, again, Input};
         {select, {select_info, _, Handle}} ->
-            %% What comes next is handled at once, however many processes of a busy node want to run.
-            _ = process_flag(priority, max),
             {<<>>, wait, Input#input{handle = Handle}};
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
+
+let_others_run() ->
+    _ = process_flag(priority, normal),
+    true = erlang:yield(),
+    _ = process_flag(priority, max),
+    ok.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
 passed_on(Count, Input) when Count < ?LONG ->
@@ -171,6 +175,4 @@ passed_on(_, Input) ->
     %% The receiver of a long message takes it while the processor has it at hand, and before there is
     %% much more. The VM counts a read as little work, whatever its length, and would let this process
     %% go on.
-    _ = process_flag(priority, normal),
-    true = erlang:yield(),
-    Input#input{is_short = false}.
+    Input#input{is_short = false, turn = uds_dist_turn:give(Input#input.turn)}.

@@ -48,6 +48,7 @@
     uds_dist_reflection,
     uds_dist_relay,
     uds_dist_sidecar,
+    uds_dist_turn,
     uds_dist_window
 ]).
 
