@@ -10,7 +10,7 @@
 //! | [`wait`]         | whether to spin or to block while waiting                                     |
 //! | [`port`]         | stdin and stdout: the protocol, its codec, commands in, reports out           |
 //! | [`switchboard`]  | takes what the VM says to the room that it is for                             |
-//! | [`door`]         | listeners, who may come in, how many may shake hands, who owns a name         |
+//! | [`door`]         | listeners, who owns a name, who may come in, the gate, how many may shake hands |
 //! | [`channel`]      | the channel through which a connected socket goes to the VM                   |
 //! | [`peers`]        | the connections: table, queues, flow control, splicing                        |
 //!
@@ -28,7 +28,7 @@
 //!
 //! Imports go one way: the loop knows the switchboard, which knows door, channel and peers; these know
 //! the port's packets and queue, and everybody knows the leaves. What does no I/O is tested with random
-//! events: the codec, the reader, the queue, the windows, the crowd of handshakes.
+//! events: the codec, the reader, the queue, the windows, the gate, the crowd of handshakes.
 //!
 //! A connection that is through its handshake leaves by way of [`channel`] if the VM wants that, and its
 //! bytes come by here no more. Otherwise they do, and on Linux a large piece of DATA bypasses the
