@@ -23,8 +23,8 @@
 %% together; the owner monitors the controller and then has the sidecar close the socket.
 %%
 %% A message to another node: the VM's queue for the connection -> uds_dist_controller -> uds_dist_relay
-%% -> port -> sidecar -> socket; and from it: socket -> sidecar -> port -> uds_dist_port ->
-%% uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct stands between the two
+%% -> uds_dist_pipe -> port -> sidecar -> socket; and from it: socket -> sidecar -> port -> uds_dist_port
+%% -> uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct stands between the two
 %% processes and the socket, and neither the port nor the sidecar takes part.
 -module(uds_dist).
 

@@ -34,6 +34,8 @@
     input_handler :: pid(),
     %% Of an accepted connection: ends it if nobody becomes its supervisor.
     timer :: undefined | reference(),
+    %% Who waits until its packet of the handshake is sent.
+    sender :: undefined | gen_server:from(),
     phase = handshake ::
         handshake
         %% It is through, and nothing may be sent until the transport is known.
@@ -189,16 +191,14 @@ init({State = #state{input_handler = InputHandler}, Supervisor}) ->
 handle_continue({supervise, Supervisor}, State) ->
     {noreply, link_supervisor(Supervisor, State)}.
 
--spec handle_call(term(), gen_server:from(), #state{}) -> {reply, ok | {error, closed}, #state{}}.
+-spec handle_call(term(), gen_server:from(), #state{}) ->
+    {reply, ok | {error, closed}, #state{}} | {noreply, #state{}}.
 handle_call({supervise, Supervisor}, _From, State) ->
     {reply, ok, link_supervisor(Supervisor, State)};
-handle_call({send, Packet}, _From, State = #state{phase = handshake}) ->
+handle_call({send, Packet}, From, State = #state{phase = handshake}) ->
     ok = uds_dist_reflection:remember(Packet),
     Size = iolist_size(Packet),
-    case write(2 + Size, [<<Size:16>>, Packet], State) of
-        State1 = #state{phase = handshake} -> {reply, ok, State1};
-        State1 -> {reply, {error, closed}, State1}
-    end;
+    {noreply, answer_sender(write(2 + Size, [<<Size:16>>, Packet], State#state{sender = From}))};
 handle_call({send, _}, _From, State) ->
     {reply, {error, closed}, State};
 handle_call({established, Node, DHandle}, _From, State) ->
@@ -237,7 +237,7 @@ handle_info({timeout, Timer, unsupervised}, State = #state{timer = Timer}) ->
 handle_info(Message, State = #state{transport = Transport, output = Output}) ->
     case Transport:writable(Message, Output) of
         {ok, Output1} -> {noreply, go_on(State#state{output = Output1})};
-        {error, Reason} -> {noreply, broken(Reason, State)};
+        {error, Reason} -> {noreply, go_on(broken(Reason, State))};
         %% Such as an acknowledgement of the handshake, which went by way of the sidecar.
         ignored -> {noreply, State}
     end.
@@ -247,7 +247,23 @@ code_change(_OldVersion, State, _Extra) ->
     {ok, State}.
 
 go_on(State = #state{phase = up}) -> drain(State);
-go_on(State) -> State.
+go_on(State) -> answer_sender(State).
+
+%% Only when the packet is on its way: what the owner sends at the end of the handshake must not overtake
+%% the last one.
+answer_sender(State = #state{sender = undefined}) ->
+    State;
+answer_sender(State = #state{sender = Sender, phase = broken}) ->
+    gen_server:reply(Sender, {error, closed}),
+    State#state{sender = undefined};
+answer_sender(State = #state{sender = Sender, transport = Transport, output = Output}) ->
+    case Transport:is_open(Output) of
+        true ->
+            gen_server:reply(Sender, ok),
+            State#state{sender = undefined};
+        false ->
+            State
+    end.
 
 %% The supervisor may have been ended meanwhile, for instance by disconnect_node.
 link_supervisor(Supervisor, State = #state{timer = Timer}) ->

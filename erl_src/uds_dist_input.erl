@@ -115,6 +115,8 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
             {noreply, give(Bytes, State#state{input = Input1})};
         {Bytes, again, Input1} ->
             {noreply, give(Bytes, State#state{input = Input1}), 0};
+        {ok, Input1} ->
+            {noreply, State#state{input = Input1}};
         {ended, Reason} ->
             {noreply, ended(Reason, State)};
         ignored ->

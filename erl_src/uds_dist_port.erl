@@ -43,6 +43,7 @@
     uds_dist_input,
     uds_dist_listener,
     uds_dist_log,
+    uds_dist_pipe,
     uds_dist_program,
     uds_dist_protocol,
     uds_dist_reflection,

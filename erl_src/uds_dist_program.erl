@@ -1,9 +1,7 @@
-%% The sidecar as a program of the operating system: how it is started, spoken to and ended.
+%% The sidecar as a program of the operating system: how it is started and ended.
 -module(uds_dist_program).
 
--export([start/1, send/2, await_room/2, close/1, exit_status/1]).
-%% A process.
--export([send_waiting/2]).
+-export([start/1, close/1, exit_status/1]).
 
 %% Starts one. The caller is the owner of its port. Spin is the busy-poll budget in microseconds.
 -spec start(Spin :: non_neg_integer()) -> {ok, port()} | {error, uds_dist_config:explanation()}.
@@ -39,32 +37,6 @@ start_error(eacces) ->
     "it is not an executable file, or this user may not execute it (chmod +x)";
 start_error(Reason) ->
     io_lib:format("it cannot be started (~0tp)", [Reason]).
-
-%% Sends a packet without waiting. `busy` means that the pipe is full and nothing was sent. Of a port
-%% that is gone, its owner gets a message that says so.
--spec send(port(), iodata()) -> ok | busy.
-send(Port, Packet) ->
-    try port_command(Port, Packet, [nosuspend]) of
-        true -> ok;
-        false -> busy
-    catch
-        error:badarg -> ok
-    end.
-
-%% Starts a process that sends a packet as soon as the pipe has room, and then ends with reason normal.
--spec await_room(port(), iodata()) -> Monitor :: reference().
-await_room(Port, Packet) ->
-    {_Pid, Monitor} = spawn_monitor(?MODULE, send_waiting, [Port, Packet]),
-    Monitor.
-
--spec send_waiting(port(), iodata()) -> ok.
-send_waiting(Port, Packet) ->
-    try port_command(Port, Packet) of
-        true -> ok
-    catch
-        %% The sidecar is gone.
-        error:badarg -> ok
-    end.
 
 %% The sidecar sees the end of its input, and ends.
 -spec close(port()) -> ok.

@@ -13,16 +13,16 @@
 
 -export_type([link/0, output/0, input/0]).
 
-%% A connection at the sidecar: the port, its number there, and its window in bytes.
--opaque link() :: {port(), uds_dist_protocol:conn(), Window :: pos_integer()}.
+%% A connection at the sidecar: the way there, its number, and its window in bytes.
+-opaque link() :: {uds_dist_pipe:pipe(), uds_dist_protocol:conn(), Window :: pos_integer()}.
 
 -record(output, {
-    port :: port(),
+    pipe :: uds_dist_pipe:pipe(),
     conn :: uds_dist_protocol:conn(),
     window :: uds_dist_window:sender()
 }).
 -record(input, {
-    port :: port(),
+    pipe :: uds_dist_pipe:pipe(),
     conn :: uds_dist_protocol:conn(),
     window :: uds_dist_window:receiver()
 }).
@@ -30,21 +30,22 @@
 -opaque output() :: #output{}.
 -opaque input() :: #input{}.
 
+%% The caller is the owner of the port.
 -spec link(port(), uds_dist_protocol:conn(), Window :: pos_integer()) -> link().
 link(Port, Conn, Window) ->
-    {Port, Conn, Window}.
+    {uds_dist_pipe:new(Port), Conn, Window}.
 
 -spec number(link()) -> uds_dist_protocol:conn().
 number({_, Conn, _}) ->
     Conn.
 
 -spec output(link()) -> output().
-output({Port, Conn, Window}) ->
-    #output{port = Port, conn = Conn, window = uds_dist_window:sender(Window)}.
+output({Pipe, Conn, Window}) ->
+    #output{pipe = Pipe, conn = Conn, window = uds_dist_window:sender(Window)}.
 
 -spec input(link()) -> input().
-input({Port, Conn, Window}) ->
-    #input{port = Port, conn = Conn, window = uds_dist_window:receiver(Window)}.
+input({Pipe, Conn, Window}) ->
+    #input{pipe = Pipe, conn = Conn, window = uds_dist_window:receiver(Window)}.
 
 %% ---------------------------------------------------------------------------------------------
 %% What the owner of the port passes on. Messages of one process stay in order, so the end of a
@@ -72,57 +73,66 @@ acknowledged(Controller, Count) ->
 %% Output
 
 -spec available(output()) -> non_neg_integer().
-available(#output{window = Window}) ->
-    uds_dist_window:available(Window).
+available(#output{pipe = Pipe, window = Window}) ->
+    case uds_dist_pipe:is_free(Pipe) of
+        true -> uds_dist_window:available(Window);
+        false -> 0
+    end.
 
 -spec is_open(output()) -> boolean().
-is_open(#output{window = Window}) ->
-    uds_dist_window:is_open(Window).
+is_open(#output{pipe = Pipe, window = Window}) ->
+    uds_dist_pipe:is_free(Pipe) andalso uds_dist_window:is_open(Window).
 
 -spec is_awaited(output()) -> boolean().
-is_awaited(#output{window = Window}) ->
-    uds_dist_window:is_awaited(Window).
+is_awaited(#output{pipe = Pipe, window = Window}) ->
+    not uds_dist_pipe:is_free(Pipe) orelse uds_dist_window:is_awaited(Window).
 
 -spec write(pos_integer(), iodata(), output()) ->
     {ok, output()} | {error, uds_dist_transport:reason()}.
-write(Size, Data, Output = #output{port = Port, conn = Conn, window = Window}) ->
-    try port_command(Port, [uds_dist_protocol:data_head(Conn) | Data]) of
-        true -> {ok, Output#output{window = uds_dist_window:sent(Size, Window)}}
-    catch
-        %% The sidecar is gone. The owner of the port says so to the input handler and in the log.
-        error:badarg -> {error, connection_closed}
-    end.
+write(Size, Data, Output = #output{pipe = Pipe, conn = Conn, window = Window}) ->
+    Packet = [uds_dist_protocol:data_head(Conn) | Data],
+    Output1 = Output#output{window = uds_dist_window:sent(Size, Window)},
+    sent(uds_dist_pipe:send(Packet, Pipe), Output1).
 
--spec writable(term(), output()) -> {ok, output()} | ignored.
+sent({ok, Pipe}, Output) -> {ok, Output#output{pipe = Pipe}};
+%% The sidecar is gone. The owner of the port says so to the input handler and in the log.
+sent(closed, _) -> {error, connection_closed}.
+
+-spec writable(term(), output()) ->
+    {ok, output()} | {error, uds_dist_transport:reason()} | ignored.
 writable({acknowledged, Count}, Output = #output{window = Window}) ->
     {ok, Output#output{window = uds_dist_window:acknowledged(Count, Window)}};
-writable(_, _) ->
-    ignored.
+writable(Message, Output = #output{pipe = Pipe}) ->
+    case uds_dist_pipe:handle(Message, Pipe) of
+        ignored -> ignored;
+        Sent -> sent(Sent, Output)
+    end.
 
 %% ---------------------------------------------------------------------------------------------
 %% Input
 
 -spec read(term(), input()) ->
-    {binary(), wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
-read({data, Bytes}, Input) -> {Bytes, wait, Input};
-read({closed, Reason}, _) -> {ended, Reason};
-read(_, _) -> ignored.
+    {binary(), wait, input()} | {ok, input()} | {ended, uds_dist_transport:reason()} | ignored.
+read({data, Bytes}, Input) ->
+    {Bytes, wait, Input};
+read({closed, Reason}, _) ->
+    {ended, Reason};
+read(Message, Input = #input{pipe = Pipe}) ->
+    case uds_dist_pipe:handle(Message, Pipe) of
+        ignored -> ignored;
+        Sent -> {ok, ack_sent(Sent, Input)}
+    end.
 
-%% Acknowledges bytes when it is time to. A full pipe suspends this input handler alone.
+%% Acknowledges bytes when it is time to.
 -spec passed_on(non_neg_integer(), input()) -> input().
-passed_on(Count, Input = #input{port = Port, conn = Conn, window = Window}) ->
-    case uds_dist_window:passed_on(Count, Window) of
-        {0, Window1} ->
-            Input#input{window = Window1};
-        {Acknowledged, Window1} ->
-            ok = acknowledge(Port, uds_dist_protocol:ack(Conn, Acknowledged)),
-            Input#input{window = Window1}
+passed_on(Count, Input = #input{pipe = Pipe, conn = Conn, window = Window}) ->
+    {Acknowledged, Window1} = uds_dist_window:passed_on(Count, Window),
+    Input1 = Input#input{window = Window1},
+    case Acknowledged of
+        0 -> Input1;
+        _ -> ack_sent(uds_dist_pipe:send(uds_dist_protocol:ack(Conn, Acknowledged), Pipe), Input1)
     end.
 
-acknowledge(Port, Packet) ->
-    try port_command(Port, Packet) of
-        true -> ok
-    catch
-        %% The sidecar is gone, and the end of the connection is on its way.
-        error:badarg -> ok
-    end.
+ack_sent({ok, Pipe}, Input) -> Input#input{pipe = Pipe};
+%% The sidecar is gone, and the end of the connection is on its way.
+ack_sent(closed, Input) -> Input.

@@ -1,8 +1,6 @@
 %% The life of the sidecar: it is started when it is needed, has to say hello in time, and is started again
 %% with a backoff when it ends. Its owner, uds_dist_port, keeps this state and hands on every message.
-%%
-%% Nothing here waits for the sidecar. Packets that the pipe has no room for are kept, in order, and go
-%% out when it has.
+%% Nothing here waits for the sidecar.
 -module(uds_dist_sidecar).
 
 -export([new/0, need/2, send/2, handle/2, broke_protocol/2, close/1]).
@@ -18,6 +16,7 @@
         %% Between an end and the next start.
         | resting,
     port :: undefined | port(),
+    pipe :: undefined | uds_dist_pipe:pipe(),
     %% The end of the time for HELLO, or of the rest.
     timer :: undefined | reference(),
     %% Another one is needed after the rest.
@@ -26,10 +25,7 @@
     up_since = 0 :: integer(),
     %% Sidecars that were up and have ended.
     ended = 0 :: non_neg_integer(),
-    backoff = uds_dist_backoff:new(25) :: uds_dist_backoff:backoff(),
-    %% Packets that wait for room in the pipe, last one first, and the process that sends the first.
-    unsent = [] :: [iodata()],
-    sending :: undefined | {Monitor :: reference(), iodata()}
+    backoff = uds_dist_backoff:new(25) :: uds_dist_backoff:backoff()
 }).
 
 -opaque sidecar() :: #sidecar{}.
@@ -102,7 +98,8 @@ start(Sidecar = #sidecar{spin = Spin}) ->
     Sidecar1 = Sidecar#sidecar{status = starting, is_needed = false},
     case uds_dist_program:start(Spin) of
         {ok, Port} ->
-            Sidecar1#sidecar{port = Port, timer = timer(?HELLO_TIMEOUT, hello)};
+            Timer = timer(?HELLO_TIMEOUT, hello),
+            Sidecar1#sidecar{port = Port, pipe = uds_dist_pipe:new(Port), timer = Timer};
         {error, Explanation} ->
             %% Told like every other end.
             Sidecar1#sidecar{timer = timer(0, {cannot_start, Explanation})}
@@ -113,13 +110,12 @@ timer(Milliseconds, Event) ->
 
 %% Sends a packet to a sidecar that is up.
 -spec send(iodata(), sidecar()) -> sidecar().
-send(Packet, Sidecar = #sidecar{status = up, port = Port, sending = undefined}) ->
-    case uds_dist_program:send(Port, Packet) of
-        ok -> Sidecar;
-        busy -> Sidecar#sidecar{sending = {uds_dist_program:await_room(Port, Packet), Packet}}
-    end;
-send(Packet, Sidecar = #sidecar{status = up, unsent = Unsent}) ->
-    Sidecar#sidecar{unsent = [Packet | Unsent]}.
+send(Packet, Sidecar = #sidecar{status = up, pipe = Pipe}) ->
+    sent(uds_dist_pipe:send(Packet, Pipe), Sidecar).
+
+sent({ok, Pipe}, Sidecar) -> Sidecar#sidecar{pipe = Pipe};
+%% A message that says so is on its way.
+sent(closed, Sidecar) -> Sidecar.
 
 %% Takes a message of the owner; `ignored` if it is not about the sidecar.
 -spec handle(Message :: term(), sidecar()) -> {event(), sidecar()} | ignored.
@@ -131,10 +127,13 @@ handle({'EXIT', Port, Reason}, Sidecar = #sidecar{port = Port}) ->
     ended(io_lib:format("its port was closed (~0tp)", [Reason]), Sidecar);
 handle({timeout, Timer, Event}, Sidecar = #sidecar{timer = Timer}) ->
     timeout(Event, Sidecar#sidecar{timer = undefined});
-handle({'DOWN', Monitor, process, _, Reason}, Sidecar = #sidecar{sending = {Monitor, Packet}}) ->
-    {none, sent(Reason, Packet, Sidecar#sidecar{sending = undefined})};
-handle(_, _) ->
-    ignored.
+handle(_, #sidecar{pipe = undefined}) ->
+    ignored;
+handle(Message, Sidecar = #sidecar{pipe = Pipe}) ->
+    case uds_dist_pipe:handle(Message, Pipe) of
+        ignored -> ignored;
+        Sent -> {none, sent(Sent, Sidecar)}
+    end.
 
 packet({error, {bad_packet, Packet}}, Sidecar) ->
     broke_protocol(Packet, Sidecar);
@@ -175,14 +174,6 @@ timeout(rested, Sidecar = #sidecar{is_needed = true}) ->
 timeout(rested, Sidecar) ->
     {none, Sidecar#sidecar{status = down}}.
 
-%% The first waiting packet is with the driver; or the process that was to send it was killed, such as
-%% by a second load of its module.
-sent(normal, _, Sidecar) -> send_all(lists:reverse(Sidecar#sidecar.unsent), Sidecar);
-sent(_, Packet, Sidecar) -> send_all([Packet | lists:reverse(Sidecar#sidecar.unsent)], Sidecar).
-
-send_all(Packets, Sidecar) ->
-    lists:foldl(fun send/2, Sidecar#sidecar{unsent = []}, Packets).
-
 ended(Explanation, Sidecar) ->
     #sidecar{status = Status, timer = Timer, up_since = UpSince, backoff = Backoff} = Sidecar,
     ok = cancel(Timer),
@@ -214,13 +205,9 @@ ended(Explanation, Sidecar) ->
 -spec close(sidecar()) -> sidecar().
 close(Sidecar = #sidecar{port = undefined}) ->
     Sidecar;
-close(Sidecar = #sidecar{port = Port, sending = Sending}) ->
+close(Sidecar = #sidecar{port = Port}) ->
     ok = uds_dist_program:close(Port),
-    case Sending of
-        {Monitor, _} -> demonitor(Monitor, [flush]);
-        undefined -> true
-    end,
-    Sidecar#sidecar{port = undefined, unsent = [], sending = undefined}.
+    Sidecar#sidecar{port = undefined, pipe = undefined}.
 
 cancel(undefined) ->
     ok;

@@ -35,9 +35,10 @@
     {ok, output()} | {error, reason()} | ignored.
 
 %% Takes a message of the input handler, or `timeout`, which stands for the next try after `again`.
-%% Returns the next bytes of the peer, and whether there may be more without another message.
+%% Returns the next bytes of the peer, and whether there may be more without another message; or `ok` after
+%% a message that is not about input.
 -callback read(Message :: term(), input()) ->
-    {Bytes :: binary(), again | wait, input()} | {ended, reason()} | ignored.
+    {Bytes :: binary(), again | wait, input()} | {ok, input()} | {ended, reason()} | ignored.
 
 %% Count bytes that were read have been given to the VM.
 -callback passed_on(Count :: non_neg_integer(), input()) -> input().
