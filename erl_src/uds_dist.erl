@@ -27,6 +27,11 @@
 %% -> uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct stands between the two
 %% processes and the socket, and neither the port nor the sidecar takes part.
 -module(uds_dist).
+-if(?OTP_RELEASE >= 27).
+-moduledoc "Erlang distribution over Unix domain sockets: questions to ask a node about it.
+
+The other functions are callbacks for net_kernel.".
+-endif.
 
 %% For users.
 -export([names/0, names/1, info/0, peers/0]).
@@ -48,7 +53,13 @@
 -type listener() :: atom().
 -type connection() :: uds_dist_controller:connection().
 
-%% Names of the nodes that live in this node's socket_dir, as "myapp" of myapp@host.
+-if(?OTP_RELEASE >= 27).
+-doc "Names of the nodes that live in this node's `socket_dir`, sorted: `my_app` of `my_app@host`.
+
+No node is spoken to, and none of them logs anything. Nodes that were killed and files that are no
+sockets are left out. An error is that of reading the directory, or an explanation of what is wrong
+with the settings.".
+-endif.
 -spec names() -> {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
 names() ->
     case uds_dist_config:read() of
@@ -56,7 +67,9 @@ names() ->
         {error, _} = Error -> Error
     end.
 
-%% Those of another one.
+-if(?OTP_RELEASE >= 27).
+-doc "Names of the nodes that live in another directory, or in the abstract namespace `@name`.".
+-endif.
 -spec names(SocketDir :: string() | binary()) ->
     {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
 names(SocketDir) ->
@@ -65,13 +78,43 @@ names(SocketDir) ->
         {error, _} = Error -> Error
     end.
 
-%% What there is of the carrier in this node: where it listens, its settings, its sidecar, and totals that
-%% only rise.
+-if(?OTP_RELEASE >= 27).
+-doc "How this node is: where it listens, its settings, its sidecar, and totals that only rise.
+
+It answers at once, also while connections are saturated.
+
+- `name`: the node's name without its host.
+- `listening_at`, `should_listen_at`: where it listens, and where it should; `undefined` if it does
+  not listen.
+- `settings`: those in force, and where `socket_dir` came from.
+- `sidecar`: its `status` (`up`, `starting`, `resting` before the next try, or `down` if none is
+  needed yet), `os_pid`, `program`, `up_for` in seconds, and `ended`, the number of sidecars that
+  were up and have ended.
+- `connections`: how many there are, in any state.
+- `totals`: `connections_accepted`, `connections_made`, `bytes_sent`, `bytes_received`.
+
+A VM that is not distributed over Unix domain sockets answers `{error, not_distributed}`.".
+-endif.
 -spec info() -> uds_dist_info:info() | {error, not_distributed}.
 info() ->
     uds_dist_info:info().
 
-%% Every connection of this node, with what is known of its peer and of its traffic.
+-if(?OTP_RELEASE >= 27).
+-doc "Who is connected: one map for each connection of this node, in any state.
+
+- `node`: its name; `undefined` while a peer that came in is still shaking hands.
+- `direction`: `in` if the peer has connected to this node, or `out`.
+- `transport`: `relay` or `direct`. `state`: `handshake`, `up` or `ending`.
+- `uid`, `gid`, `pid`: the process at the other end, which is the peer's sidecar or a command, by
+  the kernel's word. `pid` is 0 for a process of another PID namespace.
+- `since`: when the connection was opened, in seconds of Unix time.
+- `bytes_sent`, `bytes_received`: of the connection so far.
+- `frames_sent`, `frames_received`: frames of the distribution, ticks included; `undefined` during
+  the handshake.
+- `queued`: bytes in the VM's queue for the connection. Senders are suspended from `+zdbbl` on.
+
+Like `info/0`, it asks no process that carries messages.".
+-endif.
 -spec peers() -> [uds_dist_info:peer()] | {error, not_distributed}.
 peers() ->
     uds_dist_info:peers().
