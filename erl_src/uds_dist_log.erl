@@ -1,8 +1,7 @@
 %% Every line that the carrier logs, one function for each kind. Other modules tell what has happened, and
 %% not how it is worded or at which level.
 %%
-%% Each is a report of logger(3) with a callback that makes one line of it, and with metadata for handlers
-%% and filters that want more than text: `subsystem`, which is uds_dist, and peer_node,
+%% Each is one line, with metadata for handlers and filters that want more than text: `subsystem`, which is uds_dist, and peer_node,
 %% uid, gid, os_pid and reason, as far as they are known. There is no domain: the filters of OTP's default
 %% handler drop every event of a domain that is not OTP's own.
 -module(uds_dist_log).
@@ -25,9 +24,6 @@
     unreachable/2,
     mistake/3
 ]).
-%% A callback of logger.
--export([line/1]).
-
 -type line() :: uds_dist_config:explanation().
 
 %% ---------------------------------------------------------------------------------------------
@@ -163,10 +159,10 @@ format(Format, Arguments) ->
 
 %% The stdout of a script belongs to the script: there a notice goes to stderr.
 notice(Line, Metadata) ->
-    case is_script() of
+    case is_script() andalso logger:allow(notice, ?MODULE) of
         true ->
             ok = log(info, Line, Metadata),
-            io:put_chars(standard_error, ["uds_dist: ", Line, $\n]);
+            display(["uds_dist: ", Line, $\n]);
         false ->
             log(notice, Line, Metadata)
     end.
@@ -174,12 +170,13 @@ notice(Line, Metadata) ->
 is_script() ->
     lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
         not uds_dist_config:is_embedded() andalso
-        whereis(standard_error) =/= undefined andalso
         logs_to_stdout().
 
 logs_to_stdout() ->
     case logger:get_handler_config(default) of
         {ok, #{module := logger_std_h, config := #{type := standard_io}}} -> true;
+        %% In the early boot there is only the primitive handler, which writes there too.
+        {error, _} -> whereis(kernel_safe_sup) =:= undefined;
         _ -> false
     end.
 
@@ -191,20 +188,16 @@ error_line(Line, Metadata) ->
         _ -> log(error, Line, Metadata)
     end.
 
+%% As a format and not as a report: the primitive handler, which is there in the early boot, would print a
+%% report as a map.
 log(Level, Line, Metadata) ->
     case logger:allow(Level, ?MODULE) of
         true ->
             Text = unicode:characters_to_binary(["uds_dist: ", Line]),
-            Defaults = #{subsystem => uds_dist, report_cb => fun ?MODULE:line/1},
-            logger:log(Level, Metadata#{text => Text}, maps:merge(Defaults, Metadata));
+            logger:log(Level, "~ts", [Text], Metadata#{subsystem => uds_dist});
         false ->
             ok
     end.
-
-%% The one line of a report.
--spec line(#{text := binary(), atom() => term()}) -> {io:format(), [term()]}.
-line(#{text := Text}) ->
-    {"~ts", [Text]}.
 
 display(Line) ->
     Bytes = binary_to_list(unicode:characters_to_binary(Line)),
