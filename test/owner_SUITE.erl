@@ -1,0 +1,1049 @@
+%% The owner of the port, uds_dist_port, with a sidecar that the test speaks for: what is late, wrong,
+%% cut off or missing, and what nobody expects. Whatever the sidecar does, the owner does not exit, every
+%% caller gets an answer, and neither starts nor log lines come faster than their backoff.
+-module(owner_SUITE).
+
+-export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
+-export([
+    hello_may_be_late/1,
+    sidecar_without_hello_is_given_up/1,
+    hello_of_another_version_is_refused/1,
+    first_packet_must_be_hello/1,
+    garbage_ends_the_sidecar/1,
+    answer_without_a_question_ends_the_sidecar/1,
+    number_in_use_ends_the_sidecar/1,
+    truncated_packet_is_not_taken/1
+]).
+-export([
+    end_before_the_listener_is_open/1,
+    end_while_listening/1,
+    end_in_a_move_at_the_same_address/1,
+    end_in_a_move_to_another_address/1,
+    end_with_connections/1,
+    lost_listener_is_opened_again/1,
+    close_ends_a_move/1,
+    starts_keep_to_the_backoff/1,
+    missing_program_is_looked_for_with_a_backoff/1
+]).
+-export([
+    full_pipe_does_not_stop_the_owner/1,
+    suspended_input_handler_stops_nobody_else/1,
+    handshake_packets_come_before_the_end/1,
+    refusal_by_a_node_is_logged_once/1,
+    random_reports_are_survived/1
+]).
+-export([
+    frames_behind_the_handshake_come_before_the_end/1,
+    nodes_go_down_with_the_sidecar/1,
+    suspended_input_handler_stops_no_other_connection/1,
+    stopped_sidecar_does_not_stop_the_owner/1
+]).
+-export([
+    modules_are_loaded_again_and_again/1,
+    modules_are_loaded_while_the_pipe_is_full/1,
+    processes_obey_sys/1
+]).
+%% A handler of logger.
+-export([log/2]).
+%% Run in the nodes.
+-export([start_collector/0, collected/1, send_to/1, expect_full_pipe/0]).
+-export([load_modules/0, processes_of/1, obey_sys/0]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+%% Milliseconds that anything may take.
+-define(LIMIT, 30000).
+%% Milliseconds that an owner which waits for nobody needs at most, on a machine that is busy.
+-define(AT_ONCE, 2000).
+-define(LOG, owner_SUITE_log).
+-define(PEER, #{uid => 1000, gid => 1000, pid => 4711}).
+%% Messages of send_to/1, and bytes of each: more than a window.
+-define(MESSAGES, 20).
+-define(SIZE, 100000).
+
+suite() ->
+    test_node:suite().
+
+all() ->
+    [{group, hello}, {group, life}, {group, port}, {group, nodes}, {group, code}].
+
+groups() ->
+    [
+        {hello, [], [
+            hello_may_be_late,
+            sidecar_without_hello_is_given_up,
+            hello_of_another_version_is_refused,
+            first_packet_must_be_hello,
+            garbage_ends_the_sidecar,
+            answer_without_a_question_ends_the_sidecar,
+            number_in_use_ends_the_sidecar,
+            truncated_packet_is_not_taken
+        ]},
+        {life, [], [
+            end_before_the_listener_is_open,
+            end_while_listening,
+            end_in_a_move_at_the_same_address,
+            end_in_a_move_to_another_address,
+            end_with_connections,
+            lost_listener_is_opened_again,
+            close_ends_a_move,
+            starts_keep_to_the_backoff,
+            missing_program_is_looked_for_with_a_backoff
+        ]},
+        {port, [], [
+            full_pipe_does_not_stop_the_owner,
+            suspended_input_handler_stops_nobody_else,
+            handshake_packets_come_before_the_end,
+            refusal_by_a_node_is_logged_once,
+            random_reports_are_survived
+        ]},
+        {nodes, [], [
+            frames_behind_the_handshake_come_before_the_end,
+            nodes_go_down_with_the_sidecar,
+            suspended_input_handler_stops_no_other_connection,
+            stopped_sidecar_does_not_stop_the_owner
+        ]},
+        {code, [], [
+            modules_are_loaded_again_and_again,
+            modules_are_loaded_while_the_pipe_is_full,
+            processes_obey_sys
+        ]}
+    ].
+
+%% The owner runs in this VM, which is not distributed, and reads its settings here.
+init_per_testcase(_Case, Config) ->
+    Config1 = test_node:init(Config),
+    Dir = test_node:dir(Config1),
+    Scripted = test_sidecar:start(Dir),
+    true = os:putenv("UDS_DIST_SIDECAR", test_sidecar:path(Scripted)),
+    true = os:putenv("UDS_DIST_DIR", Dir),
+    ?LOG = ets:new(?LOG, [named_table, public, ordered_set]),
+    #{level := Level} = logger:get_primary_config(),
+    ok = logger:set_primary_config(level, info),
+    ok = logger:add_handler(?MODULE, ?MODULE, #{level => info}),
+    {ok, Owner} = uds_dist_port:start_link(),
+    [{scripted, Scripted}, {owner, Owner}, {level, Level} | Config1].
+
+end_per_testcase(_Case, Config) ->
+    Owner = proplists:get_value(owner, Config),
+    IsAlive = is_process_alive(Owner),
+    _ = IsAlive andalso gen_server:stop(Owner),
+    ok = logger:remove_handler(?MODULE),
+    ok = logger:set_primary_config(level, proplists:get_value(level, Config)),
+    true = ets:delete(?LOG),
+    true = os:unsetenv("UDS_DIST_SIDECAR"),
+    true = os:unsetenv("UDS_DIST_DIR"),
+    ok = application:unset_env(uds_dist, backlog),
+    ok = test_sidecar:stop(proplists:get_value(scripted, Config)),
+    case {proplists:get_value(tc_status, Config), test_node:cleanup(Config)} of
+        {ok, ok} when not IsAlive -> {fail, the_owner_has_exited};
+        {_, Result} -> Result
+    end.
+
+%% ---------------------------------------------------------------------------------------------
+%% The first words of a sidecar
+
+hello_may_be_late(Config) ->
+    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    Connecting = ask(fun() -> connect(b@host) end),
+    ok = test_sidecar:read(Sidecar),
+    ok = answers_at_once(),
+    ?assertEqual(none, test_sidecar:hear(Sidecar, 0)),
+    ok = test_sidecar:say(Sidecar, test_sidecar:hello()),
+    {admit, _} = test_sidecar:hear(Sidecar),
+    {listen, 0, {Address, 5, 8#600}, VmPid} = test_sidecar:hear(Sidecar),
+    ?assertEqual(os:getpid(), integer_to_list(VmPid)),
+    ?assertEqual(socket("name", Config), Address),
+    ?assertEqual({connect, 1, socket("b", Config)}, test_sidecar:hear(Sidecar)),
+    ok = test_sidecar:say(Sidecar, [{listening, 0}, {connect_failed, 1, not_listening, "nobody"}]),
+    ?assertEqual({ok, Address}, answer(Listening)),
+    ?assertEqual({error, not_listening}, answer(Connecting)),
+    ?assertEqual(1, lines("cannot connect to b@host: nobody")).
+
+%% The one test case that has to wait for the five seconds.
+sidecar_without_hello_is_given_up(Config) ->
+    Connecting = ask(fun() -> connect(b@host) end),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    ok = test_sidecar:read(Sidecar),
+    ok = test_sidecar:hear_end(Sidecar),
+    ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+    ?assertEqual(1, lines("did not start: it did not say hello within 5000 ms")).
+
+hello_of_another_version_is_refused(Config) ->
+    is_refused([{hello, #{version => 2, window => 1}}], "it speaks version 2 of the port protocol", Config).
+
+first_packet_must_be_hello(Config) ->
+    is_refused([{listening, 0}, test_sidecar:hello()], "it broke the port protocol with", Config).
+
+is_refused(Reports, Why, Config) ->
+    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    ok = test_sidecar:read(Sidecar),
+    ok = test_sidecar:say(Sidecar, Reports),
+    ok = test_sidecar:hear_end(Sidecar),
+    ?assertEqual({error, sidecar_failed}, answer(Listening)),
+    ?assertEqual(1, lines(["did not start: ", Why])),
+    %% The next one may be better.
+    _ = listening(Config),
+    ?assertEqual(1, lines("the sidecar is back")).
+
+%% A second HELLO, what no packet begins with, what only the VM says, and nothing at all.
+garbage_ends_the_sidecar(Config) ->
+    Bodies = [<<32, 3:16, 1048576:32>>, <<200, 1, 2>>, <<1, 0:32, 5:32>>, <<>>, <<33, 0:(2048 * 8)>>],
+    each_ends_a_sidecar([[<<(byte_size(Body)):32>>, Body] || Body <- Bodies], Config).
+
+answer_without_a_question_ends_the_sidecar(Config) ->
+    Answers = [
+        {connected, 1, ?PEER},
+        {connect_failed, 1, refused, ""},
+        [{accepted, 2, 0, ?PEER}, {relayed, 2}],
+        {handed_over, 2},
+        {channel, "/nowhere"},
+        {channel_failed, "no reason"}
+    ],
+    each_ends_a_sidecar([test_sidecar:packets(Answer) || Answer <- Answers], Config).
+
+each_ends_a_sidecar(Streams, Config) ->
+    _ = lists:foldl(
+        fun(Stream, Sidecar) ->
+            ok = test_sidecar:say_bytes(Sidecar, Stream),
+            listens_again(Sidecar, Config)
+        end,
+        listening(Config),
+        Streams
+    ),
+    ?assertEqual(length(Streams), lines("is gone: it broke the port protocol with")),
+    ?assertEqual(0, lines("internal error|crasher")).
+
+%% A peer that comes in with the number of a node that is being called would be taken for it.
+number_in_use_ends_the_sidecar(Config) ->
+    Sidecar = listening(Config),
+    Connecting = ask(fun() -> connect(b@host) end),
+    {connect, 1, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:say(Sidecar, {accepted, 1, 0, ?PEER}),
+    _ = listens_again(Sidecar, Config),
+    ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+    ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
+
+%% It ends in the middle of a packet.
+truncated_packet_is_not_taken(Config) ->
+    Sidecar = listening(Config),
+    Connecting = ask(fun() -> connect(b@host) end),
+    {connect, 1, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:say_bytes(Sidecar, <<17:32, 37, 1:32, 0:64>>),
+    ok = test_sidecar:exit(Sidecar, 3),
+    ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+    _ = listens_again(Sidecar, Config),
+    ?assertEqual(1, lines("is gone: it exited with status 3")).
+
+%% ---------------------------------------------------------------------------------------------
+%% Its end
+
+end_before_the_listener_is_open(Config) ->
+    First = ask(fun() -> uds_dist_port:listen(name) end),
+    ok = test_sidecar:exit(test_sidecar:next(scripted(Config)), 1),
+    ?assertEqual({error, sidecar_failed}, answer(First)),
+    Second = ask(fun() -> uds_dist_port:listen(name) end),
+    Sidecar = says_hello(Config),
+    {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:exit(Sidecar, 1),
+    ?assertEqual({error, sidecar_failed}, answer(Second)),
+    _ = listening(Config),
+    ok.
+
+end_while_listening(Config) ->
+    Sidecar = listening(Config),
+    ok = test_sidecar:kill(Sidecar),
+    Sidecar1 = listens_again(Sidecar, Config),
+    expect_lines(1, "listening again at .*/name.sock"),
+    ?assertEqual(1, lines("is gone: it was ended by signal 9")),
+    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    {unlisten, 0} = test_sidecar:hear(Sidecar1),
+    ok = test_sidecar:exit(Sidecar1, 0),
+    %% The socket is gone with it.
+    ?assertEqual(ok, answer(Closing)).
+
+%% The old socket has to go first, and is made again.
+end_in_a_move_at_the_same_address(Config) ->
+    Sidecar = listening(Config),
+    ok = application:set_env(uds_dist, backlog, 7),
+    Moving = ask(fun uds_dist_port:configure/0),
+    {unlisten, 0} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:say(Sidecar, {unlistened, 0}),
+    {listen, 0, {_, 7, _}, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:exit(Sidecar, 1),
+    ?assertEqual({error, sidecar_failed}, answer(Moving)),
+    Sidecar1 = listens_again(Sidecar, Config),
+    %% And now it can.
+    Again = ask(fun uds_dist_port:configure/0),
+    {unlisten, 0} = test_sidecar:hear(Sidecar1),
+    ok = test_sidecar:say(Sidecar1, {unlistened, 0}),
+    {listen, 0, {_, 7, _}, _} = test_sidecar:hear(Sidecar1),
+    ok = test_sidecar:say(Sidecar1, {listening, 0}),
+    ?assertEqual(ok, answer(Again)).
+
+%% Before the new socket is there, and when the old one is to go.
+end_in_a_move_to_another_address(Config) ->
+    Sidecar = listening(Config),
+    true = os:putenv("UDS_DIST_DIR", test_node:dir("other", Config)),
+    First = ask(fun uds_dist_port:configure/0),
+    {listen, 1, _, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:exit(Sidecar, 1),
+    ?assertEqual({error, sidecar_failed}, answer(First)),
+    Sidecar1 = listens_again(Sidecar, Config),
+    Second = ask(fun uds_dist_port:configure/0),
+    {listen, 1, _, _} = test_sidecar:hear(Sidecar1),
+    ok = test_sidecar:say(Sidecar1, {listening, 1}),
+    {unlisten, 0} = test_sidecar:hear(Sidecar1),
+    ok = test_sidecar:exit(Sidecar1, 1),
+    ?assertEqual({error, sidecar_failed}, answer(Second)),
+    _ = listens_again(Sidecar1, Config),
+    ok.
+
+%% One that is being made, one that shakes hands, one that has no supervisor yet, and one that waits for the
+%% acceptor.
+end_with_connections(Config) ->
+    Sidecar = listening(Config),
+    ok = start_acceptor(),
+    {Controller, _, _} = Accepted = peer_comes(2, Sidecar),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER}, {accepted, 6, 0, ?PEER}]),
+    receive
+        {accept, _, Untaken, local, stream} ->
+            Receiving = ask(fun() -> uds_dist_controller:recv(Accepted, 0, ?LIMIT) end),
+            Connecting = ask(fun() -> connect(b@host) end),
+            {connect, 1, _} = test_sidecar:hear(Sidecar),
+            ok = test_sidecar:exit(Sidecar, 1),
+            ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+            ?assertEqual({error, closed}, answer(Receiving)),
+            ?assertEqual({error, closed}, uds_dist_controller:recv(Untaken, 0, ?LIMIT)),
+            ?assertEqual({error, closed}, uds_dist_controller:send(Accepted, "too late")),
+            ok = uds_dist_controller:stop(Controller, connection_closed),
+            _ = listens_again(Sidecar, Config),
+            ok
+    end.
+
+lost_listener_is_opened_again(Config) ->
+    Sidecar = listening(Config),
+    ok = test_sidecar:say(Sidecar, {listener_lost, 0, "somebody removed it"}),
+    {listen, 0, {Address, 5, 8#600}, _} = test_sidecar:hear(Sidecar),
+    ?assertEqual(socket("name", Config), Address),
+    ok = test_sidecar:say(Sidecar, {listening, 0}),
+    expect_lines(1, "listening again at .*/name.sock"),
+    ?assertEqual(1, lines("no longer listening at .*/name.sock: somebody removed it")).
+
+close_ends_a_move(Config) ->
+    Sidecar = listening(Config),
+    ok = application:set_env(uds_dist, backlog, 7),
+    Moving = ask(fun uds_dist_port:configure/0),
+    {unlisten, 0} = test_sidecar:hear(Sidecar),
+    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    ?assertEqual({error, closed}, answer(Moving)),
+    ok = test_sidecar:say(Sidecar, {unlistened, 0}),
+    ?assertEqual(ok, answer(Closing)),
+    ?assertEqual(0, lines("")).
+
+%% It ends at once, again and again. The pauses between its starts double, and two lines are logged.
+starts_keep_to_the_backoff(Config) ->
+    Sidecar = listening(Config),
+    Starts = filename:join(test_node:dir(Config), "starts"),
+    Restore = replace_program(["date +%s%N >>", Starts, "\nexit 3\n"], Config),
+    ok = test_sidecar:exit(Sidecar, 0),
+    Times = test_node:expect(
+        fun() ->
+            case file:read_file(Starts) of
+                {ok, Text} -> enough(8, [binary_to_integer(T) || T <- string:lexemes(Text, "\n")]);
+                Error -> Error
+            end
+        end,
+        starts
+    ),
+    Pauses = lists:zipwith(fun(A, B) -> (B - A) div 1000000 end, lists:droplast(Times), tl(Times)),
+    ct:pal("pauses between starts: ~w ms", [Pauses]),
+    Short = [{P, D} || {P, D} <- lists:zip(Pauses, [25, 50, 100, 200, 400, 800, 1600]), P < D],
+    ?assertEqual([], Short),
+    ok = Restore(),
+    _ = listens_again(Sidecar, Config),
+    expect_lines(1, "the sidecar is back, after \\d+ tries"),
+    ?assertEqual(1, lines("is gone: it exited with status 0")),
+    ?assertEqual(1, lines("did not start: it exited with status 3")).
+
+enough(Count, List) when length(List) >= Count -> {ok, lists:sublist(List, Count)};
+enough(_, List) -> List.
+
+missing_program_is_looked_for_with_a_backoff(Config) ->
+    Sidecar = listening(Config),
+    Path = test_sidecar:path(scripted(Config)),
+    ok = file:rename(Path, Path ++ ".gone"),
+    ok = test_sidecar:exit(Sidecar, 0),
+    Connecting = ask(fun() -> connect(b@host) end),
+    expect_lines(1, "did not start: there is no such file"),
+    ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+    Tries = [answer(ask(fun() -> connect(b@host) end)) || _ <- lists:seq(1, 5)],
+    ?assertEqual([{error, sidecar_failed}], lists:usort(Tries)),
+    ok = file:rename(Path ++ ".gone", Path),
+    _ = listens_again(Sidecar, Config),
+    ?assertEqual(1, lines("did not start: there is no such file")).
+
+%% ---------------------------------------------------------------------------------------------
+%% What goes through the port
+
+%% The sidecar reads nothing. The owner goes on, and when the sidecar reads again, it gets all that was
+%% for it, in order.
+full_pipe_does_not_stop_the_owner(Config) ->
+    Nodes = [list_to_atom(lists:concat(["node", N, "@host"])) || N <- lists:seq(1, 3000)],
+    [First | Others] = Nodes,
+    Callers = [ask(fun() -> connect(First) end)],
+    Sidecar = test_sidecar:next(scripted(Config)),
+    ok = test_sidecar:say(Sidecar, test_sidecar:hello()),
+    Callers1 = Callers ++ [ask(fun() -> connect(Node) end) || Node <- Others],
+    ok = expect_full_pipe(),
+    ok = answers_at_once(),
+    ok = test_sidecar:say(Sidecar, {accepted, 2, 0, ?PEER}),
+    ok = start_acceptor(),
+    ok = test_sidecar:say(Sidecar, {data, 2, <<5:16, "hello">>}),
+    Accepted = accept(),
+    ?assertEqual({ok, "hello"}, uds_dist_controller:recv(Accepted, 0, ?LIMIT)),
+    ok = test_sidecar:read(Sidecar),
+    {admit, _} = test_sidecar:hear(Sidecar),
+    Connects = [test_sidecar:hear(Sidecar) || _ <- Nodes],
+    Numbers = [Conn || {connect, Conn, _} <- Connects],
+    ?assertEqual(lists:seq(1, 5999, 2), Numbers),
+    ok = test_sidecar:say(Sidecar, [{connect_failed, Conn, refused, ""} || Conn <- Numbers]),
+    ?assertEqual([{error, refused}], lists:usort([answer(Caller) || Caller <- Callers1])).
+
+suspended_input_handler_stops_nobody_else(Config) ->
+    Sidecar = listening(Config),
+    ok = start_acceptor(),
+    [{_, InputHandler, _} = Slow, Other] = [peer_comes(Conn, Sidecar) || Conn <- [2, 4]],
+    ok = sys:suspend(InputHandler),
+    Packets = [<<5:16, "hello">> || _ <- lists:seq(1, 1000)],
+    ok = test_sidecar:say(Sidecar, [{data, Conn, Packet} || Packet <- Packets, Conn <- [2, 4]]),
+    Receive = fun(Connection) ->
+        lists:usort([uds_dist_controller:recv(Connection, 0, ?LIMIT) || _ <- Packets])
+    end,
+    ?assertEqual([{ok, "hello"}], Receive(Other)),
+    ok = answers_at_once(),
+    ok = sys:resume(InputHandler),
+    ?assertEqual([{ok, "hello"}], Receive(Slow)).
+
+handshake_packets_come_before_the_end(Config) ->
+    Sidecar = listening(Config),
+    ok = start_acceptor(),
+    [
+        begin
+            ok = test_sidecar:say(Sidecar, [
+                {accepted, Conn, 0, ?PEER},
+                {data, Conn, <<3:16, "one", 3:16, "t">>},
+                {data, Conn, <<"wo", 9:16, "cut">>},
+                {closed, Conn, peer_closed, "it closed"}
+            ]),
+            Accepted = accept(),
+            ?assertEqual({ok, "one"}, uds_dist_controller:recv(Accepted, 0, ?LIMIT)),
+            ?assertEqual({ok, "two"}, uds_dist_controller:recv(Accepted, 0, ?LIMIT)),
+            ?assertEqual({error, closed}, uds_dist_controller:recv(Accepted, 0, ?LIMIT))
+        end
+     || Conn <- lists:seq(2, 40, 2)
+    ].
+
+%% A peer that refuses this node says nothing. Whoever calls it tends to call again and again.
+refusal_by_a_node_is_logged_once(Config) ->
+    Sidecar = listening(Config),
+    [
+        begin
+            Connecting = ask(fun() -> connect(b@host) end),
+            {connect, Conn, _} = test_sidecar:hear(Sidecar),
+            ok = test_sidecar:say(Sidecar, [
+                {connected, Conn, ?PEER}, {closed, Conn, peer_closed, "it closed the connection"}
+            ]),
+            {ok, {Controller, _, _} = Connection} = answer(Connecting),
+            ?assertEqual({error, closed}, uds_dist_controller:recv(Connection, 0, ?LIMIT)),
+            ok = uds_dist_controller:stop(Controller, closed),
+            {close, Conn} = test_sidecar:hear(Sidecar)
+        end
+     || _ <- lists:seq(1, 10)
+    ],
+    ?assertEqual(1, lines("cannot connect to b@host: it closed the connection")).
+
+%% ---------------------------------------------------------------------------------------------
+%% Random reports
+
+%% Seconds of it, and log lines a second at most: the start of a sidecar and the loss of a listener are
+%% worth a few, and both have a backoff.
+-define(SECONDS, 6).
+-define(LINES, 15).
+%% Not those that a caller gets, and those about one connection that has come in.
+-define(OF_CALLERS, "cannot listen as name: this node listens|with process|handshake packet|crasher|Generic").
+
+random_reports_are_survived(Config) ->
+    Seed = list_to_integer(os:getenv("UDS_DIST_SEED", "1")),
+    ct:pal("seed ~b", [Seed]),
+    _ = rand:seed(exsss, Seed),
+    _Kernel = spawn_link(fun kernel/0),
+    Start = now_ms(),
+    {Sidecar, Callers, Starts} = talk(Start + 1000 * ?SECONDS, none, [], [], Config),
+    _ = Sidecar =/= none andalso test_sidecar:kill(Sidecar),
+    %% From now on the sidecar does its duty, and every caller gets its answer.
+    Answers = serve_all(Callers, none, Config),
+    Said = [Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, ?OF_CALLERS) =:= nomatch],
+    ct:pal("~b callers, sidecars started at ~w, ~b lines:~n~ts", [
+        length(Callers), [Time - Start || Time <- lists:reverse(Starts)], length(Said), summary(Said)
+    ]),
+    ?assertEqual([], [Answer || {error, timeout} = Answer <- Answers]),
+    ?assert(length(Said) < ?LINES * ?SECONDS),
+    %% A second start may come at once, the next ones 25, 50, 100 ms later, and so on.
+    Delays = [0, 0, 25, 50, 100, 200, 400 | lists:duplicate(length(Starts), 500)],
+    ?assert(lists:sum(lists:sublist(Delays, length(Starts))) =< hd(Starts) - Start).
+
+summary(Lines) ->
+    Counts = lists:foldl(
+        fun(Line, Map) ->
+            Kind = re:replace(Line, "[0-9]+|<<.*", "_", [global, {return, binary}]),
+            maps:update_with(Kind, fun(Count) -> Count + 1 end, 1, Map)
+        end,
+        #{},
+        Lines
+    ),
+    [io_lib:format("~b  ~ts~n", [Count, Kind]) || {Kind, Count} <- maps:to_list(Counts)].
+
+%% What net_kernel does with peers that come in.
+kernel() ->
+    ok = start_acceptor(),
+    accept_all().
+
+accept_all() ->
+    Connection = accept(),
+    _ = ask(fun() -> receive_all(Connection) end),
+    accept_all().
+
+receive_all(Connection) ->
+    case uds_dist_controller:recv(Connection, 0, infinity) of
+        {ok, _} -> receive_all(Connection);
+        Ended -> Ended
+    end.
+
+%% Callers want things, and the sidecar says and does what comes to its mind.
+talk(End, Sidecar, Callers, Starts, Config) ->
+    case {now_ms() > End, Sidecar} of
+        {true, _} ->
+            {Sidecar, Callers, Starts};
+        {false, none} ->
+            case test_sidecar:next(scripted(Config), 20) of
+                {ok, Next} ->
+                    ok = test_sidecar:read(Next),
+                    ok = test_sidecar:say(Next, choose([{9, test_sidecar:hello()}, {1, report()}])),
+                    talk(End, Next, Callers, [test_sidecar:started_at(Next) | Starts], Config);
+                none ->
+                    talk(End, none, [call() | Callers], Starts, Config)
+            end;
+        {false, _} ->
+            Doing = choose([{90, reports}, {6, call}, {1, exit}]),
+            case test_sidecar:hear(Sidecar, 0) of
+                closed ->
+                    talk(End, none, Callers, Starts, Config);
+                {ok, {connect, Conn, _} = Command} ->
+                    Connected = {connected, Conn, ?PEER},
+                    ok = test_sidecar:say(Sidecar, choose([{2, duty(Command)}, {2, Connected}, {1, []}])),
+                    talk(End, Sidecar, Callers, Starts, Config);
+                {ok, Command} ->
+                    ok = test_sidecar:say(Sidecar, choose([{4, duty(Command)}, {1, []}])),
+                    talk(End, Sidecar, Callers, Starts, Config);
+                none when Doing =:= reports ->
+                    ok = test_sidecar:say(Sidecar, [report() || _ <- lists:seq(1, rand:uniform(20))]),
+                    ok = answers_at_once(),
+                    talk(End, Sidecar, Callers, Starts, Config);
+                none when Doing =:= call ->
+                    talk(End, Sidecar, [call() | Callers], Starts, Config);
+                none when Doing =:= exit ->
+                    ok = test_sidecar:exit(Sidecar, rand:uniform(3)),
+                    talk(End, none, Callers, Starts, Config)
+            end
+    end.
+
+call() ->
+    Call = choose([
+        {2, fun() -> uds_dist_port:listen(name) end},
+        {1, fun() -> uds_dist_port:close_listener(name) end},
+        {1, fun uds_dist_port:configure/0},
+        {4, fun() -> connect(choose([{1, a@host}, {1, b@host}, {1, c@host}])) end}
+    ]),
+    ask(Call).
+
+%% What the real sidecar would say to a command.
+duty({listen, Id, _, _}) -> {listening, Id};
+duty({unlisten, Id}) -> {unlistened, Id};
+duty({connect, Conn, _}) -> {connect_failed, Conn, not_listening, "nobody"};
+duty({open_channel, _, _}) -> {channel_failed, "none"};
+duty(_) -> [].
+
+%% Most are about numbers that mean nothing, and some about a connection or a listener that there is. The
+%% rare ones break the protocol, which ends the sidecar.
+report() ->
+    Conn = rand:uniform(200),
+    Id = rand:uniform(20) - 1,
+    Text = choose([{1, ""}, {1, "ünknown"}]),
+    Reason = choose([{1, peer_closed}, {1, system_error}, {1, name_busy}, {1, backlog_full}]),
+    choose([
+        {200, {data, Conn, rand:bytes(rand:uniform(100) - 1)}},
+        {100, {ack, Conn, rand:uniform(100) - 1}},
+        {30, {listening, Id}},
+        {30, {listen_failed, Id, Reason, Text}},
+        {30, {unlistened, Id}},
+        {30, {listener_lost, Id, Text}},
+        {100, {closed, Conn, Reason, Text}},
+        {10, {relayed, Conn}},
+        {10, {accepted, 2 * Conn, Id, ?PEER}},
+        {1, {accepted, Conn, Id, ?PEER}},
+        {1, {channel_failed, Text}},
+        {1, {channel, "/nowhere"}},
+        {1, {handed_over, Conn}},
+        {1, {connected, Conn, ?PEER}},
+        {1, {connect_failed, Conn, Reason, Text}},
+        {1, test_sidecar:hello()}
+    ]).
+
+%% Does what each sidecar has to do until all callers have got their answers.
+serve_all([], _, _) ->
+    [];
+serve_all([Caller | Others] = Callers, Sidecar, Config) ->
+    receive
+        {Caller, Answer} -> [Answer | serve_all(Others, Sidecar, Config)]
+    after 0 ->
+        case Sidecar of
+            none ->
+                case test_sidecar:next(scripted(Config), 20) of
+                    {ok, Next} ->
+                        ok = test_sidecar:read(Next),
+                        ok = test_sidecar:say(Next, test_sidecar:hello()),
+                        serve_all(Callers, Next, Config);
+                    none ->
+                        serve_all(Callers, none, Config)
+                end;
+            _ ->
+                case test_sidecar:hear(Sidecar, 20) of
+                    {ok, Command} ->
+                        ok = test_sidecar:say(Sidecar, duty(Command)),
+                        serve_all(Callers, Sidecar, Config);
+                    none ->
+                        serve_all(Callers, Sidecar, Config);
+                    closed ->
+                        serve_all(Callers, none, Config)
+                end
+        end
+    end.
+
+choose(Weighted) ->
+    choose(rand:uniform(lists:sum([Weight || {Weight, _} <- Weighted])), Weighted).
+
+choose(Left, [{Weight, What} | _]) when Left =< Weight -> What;
+choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
+
+%% ---------------------------------------------------------------------------------------------
+%% A node whose sidecar is the test's
+
+%% The answer to the challenge, frames, and the end are there before the node has seen any of them.
+frames_behind_the_handshake_come_before_the_end(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    lists:foreach(
+        fun(Round) ->
+            Conn = 2 * Round,
+            Proof = challenge(Conn, Sidecar),
+            Frames = [frame(N) || N <- lists:seq(1, 20)],
+            Stream = iolist_to_binary([Proof | Frames]),
+            {First, Second} = split_binary(Stream, rand:uniform(byte_size(Stream))),
+            ok = test_sidecar:say(Sidecar, [
+                {data, Conn, First}, {data, Conn, Second}, {closed, Conn, peer_closed, "it closed"}
+            ]),
+            ?assertEqual([up | lists:seq(1, 20)] ++ [down], collected(22, Node)),
+            ok = expect_close(Conn, Sidecar)
+        end,
+        lists:seq(1, 50)
+    ).
+
+nodes_go_down_with_the_sidecar(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
+    ?assertEqual([up, 1], collected(2, Node)),
+    %% What it has said before it ends still counts.
+    ok = test_sidecar:say(Sidecar, [{data, 2, frame(N)} || N <- lists:seq(2, 100)]),
+    ok = test_sidecar:exit(Sidecar, 1),
+    ?assertEqual(lists:seq(2, 100) ++ [down], collected(100, Node)),
+    Next = test_sidecar:next(scripted(Config)),
+    {0, _} = test_sidecar:serve(Next),
+    ok = shake_hands(2, Next),
+    ok = test_sidecar:say(Next, {data, 2, frame(101)}),
+    ?assertEqual([up, 101], collected(2, Node)).
+
+suspended_input_handler_stops_no_other_connection(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    [Suspended] = test_node:call(Node, ?MODULE, processes_of, [uds_dist_input]),
+    ok = shake_hands(4, <<"q@host">>, Sidecar),
+    ok = test_node:call(Node, sys, suspend, [Suspended]),
+    %% More than a pipe and the port hold.
+    ok = test_sidecar:say(Sidecar, [{data, 2, frame(1, <<"p@host">>, 10000)} || _ <- lists:seq(1, 100)]),
+    ok = test_sidecar:say(Sidecar, {data, 4, frame(2, <<"q@host">>, 0)}),
+    ?assertEqual([up, up, 2], collected(3, Node)),
+    ok = test_node:call(Node, sys, resume, [Suspended]),
+    ?assertEqual([1 || _ <- lists:seq(1, 100)], collected(100, Node)).
+
+%% A connection's controller waits for room in the pipe, and the owner does not.
+stopped_sidecar_does_not_stop_the_owner(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    ok = shake_hands(4, <<"q@host">>, Sidecar),
+    ok = fill_pipe(Node, Sidecar),
+    _ = test_node:call(Node, sys, get_state, [uds_dist_port, ?AT_ONCE]),
+    #{sidecar := #{status := up}} = test_node:call(Node, uds_dist, info, []),
+    %% So much comes in that it has to be acknowledged.
+    ok = test_sidecar:say(Sidecar, [{data, 4, frame(N, <<"q@host">>, 100000)} || N <- [1, 2, 3, 4, 5, 6]]),
+    ?assertEqual([up, up, 1, 2, 3, 4, 5, 6], collected(8, Node)),
+    {ack, 4, _} = heard_or_next(expect_all(2, Sidecar), Sidecar),
+    ok.
+
+%% A test that starts the VM plays its sidecar meanwhile.
+start_node(Config) ->
+    Environment = [{"UDS_DIST_SIDECAR", test_sidecar:path(scripted(Config))}],
+    Booting = test_node:boot("a", #{env => Environment}, Config),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    {0, _} = test_sidecar:serve(Sidecar),
+    Node = test_node:expect_up(Booting),
+    ok = test_node:call(Node, ?MODULE, start_collector, []),
+    {Node, Sidecar}.
+
+shake_hands(Conn, Sidecar) ->
+    shake_hands(Conn, <<"p@host">>, Sidecar).
+
+%% The handshake of distribution protocol 6, as a hidden node that connects: see "Distribution Handshake"
+%% in the ERTS User's Guide.
+shake_hands(Conn, Name, Sidecar) ->
+    ok = test_sidecar:say(Sidecar, {data, Conn, challenge(Conn, Name, Sidecar)}),
+    {data, Conn, <<17:16, $a, _:16/binary>>} = test_sidecar:hear(Sidecar),
+    {established, Conn, Name} = test_sidecar:hear(Sidecar),
+    ok.
+
+challenge(Conn, Sidecar) ->
+    challenge(Conn, <<"p@host">>, Sidecar).
+
+%% Returns the answer to the node's challenge.
+challenge(Conn, Name, Sidecar) ->
+    %% What every node must be able to do, and so neither fragments nor a cache of atoms.
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    Hello = <<$N, Flags:64, 1:32, (byte_size(Name)):16, Name/binary>>,
+    ok = test_sidecar:say(Sidecar, [
+        {accepted, Conn, 0, ?PEER}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
+    ]),
+    {data, Conn, <<3:16, "sok">>} = test_sidecar:hear(Sidecar),
+    {data, Conn, <<_:16, $N, _:64, Challenge:32, _/binary>>} = test_sidecar:hear(Sidecar),
+    Digest = erlang:md5(["uds_dist_test", integer_to_list(Challenge)]),
+    <<21:16, $r, 1:32, Digest/binary>>.
+
+%% A message to the collector from a process of the other node, with ballast.
+frame(Number) ->
+    frame(Number, <<"p@host">>, 0).
+
+frame(Number, Name, Size) ->
+    From = <<88, 119, (byte_size(Name)), Name/binary, 1:32, 0:32, 1:32>>,
+    To = <<"collector">>,
+    %% REG_SEND of the distribution protocol.
+    Control = <<131, 104, 4, 97, 6, From/binary, 119, 0, 119, (byte_size(To)), To/binary>>,
+    Message = term_to_binary({collect, Number, binary:copy(<<0>>, Size)}),
+    Frame = <<112, Control/binary, Message/binary>>,
+    <<(byte_size(Frame)):32, Frame/binary>>.
+
+%% The VM is done with the connection.
+expect_close(Conn, Sidecar) ->
+    case test_sidecar:hear(Sidecar) of
+        {close, Conn} -> ok;
+        {close, _} = Other -> error(Other);
+        _ -> expect_close(Conn, Sidecar)
+    end.
+
+%% The sidecar stops reading, and the node sends more to p@host than the pipe holds.
+fill_pipe(Node, Sidecar) ->
+    ok = test_sidecar:pause(Sidecar),
+    ok = test_node:call(Node, ?MODULE, send_to, ['p@host']),
+    test_node:call(Node, ?MODULE, expect_full_pipe, []).
+
+%% The sidecar reads again, and gets all that was sent. Returns what else it heard.
+expect_all(Conn, Sidecar) ->
+    ok = test_sidecar:read(Sidecar),
+    expect_all(Conn, ?MESSAGES * ?SIZE, Sidecar).
+
+expect_all(_, Left, _) when Left =< 0 ->
+    [];
+expect_all(Conn, Left, Sidecar) ->
+    case test_sidecar:hear(Sidecar) of
+        {data, Conn, Bytes} ->
+            ok = test_sidecar:say(Sidecar, {ack, Conn, byte_size(Bytes)}),
+            expect_all(Conn, Left - byte_size(Bytes), Sidecar);
+        Other ->
+            [Other | expect_all(Conn, Left, Sidecar)]
+    end.
+
+heard_or_next([Heard | _], _) -> Heard;
+heard_or_next([], Sidecar) -> test_sidecar:hear(Sidecar).
+
+%% What the collector of the node has seen, in its order: the numbers of messages, and nodes that came
+%% and went.
+collected(Count, Node) ->
+    test_node:call(Node, ?MODULE, collected, [Count]).
+
+%% ---------------------------------------------------------------------------------------------
+%% New code. The loading of a module ends every process that runs the code before the last.
+
+modules_are_loaded_again_and_again(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    Before = processes(Node),
+    ok = test_node:call(Node, ?MODULE, load_modules, []),
+    ?assertEqual(Before, processes(Node)),
+    %% Everything still works: input, output, a handshake, and the end of a connection.
+    ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
+    ok = shake_hands(4, <<"q@host">>, Sidecar),
+    ?assertEqual([up, 1, up], collected(3, Node)),
+    ok = test_node:call(Node, ?MODULE, send_to, ['p@host']),
+    [] = expect_all(2, Sidecar),
+    ok = test_sidecar:say(Sidecar, {closed, 2, peer_closed, "it closed"}),
+    ok = expect_close(2, Sidecar),
+    ?assertEqual([down], collected(1, Node)).
+
+%% Also while a controller waits for room in the pipe, and the owner's packets do.
+modules_are_loaded_while_the_pipe_is_full(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    ok = fill_pipe(Node, Sidecar),
+    Before = processes(Node),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER}, {closed, 4, peer_closed, "it closed"}]),
+    ok = test_node:call(Node, ?MODULE, load_modules, []),
+    true = test_node:expect(fun() -> processes(Node) =:= Before orelse processes(Node) end, Before),
+    {close, 4} = heard_or_next(expect_all(2, Sidecar), Sidecar),
+    ok.
+
+%% As a release handler does.
+processes_obey_sys(Config) ->
+    {Node, Sidecar} = start_node(Config),
+    ok = shake_hands(2, Sidecar),
+    ok = test_node:call(Node, ?MODULE, obey_sys, []),
+    ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
+    ?assertEqual([up, 1], collected(2, Node)).
+
+processes(Node) ->
+    Modules = [uds_dist_port, uds_dist_acceptor, uds_dist_controller, uds_dist_input],
+    [{Module, test_node:call(Node, ?MODULE, processes_of, [Module])} || Module <- Modules].
+
+%% ---------------------------------------------------------------------------------------------
+
+scripted(Config) ->
+    proplists:get_value(scripted, Config).
+
+socket(Name, Config) ->
+    unicode:characters_to_binary(filename:join(test_node:dir(Config), Name ++ ".sock")).
+
+%% A sidecar that listens for this node.
+listening(Config) ->
+    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    {0, {Address, _, _}} = test_sidecar:serve(Sidecar),
+    ?assertEqual({ok, Address}, answer(Listening)),
+    ?assertEqual(socket("name", Config), Address),
+    Sidecar.
+
+%% The one after Sidecar, which listens at the same place.
+listens_again(Sidecar, Config) ->
+    ok = test_sidecar:hear_end(Sidecar),
+    Next = test_sidecar:next(scripted(Config)),
+    {0, Place} = test_sidecar:serve(Next),
+    ?assertEqual({socket("name", Config), 5, 8#600}, Place),
+    Next.
+
+says_hello(Config) ->
+    Sidecar = test_sidecar:next(scripted(Config)),
+    ok = test_sidecar:say(Sidecar, test_sidecar:hello()),
+    ok = test_sidecar:read(Sidecar),
+    {admit, _} = test_sidecar:hear(Sidecar),
+    Sidecar.
+
+%% Puts another shell script in the place of the sidecar's program. Returns what puts it back.
+replace_program(Script, Config) ->
+    Path = test_sidecar:path(scripted(Config)),
+    Kept = Path ++ ".kept",
+    New = Path ++ ".new",
+    ok = file:rename(Path, Kept),
+    ok = file:write_file(New, ["#!/bin/sh\n", Script]),
+    ok = file:change_mode(New, 8#700),
+    ok = file:rename(New, Path),
+    fun() -> file:rename(Kept, Path) end.
+
+connect(Node) ->
+    uds_dist_port:connect(Node, now_ms() + 7000).
+
+%% A peer comes in and is given to a supervisor.
+peer_comes(Conn, Sidecar) ->
+    ok = test_sidecar:say(Sidecar, {accepted, Conn, 0, ?PEER}),
+    accept().
+
+%% This process stands in for net_kernel.
+start_acceptor() ->
+    is_ready(uds_dist_acceptor:start_link()).
+
+is_ready(Acceptor) ->
+    _ = sys:get_state(Acceptor),
+    answers_at_once().
+
+%% Takes the peer that has come in, as net_kernel does. The acceptor is ready for the next one then: a peer
+%% that ends before anybody has taken it is forgotten.
+accept() ->
+    receive
+        {accept, Acceptor, Connection, local, stream} ->
+            Acceptor ! {self(), controller, ask(fun() -> supervises end)},
+            ok = is_ready(Acceptor),
+            Connection
+    after ?LIMIT -> error(nobody_comes)
+    end.
+
+%% Asks for something in a process of its own, which lives as long as the test case: it may become the
+%% supervisor of a connection.
+ask(Call) ->
+    Test = self(),
+    spawn(fun() ->
+        Monitor = monitor(process, Test),
+        Test ! {self(), Call()},
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+    end).
+
+answer(Caller) ->
+    receive
+        {Caller, Answer} -> Answer
+    after ?LIMIT -> error(no_answer)
+    end.
+
+%% The owner waits for nobody, and takes the next call.
+answers_at_once() ->
+    _ = sys:get_state(uds_dist_port, ?AT_ONCE),
+    ok.
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).
+
+%% ---------------------------------------------------------------------------------------------
+%% In the nodes
+
+%% Takes down what comes in from other nodes, and when they come and go.
+start_collector() ->
+    Caller = self(),
+    Collector = spawn(fun() ->
+        true = register(collector, self()),
+        ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+        Caller ! {self(), ready},
+        collect([])
+    end),
+    receive
+        {Collector, ready} -> ok
+    end.
+
+collect(Events) ->
+    receive
+        {collect, Number, _Ballast} ->
+            collect(Events ++ [Number]);
+        {nodeup, _, _} ->
+            collect(Events ++ [up]);
+        {nodedown, _, _} ->
+            collect(Events ++ [down]);
+        {take, Count, Caller} when length(Events) >= Count ->
+            {Taken, Left} = lists:split(Count, Events),
+            Caller ! {collected, Taken},
+            collect(Left);
+        {show, Caller} ->
+            Caller ! {collected, Events},
+            collect(Events)
+    end.
+
+collected(Count) ->
+    collector ! {take, Count, self()},
+    receive
+        {collected, Events} -> Events
+    after ?LIMIT ->
+        collector ! {show, self()},
+        receive
+            {collected, Events} -> error({collected, Events, instead_of, Count})
+        end
+    end.
+
+%% Sends without waiting: the sender is suspended when there is no room.
+send_to(Node) ->
+    Message = binary:copy(<<0>>, ?SIZE),
+    _ = spawn(fun() -> [{nobody, Node} ! Message || _ <- lists:seq(1, ?MESSAGES)] end),
+    ok.
+
+%% Four times in a row, as people do who work on a module.
+load_modules() ->
+    Beams = filelib:wildcard(filename:join(filename:dirname(code:which(uds_dist)), "uds_dist*.beam")),
+    Modules = [list_to_atom(filename:basename(Beam, ".beam")) || Beam <- Beams],
+    true = length(Modules) > 20,
+    lists:foreach(
+        fun(Module) ->
+            _ = code:purge(Module),
+            {module, Module} = code:load_file(Module)
+        end,
+        lists:append(lists:duplicate(4, Modules))
+    ).
+
+%% Waits until the port makes those wait who send.
+expect_full_pipe() ->
+    Owner = whereis(uds_dist_port),
+    [Port] = [P || P <- erlang:ports(), erlang:port_info(P, connected) =:= {connected, Owner}],
+    true = test_node:expect(
+        fun() ->
+            {queue_size, Size} = erlang:port_info(Port, queue_size),
+            Size > 8192 orelse Size
+        end,
+        full_pipe
+    ),
+    ok.
+
+processes_of(Module) ->
+    [P || P <- processes(), proc_lib:translate_initial_call(P) =:= {Module, init, 1}].
+
+obey_sys() ->
+    lists:foreach(
+        fun(Module) ->
+            [_ | _] = Processes = processes_of(Module),
+            [
+                begin
+                    _ = sys:get_state(P),
+                    ok = sys:suspend(P),
+                    ok = sys:change_code(P, Module, undefined, []),
+                    ok = sys:resume(P)
+                end
+             || P <- Processes
+            ]
+        end,
+        [uds_dist_port, uds_dist_acceptor, uds_dist_controller, uds_dist_input]
+    ).
+
+%% ---------------------------------------------------------------------------------------------
+%% What is logged
+
+%% A handler of logger.
+-spec log(logger:log_event(), logger:handler_config()) -> ok.
+log(Event, _Config) ->
+    Line = logger_formatter:format(Event, #{template => [msg], single_line => true}),
+    try ets:insert(?LOG, {erlang:unique_integer([monotonic]), unicode:characters_to_binary(Line)}) of
+        true -> ok
+    catch
+        %% The test case is over.
+        error:badarg -> ok
+    end.
+
+%% The number of lines that a regular expression matches, when the owner has done what it was at.
+lines(Regexp) ->
+    ok = answers_at_once(),
+    length([Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, Regexp, [unicode]) =/= nomatch]).
+
+expect_lines(Count, Regexp) ->
+    true = test_node:expect(fun() -> lines(Regexp) =:= Count orelse ets:tab2list(?LOG) end, Regexp),
+    ok.
