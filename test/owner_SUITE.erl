@@ -10,6 +10,8 @@
     hello_of_another_version_is_refused/1,
     first_packet_must_be_hello/1,
     garbage_ends_the_sidecar/1,
+    answer_without_a_question_ends_the_sidecar/1,
+    number_in_use_ends_the_sidecar/1,
     truncated_packet_is_not_taken/1
 ]).
 -export([
@@ -18,6 +20,8 @@
     end_in_a_move_at_the_same_address/1,
     end_in_a_move_to_another_address/1,
     end_with_connections/1,
+    lost_listener_is_opened_again/1,
+    close_ends_a_move/1,
     starts_keep_to_the_backoff/1,
     missing_program_is_looked_for_with_a_backoff/1
 ]).
@@ -71,6 +75,8 @@ groups() ->
             hello_of_another_version_is_refused,
             first_packet_must_be_hello,
             garbage_ends_the_sidecar,
+            answer_without_a_question_ends_the_sidecar,
+            number_in_use_ends_the_sidecar,
             truncated_packet_is_not_taken
         ]},
         {life, [], [
@@ -79,6 +85,8 @@ groups() ->
             end_in_a_move_at_the_same_address,
             end_in_a_move_to_another_address,
             end_with_connections,
+            lost_listener_is_opened_again,
+            close_ends_a_move,
             starts_keep_to_the_backoff,
             missing_program_is_looked_for_with_a_backoff
         ]},
@@ -183,17 +191,40 @@ is_refused(Reports, Why, Config) ->
 %% A second HELLO, what no packet begins with, what only the VM says, and nothing at all.
 garbage_ends_the_sidecar(Config) ->
     Bodies = [<<32, 3:16, 1048576:32>>, <<200, 1, 2>>, <<1, 0:32, 5:32>>, <<>>, <<33, 0:(2048 * 8)>>],
-    Last = lists:foldl(
-        fun(Body, Sidecar) ->
-            ok = test_sidecar:say_bytes(Sidecar, [<<(byte_size(Body)):32>>, Body]),
+    each_ends_a_sidecar([[<<(byte_size(Body)):32>>, Body] || Body <- Bodies], Config).
+
+answer_without_a_question_ends_the_sidecar(Config) ->
+    Answers = [
+        {connected, 1, ?PEER},
+        {connect_failed, 1, refused, ""},
+        [{accepted, 2, 0, ?PEER}, {relayed, 2}],
+        {handed_over, 2},
+        {channel, "/nowhere"},
+        {channel_failed, "no reason"}
+    ],
+    each_ends_a_sidecar([test_sidecar:packets(Answer) || Answer <- Answers], Config).
+
+each_ends_a_sidecar(Streams, Config) ->
+    _ = lists:foldl(
+        fun(Stream, Sidecar) ->
+            ok = test_sidecar:say_bytes(Sidecar, Stream),
             listens_again(Sidecar, Config)
         end,
         listening(Config),
-        Bodies
+        Streams
     ),
-    ok = answers_at_once(),
-    ?assertEqual(length(Bodies), lines("is gone: it broke the port protocol with")),
-    ok = test_sidecar:exit(Last, 0).
+    ?assertEqual(length(Streams), lines("is gone: it broke the port protocol with")),
+    ?assertEqual(0, lines("internal error|crasher")).
+
+%% A peer that comes in with the number of a node that is being called would be taken for it.
+number_in_use_ends_the_sidecar(Config) ->
+    Sidecar = listening(Config),
+    Connecting = ask(fun() -> connect(b@host) end),
+    {connect, 1, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:say(Sidecar, {accepted, 1, 0, ?PEER}),
+    _ = listens_again(Sidecar, Config),
+    ?assertEqual({error, sidecar_failed}, answer(Connecting)),
+    ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
 
 %% It ends in the middle of a packet.
 truncated_packet_is_not_taken(Config) ->
@@ -291,6 +322,26 @@ end_with_connections(Config) ->
             _ = listens_again(Sidecar, Config),
             ok
     end.
+
+lost_listener_is_opened_again(Config) ->
+    Sidecar = listening(Config),
+    ok = test_sidecar:say(Sidecar, {listener_lost, 0, "somebody removed it"}),
+    {listen, 0, {Address, 5, 8#600}, _} = test_sidecar:hear(Sidecar),
+    ?assertEqual(socket("name", Config), Address),
+    ok = test_sidecar:say(Sidecar, {listening, 0}),
+    expect_lines(1, "listening again at .*/name.sock"),
+    ?assertEqual(1, lines("no longer listening at .*/name.sock: somebody removed it")).
+
+close_ends_a_move(Config) ->
+    Sidecar = listening(Config),
+    ok = application:set_env(uds_dist, backlog, 7),
+    Moving = ask(fun uds_dist_port:configure/0),
+    {unlisten, 0} = test_sidecar:hear(Sidecar),
+    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    ?assertEqual({error, closed}, answer(Moving)),
+    ok = test_sidecar:say(Sidecar, {unlistened, 0}),
+    ?assertEqual(ok, answer(Closing)),
+    ?assertEqual(0, lines("")).
 
 %% It ends at once, again and again. The pauses between its starts double, and two lines are logged.
 starts_keep_to_the_backoff(Config) ->

@@ -8,7 +8,7 @@
 %% For tests.
 -export([start/1, stop/1, path/1, next/1, next/2, os_pid/1, started_at/1]).
 -export([say/2, say_bytes/2, read/1, pause/1, hear/1, hear/2, hear_end/1, exit/2, kill/1]).
--export([hello/0, serve/1]).
+-export([hello/0, serve/1, packets/1]).
 %% The program.
 -export([main/1]).
 
@@ -96,7 +96,12 @@ started_at(#{started_at := Time}) ->
 %% Sends reports to the VM, all at once.
 -spec say(t(), uds_dist_protocol:report() | [uds_dist_protocol:report()]) -> ok.
 say(Sidecar, Reports) ->
-    say_bytes(Sidecar, [packet(body(Report)) || Report <- lists:flatten([Reports])]).
+    say_bytes(Sidecar, packets(Reports)).
+
+%% The same as bytes.
+-spec packets(uds_dist_protocol:report() | [uds_dist_protocol:report()]) -> iodata().
+packets(Reports) ->
+    [packet(body(Report)) || Report <- lists:flatten([Reports])].
 
 packet(Body) ->
     [<<(iolist_size(Body)):32>>, Body].
