@@ -2,8 +2,8 @@
 %% as "Distribution Protocol" in the ERTS User's Guide has it, and ends when the test wants it to.
 -module(test_peer).
 
--export([connect/2, shake_hands/2, answer_challenge/2, await_acknowledgement/2]).
--export([message/3, expect_frame/1]).
+-export([connect/2, shake_hands/2, answer_challenge/2]).
+-export([message/3, expect_frame/1, await_end/1]).
 
 -export_type([t/0]).
 
@@ -40,7 +40,11 @@ connect(Name, Config) ->
 -spec shake_hands(socket:socket(), t()) -> ok.
 shake_hands(Socket, Peer) ->
     ok = socket:send(Socket, answer_challenge(Socket, Peer)),
-    await_acknowledgement(Socket, Peer).
+    %% The node knows the cookie too.
+    #{number := Number} = Peer,
+    Expected = <<$a, (digest(Number))/binary>>,
+    Expected = recv(Socket, 2),
+    ok.
 
 %% Its first part, up to the node's challenge. The answer to that is still to be sent.
 -spec answer_challenge(socket:socket(), t()) -> Packet :: iodata().
@@ -52,13 +56,6 @@ answer_challenge(Socket, #{name := Name, number := Number}) ->
     <<"sok">> = recv(Socket, 2),
     <<$N, _:64, Theirs:32, _/binary>> = recv(Socket, 2),
     packet(<<$r, Number:32, (digest(Theirs))/binary>>).
-
-%% Its end: the node knows the cookie too.
--spec await_acknowledgement(socket:socket(), t()) -> ok.
-await_acknowledgement(Socket, #{number := Number}) ->
-    Expected = <<$a, (digest(Number))/binary>>,
-    Expected = recv(Socket, 2),
-    ok.
 
 digest(Challenge) ->
     erlang:md5([?COOKIE, integer_to_list(Challenge)]).
@@ -88,6 +85,14 @@ expect_frame(Socket) ->
     case recv(Socket, 4) of
         <<>> -> expect_frame(Socket);
         _ -> ok
+    end.
+
+%% Waits until the node has closed the connection, whatever it says before that.
+-spec await_end(socket:socket()) -> ok.
+await_end(Socket) ->
+    case socket:recv(Socket, 0, ?LIMIT) of
+        {ok, _} -> await_end(Socket);
+        {error, Reason} when Reason =:= closed; Reason =:= econnreset -> ok
     end.
 
 %% Receives a frame with a length of so many bytes.
