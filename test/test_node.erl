@@ -11,7 +11,7 @@
 %% Nodes that run, and erl commands that may end.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
--export([on_demand/0, direct/0, transport/1, erl_uds_dist/1, erl/0, other_otps/0]).
+-export([on_demand/0, transport/1, erl_uds_dist/1, erl/0, other_otps/0]).
 -export([name/1, os_pid/1, sidecar/1, sidecars/1, socket/2, expect_listening/3]).
 -export([own_sidecar/1, replace_binary/1, replace_by_script/2]).
 -export([call/2, call/4, call/5]).
@@ -314,11 +314,6 @@ this_otp() ->
 %% to nodes that have come up, and would connect them again when they are down.
 on_demand() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
-
-%% Options of a node to which the sidecar hands over the sockets of its connections.
--spec direct() -> options().
-direct() ->
-    #{transport => direct}.
 
 %% The transport of nodes that are started without an option for it.
 -spec transport(list()) -> relay | direct.
