@@ -15,6 +15,9 @@
 -define(NODES, 4).
 %% Garbage clients that are connected at the same time.
 -define(CLIENTS, 20).
+%% Connects of one burst, and names that are made up in one.
+-define(CONNECTS, 200).
+-define(NEW_NAMES, 5).
 %% Bounds of the pause between two disturbances, in milliseconds.
 -define(PAUSE, {20, 300}).
 -define(TICKTIME, 4).
@@ -170,6 +173,11 @@ disturbances() ->
         garbage,
         garbage,
         garbage,
+        connects,
+        connects,
+        new_names,
+        new_names,
+        out_of_band,
         disconnect,
         restart
     ].
@@ -185,6 +193,9 @@ disturb_once(What, State = #state{counts = Counts, members = Members, config = C
     State1 = State#state{counts = maps:update_with(What, fun(N) -> N + 1 end, 1, Counts)},
     case What of
         garbage -> garbage(Member, Number, State1);
+        connects -> connects(Member, State1);
+        new_names -> new_names(Member, Number, State1);
+        out_of_band -> out_of_band(Member, Number, State1);
         _ -> State1#state{members = Members#{I := do(What, Member, Other, Number, Config)}}
     end.
 
@@ -257,16 +268,43 @@ go_on(State = #state{members = Members}) ->
     }.
 
 %% A client that is no node says something, and stays for a while.
-garbage(#member{name = Name}, Number, State = #state{clients = Clients, config = Config}) ->
-    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
-    {ok, Client} = socket:open(local, stream),
-    case socket:connect(Client, #{family => local, path => Path}, 100) of
-        ok -> _ = socket:send(Client, nonsense(Number rem 6), 100);
-        {error, _} -> ok
-    end,
+garbage(Member, Number, State = #state{clients = Clients}) ->
+    Client = client(Member, nonsense(Number rem 6), State),
     {Kept, Gone} = lists:split(min(?CLIENTS - 1, length(Clients)), Clients),
     _ = [socket:close(Old) || Old <- Gone],
     State#state{clients = [Client | Kept]}.
+
+%% A client that connects and is gone, again and again.
+connects(Member, State) ->
+    _ = [socket:close(client(Member, <<>>, State)) || _ <- lists:seq(1, ?CONNECTS)],
+    State.
+
+%% A client that shakes hands under ever new names and does not know the cookie.
+new_names(Member, Number, State) ->
+    Names = ["new" ++ integer_to_list(Number + I) ++ "@host" || I <- lists:seq(1, ?NEW_NAMES)],
+    _ = [socket:close(client(Member, introduction(Name), State)) || Name <- Names],
+    State.
+
+%% A client whose handshake is followed by a byte of out-of-band data (MSG_OOB).
+out_of_band(Member, Number, State = #state{clients = Clients}) ->
+    Client = client(Member, introduction("urgent" ++ integer_to_list(Number) ++ "@host"), State),
+    _ = socket:send(Client, <<1>>, [oob], 100),
+    State#state{clients = [Client | Clients]}.
+
+client(#member{name = Name}, Bytes, #state{config = Config}) ->
+    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
+    {ok, Client} = socket:open(local, stream),
+    case socket:connect(Client, #{family => local, path => Path}, 100) of
+        ok -> _ = socket:send(Client, Bytes, 100);
+        {error, _} -> ok
+    end,
+    Client.
+
+%% The first packet of a handshake.
+introduction(Name) ->
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    Packet = [<<$N, Flags:64, 1:32, (length(Name)):16>>, Name],
+    [<<(iolist_size(Packet)):16>>, Packet].
 
 nonsense(0) -> <<>>;
 nonsense(1) -> rand:bytes(1000);
