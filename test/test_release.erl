@@ -21,7 +21,7 @@ init(Config) ->
 %% Ends what the case has started. Nothing of that runs on by itself.
 -spec cleanup(Releases :: file:filename(), list()) -> ok | {fail, term()}.
 cleanup(Releases, Config) ->
-    Left = test_project:running_of(Releases),
+    Left = still_running(Releases, 100),
     ok = test_node:signal("KILL", [OsPid || {OsPid, _} <- Left]),
     Epmds = test_project:epmds() -- proplists:get_value(epmds, Config),
     Status = proplists:get_value(tc_status, Config, ok),
@@ -29,6 +29,17 @@ cleanup(Releases, Config) ->
         {ok, ok, [], []} -> ok;
         {ok, ok, _, _} -> {fail, {left_behind, Left, epmds, Epmds}};
         {Result, _, _, _} -> Result
+    end.
+
+%% A sidecar ends after its VM: it delivers what was sent before, for half a second at most.
+still_running(Releases, Looks) ->
+    case test_project:running_of(Releases) of
+        [_ | _] when Looks > 0 ->
+            receive
+            after 50 -> still_running(Releases, Looks - 1)
+            end;
+        Left ->
+            Left
     end.
 
 %% Where the nodes of a case listen, unless they are to do so elsewhere.
