@@ -143,7 +143,7 @@ poll(Input = #input{socket = Socket, since = Since, spin = Spin}) ->
         {error, timeout} ->
             case erlang:monotonic_time() - Since < Spin of
                 true ->
-                    ok = let_others_run(),
+                    ok = uds_dist_turn:give(),
                     poll(Input);
                 false ->
                     receive_now(Input)
@@ -161,12 +161,6 @@ receive_now(Input = #input{socket = Socket}) ->
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
-
-let_others_run() ->
-    _ = process_flag(priority, normal),
-    true = erlang:yield(),
-    _ = process_flag(priority, max),
-    ok.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
 passed_on(Count, Input) when Count < ?LONG ->

@@ -12,7 +12,7 @@
 %% again and again. is_busy/1 tells the controller to empty the queue ahead of what the output takes.
 -module(uds_dist_turn).
 
--export([new/0, give/1, is_busy/1]).
+-export([new/0, give/1, give/0, is_busy/1]).
 
 -export_type([turn/0]).
 
@@ -42,13 +42,19 @@ give(Turn = #turn{next = Next}) ->
         Start when Start < Next ->
             Turn;
         Start ->
-            _ = process_flag(priority, normal),
-            true = erlang:yield(),
-            _ = process_flag(priority, max),
+            ok = give(),
             End = erlang:monotonic_time(),
             Limit = erlang:convert_time_unit(?LIMIT, millisecond, native),
             #turn{next = End + min(End - Start, Limit), took = End - Start}
     end.
+
+%% Lets ordinary processes run now. The caller has priority max again when this returns.
+-spec give() -> ok.
+give() ->
+    _ = process_flag(priority, normal),
+    true = erlang:yield(),
+    _ = process_flag(priority, max),
+    ok.
 
 %% Whether the last turn took long.
 -spec is_busy(turn()) -> boolean().
