@@ -1,22 +1,22 @@
-//! Addresses of Unix domain sockets, as unix(7) has them: a path, or a name in Linux' abstract
-//! namespace. A leaf: whether a system can use an address is for `os` to say.
+//! Addresses of Unix domain sockets as defined by unix(7): a path, or a name in Linux's abstract
+//! namespace. Whether the system at hand supports an address is decided in [`os`](crate::os).
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Where a node listens.
+/// The address of a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A socket file.
     Path(PathBuf),
-    /// An abstract name, without its leading NUL.
+    /// A name in the abstract namespace, without its leading NUL.
     Abstract(Vec<u8>),
 }
 
 impl Address {
-    /// Reads the protocol's form: a leading NUL selects the abstract namespace.
+    /// Parses the form used by the port protocol, where a leading NUL selects the abstract namespace.
     pub fn from_bytes(bytes: &[u8]) -> Address {
         match bytes {
             [0, name @ ..] => Address::Abstract(name.to_vec()),
@@ -24,7 +24,7 @@ impl Address {
         }
     }
 
-    /// The socket's path, if it has one.
+    /// The path of the socket file; `None` for an abstract name.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Address::Path(path) => Some(path),

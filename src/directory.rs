@@ -1,4 +1,4 @@
-//! Who can put something into a directory, or take something out of it. A leaf.
+//! Checks who can create, remove or replace files in a directory.
 
 use crate::os;
 use std::fs;
@@ -8,14 +8,14 @@ use std::path::Path;
 
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
-/// Only who owns a file may remove or rename it: restricted deletion of chmod(1).
+/// Only the owner of a file may remove or rename it: the restricted deletion flag of chmod(1).
 const STICKY: u32 = 0o1000;
 
-/// Whether nobody but our own user, and root, can put something into a directory: it is ours, and only we
-/// can write to it.
+/// True if only our own user and root can create files in `directory`: our user owns it, and neither the
+/// group nor others can write to it.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// If the metadata of `directory` cannot be read.
 pub fn is_private(directory: &Path) -> io::Result<bool> {
     let entry = fs::symlink_metadata(directory)?;
     let target = fs::metadata(directory)?;
@@ -25,14 +25,15 @@ pub fn is_private(directory: &Path) -> io::Result<bool> {
         && target.mode() & (GROUP_WRITES | OTHERS_WRITE) == 0)
 }
 
-/// Why others could take away or replace a file that we put into a directory, and what to do about it;
-/// `None` if nobody could. Of a symbolic link, what it leads to counts, and who can lead it elsewhere.
+/// Explains how another user could remove or replace a file of ours in `directory`, and how to prevent it;
+/// `None` if no other user could. For a symbolic link, both the owner of the link and the directory that
+/// it points to are checked.
 ///
-/// A group is not trusted here, whoever may be in it: who is admitted as a peer may talk to the node, and
-/// not stand in for it.
+/// No group is trusted here, not even one that is admitted as a peer: its members may talk to the node,
+/// but must not be able to impersonate it.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// If the metadata of `directory` cannot be read.
 pub fn distrust(directory: &Path) -> io::Result<Option<String>> {
     let entry = fs::symlink_metadata(directory)?;
     let target = fs::metadata(directory)?;
@@ -40,27 +41,29 @@ pub fn distrust(directory: &Path) -> io::Result<Option<String>> {
     Ok(
         if entry.is_symlink() && !os::is_trusted_owner(entry.uid()) {
             Some(format!(
-                "is a symbolic link of uid {}, who can lead it elsewhere; name the directory itself",
+                "is a symbolic link owned by uid {}, which could redirect it; name the directory itself",
                 entry.uid()
             ))
         } else if !target.is_dir() {
             Some("is not a directory; set socket_dir to a directory".into())
         } else if !os::is_trusted_owner(target.uid()) {
             Some(format!(
-                "belongs to uid {}, who can replace the socket; use one of this node's user or root",
+                "belongs to uid {}, which could replace the socket; use a directory of this node's \
+                 user or root",
                 target.uid()
             ))
         } else if mode & STICKY != 0 {
             None
         } else if mode & OTHERS_WRITE != 0 {
             Some(
-            "is writable by everybody, who can replace the socket; chmod o-w, or +t to keep it so"
-                .into(),
+                "is writable by everybody, so any user could replace the socket; chmod o-w, or +t to keep \
+                 it shared"
+                    .into(),
         )
         } else if mode & GROUP_WRITES != 0 {
             Some(format!(
-                "is writable by gid {}, which can replace the socket; chmod g-w, or +t to share it with \
-             this group",
+                "is writable by gid {}, so its members could replace the socket; chmod g-w, or +t to keep \
+                 it shared with the group",
                 target.gid()
             ))
         } else {

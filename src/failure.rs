@@ -1,31 +1,32 @@
-//! Why something could not be done, or has ended: a reason for the VM, and one line for people. A leaf.
+//! Why an operation failed or a connection ended: a reason for the VM, and one line for people.
 
-/// What a program acts on.
+/// A machine-readable cause, which decides what the VM does next. The numbers are those of the port
+/// protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {
-    /// A live process listens under this name.
+    /// A live process is already listening under this name.
     DuplicateName = 1,
-    /// Somebody holds the name's lock, but nothing answers there: about to appear or to go away.
+    /// Another process holds the name's lock, but nothing answers yet: it is starting up or shutting down.
     NameBusy = 2,
-    /// The peer's backlog is full: it is alive, try again.
+    /// The peer's backlog is full: the peer is alive, and a retry may succeed.
     BacklogFull = 3,
-    /// Nobody listens at the address.
+    /// Nothing listens at the address.
     NotListening = 4,
-    /// The operating system denies the access.
+    /// The operating system denied access.
     PermissionDenied = 5,
-    /// The address can never work: too long, empty, not a socket, no such directory.
+    /// The address can never work: it is too long or empty, is not a socket, or has no directory.
     BadAddress = 6,
     /// The peer closed the connection.
     PeerClosed = 7,
-    /// The operating system failed at something else.
+    /// Any other error, usually of the operating system.
     SystemError = 8,
-    /// The peer is there, but it is not one that ADMIT allows.
+    /// The peer is reachable, but the policy set by ADMIT does not allow it.
     Refused = 9,
 }
 
 impl Reason {
-    /// Every reason, in the order of its number.
+    /// All reasons, ordered by number.
     pub const ALL: [Reason; 9] = [
         Reason::DuplicateName,
         Reason::NameBusy,
@@ -39,17 +40,17 @@ impl Reason {
     ];
 }
 
-/// A reason, and what happened, where, and what to do.
+/// A reason with its explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What the VM acts on.
+    /// The cause, for the VM.
     pub reason: Reason,
-    /// One line for people.
+    /// One line for people: what happened, where, and what to do about it.
     pub explanation: String,
 }
 
 impl Failure {
-    /// Says what has happened.
+    /// A failure with this reason and explanation.
     pub fn new(reason: Reason, explanation: impl Into<String>) -> Failure {
         Failure {
             reason,
@@ -57,7 +58,7 @@ impl Failure {
         }
     }
 
-    /// The system has failed at something that a program can do nothing about.
+    /// A failure with [`Reason::SystemError`], which the VM has no specific answer to.
     pub fn system(explanation: impl Into<String>) -> Failure {
         Failure::new(Reason::SystemError, explanation)
     }

@@ -1,38 +1,38 @@
 //! The sidecar: one process per Erlang VM that owns the VM's Unix domain sockets. The command line, a
-//! program of its own in `command_line/`, uses some of the rooms as well.
+//! separate program in `command_line/`, shares some of these modules.
 //!
-//! A byte on its way from the VM to a peer passes these rooms from top to bottom, and from the
-//! peer to the VM the other way:
+//! A byte travelling from the VM to a peer passes these modules from top to bottom, and from a peer to
+//! the VM from bottom to top:
 //!
-//! | room             | what it is                                                                    |
+//! | module           | what it does                                                                  |
 //! |------------------|-------------------------------------------------------------------------------|
 //! | [`event_loop`]   | waits for readiness of the pipes, signals and sockets, and gives each its turn |
-//! | [`wait`]         | whether to spin or to block while waiting                                     |
+//! | [`wait`]         | decides whether to spin or to block while waiting                             |
 //! | [`port`]         | stdin and stdout: the protocol, its codec, commands in, reports out           |
-//! | [`switchboard`]  | takes what the VM says to the room that it is for                             |
-//! | [`door`]         | listeners, who owns a name, who may come in, the gate, how many may shake hands |
-//! | [`channel`]      | the channel through which a connected socket goes to the VM                   |
+//! | [`switchboard`]  | dispatches the VM's commands to the modules below                             |
+//! | [`door`]         | listeners, ownership of names, admission of peers, limits on handshakes       |
+//! | [`channel`]      | passes connected sockets to the VM                                            |
 //! | [`peers`]        | the connections: table, queues, flow control, splicing                        |
 //!
-//! and all of them stand on
+//! All of them build on these leaf modules:
 //!
-//! | leaf             | what it is                                                                    |
+//! | leaf             | what it does                                                                  |
 //! |------------------|-------------------------------------------------------------------------------|
-//! | [`peer`]         | who a peer is, and who may be one                                             |
+//! | [`peer`]         | the identity of a peer, and the policy that admits it                         |
 //! | [`address`]      | unix(7) addresses                                                             |
-//! | [`directory`]    | who can put something into a directory                                        |
+//! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
-//! | [`log_limit`]    | how often what strangers do is worth a log line                               |
-//! | [`token`]        | what readiness events come from                                               |
+//! | [`log_limit`]    | rate limits for log lines that strangers can trigger                          |
+//! | [`token`]        | maps mio tokens to the sources of readiness events                            |
 //! | [`os`]           | the system calls that std lacks, with one file per operating system           |
 //!
-//! Imports go one way: the loop knows the switchboard, which knows door, channel and peers; these know
-//! the port's packets and queue, and everybody knows the leaves. What does no I/O is tested with random
-//! events: the codec, the reader, the queue, the windows, the gate, the crowd of handshakes.
+//! Imports go one way: the loop uses the switchboard, which uses door, channel and peers; these use the
+//! port's packets and queue, and everything uses the leaves. The parts without I/O are tested with random
+//! events: codec, reader, queue, windows, gate and the crowd of handshakes.
 //!
-//! A connection that is through its handshake leaves by way of [`channel`] if the VM wants that, and its
-//! bytes come by here no more. Otherwise they do, and on Linux a large piece of DATA bypasses the
-//! buffers: splice(2) moves it from pipe to socket or back.
+//! Once the handshake is complete, the VM may ask for the socket. [`channel`] then passes it on, and the
+//! connection's bytes no longer go through the sidecar. Otherwise they do, and on Linux large DATA
+//! packets bypass the buffers: splice(2) moves them between pipe and socket.
 
 pub mod address;
 pub mod channel;

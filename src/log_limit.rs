@@ -1,17 +1,17 @@
-//! How often something that strangers can bring about is worth a log line: once per user and interval,
-//! with a count of what happened meanwhile. A leaf, without I/O and without a clock.
+//! Rate limits for log lines that strangers can trigger: one line per user and interval, with a count of
+//! the events since the previous line. No I/O and no clock.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Each user is logged once in this time.
+/// Each user gets at most one log line in this time.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Users that are remembered, and so logged, in one interval. A host has few; somebody with a user
-/// namespace may have 65536, and should not fill the disk with them.
+/// Most users that are remembered, and therefore logged, in one interval. A host has few users, but
+/// whoever controls a user namespace may have 65536, and must not be able to fill the disk with them.
 pub const MAX_REMEMBERED: usize = 100;
 
-/// Limits the lines about one kind of event.
+/// Limits the log lines about one kind of event.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     users: HashMap<u32, User>,
@@ -19,13 +19,15 @@ pub struct LogLimit {
 
 #[derive(Debug)]
 struct User {
+    /// Time of the last line.
     logged: Instant,
+    /// Events since the last line.
     since: u32,
 }
 
 impl LogLimit {
-    /// It has happened once more, and a process of `uid` is the cause. If that is worth a line: how often
-    /// it has happened since the last one, this time included.
+    /// Counts an event caused by a process of `uid`. If a line is due, returns the number of events since
+    /// the last line, including this one.
     pub fn count(&mut self, uid: u32, now: Instant) -> Option<u32> {
         let Some(user) = self.users.get_mut(&uid) else {
             if self.users.len() >= MAX_REMEMBERED {

@@ -1,56 +1,57 @@
-//! Who a peer is, in the kernel's words, and who may be one. A leaf: it asks nobody anything.
+//! The identity of a peer as reported by the kernel, and the policy that decides which peers are admitted.
+//! No I/O.
 
-/// What the kernel says about the process at the other end of a socket. [`Credentials::UNKNOWN`]
-/// where the operating system does not tell.
+/// The kernel's information about the process at the other end of a socket. Values that the operating
+/// system does not report are those of [`Credentials::UNKNOWN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credentials {
-    /// Effective user.
+    /// Effective user id.
     pub uid: u32,
-    /// Effective group.
+    /// Effective group id.
     pub gid: u32,
-    /// Process: the one that called connect(2) or listen(2).
+    /// Id of the process that called connect(2) or listen(2).
     pub pid: u32,
 }
 
 impl Credentials {
-    /// No user, group or process has these numbers: (uid_t)-1 is reserved, pid 0 is the kernel.
+    /// Ids that no user, group or process has: (uid_t)-1 is reserved, and pid 0 is the kernel.
     pub const UNKNOWN: Credentials = Credentials {
         uid: u32::MAX,
         gid: u32::MAX,
         pid: 0,
     };
 
-    /// The process, where the system tells.
+    /// The process id, if the system reports it.
     pub fn process(&self) -> Option<u32> {
         (self.pid != Credentials::UNKNOWN.pid).then_some(self.pid)
     }
 }
 
-/// The users and groups whose processes may be peers.
+/// The users and groups whose processes are admitted as peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Who is admitted besides the users and groups below.
+    /// The peers that are admitted in addition to the users and groups below.
     pub base: Base,
-    /// Effective users.
+    /// Effective user ids that are admitted.
     pub uids: Vec<u32>,
-    /// Effective groups.
+    /// Effective group ids that are admitted.
     pub gids: Vec<u32>,
 }
 
-/// What a [`Policy`] adds to.
+/// The peers that a [`Policy`] admits whatever users and groups it lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Base {
     /// Nobody.
     Nobody = 0,
-    /// Our own effective user, and root, who could do anything anyway.
+    /// Our own effective user, and root, which could do anything anyway.
     OwnUserAndRoot = 1,
-    /// Everybody whom the file system lets connect.
+    /// Every process that the file system's permissions let connect.
     Anybody = 2,
 }
 
 impl Policy {
-    /// A policy that names no user and no group.
+    /// A policy that lists no users and no groups.
     pub fn just(base: Base) -> Policy {
         Policy {
             base,
@@ -59,7 +60,7 @@ impl Policy {
         }
     }
 
-    /// Whether it admits this peer; `own_uid` is the user we act as.
+    /// True if the policy admits `peer`; `own_uid` is our own effective user id.
     pub fn admits(&self, peer: &Credentials, own_uid: u32) -> bool {
         let by_base = match self.base {
             Base::Nobody => false,

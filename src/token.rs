@@ -1,5 +1,4 @@
-//! What readiness events come from: the numbers under which sockets and pipes are registered with
-//! mio.
+//! The sources of readiness events, and the mio tokens under which they are registered.
 
 use crate::port::protocol::{ConnId, ListenerId, MAX_LISTENERS};
 use mio::Token;
@@ -11,20 +10,20 @@ const CHANNEL: usize = 3;
 const FIRST_LISTENER: usize = 4;
 const FIRST_CONNECTION: usize = FIRST_LISTENER + MAX_LISTENERS as usize;
 
-/// Where an event comes from.
+/// The source of a readiness event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The pipe from the VM.
     Stdin,
     /// The pipe to the VM.
     Stdout,
-    /// Signals of the system.
+    /// The signal handler's pipe.
     Signals,
-    /// The listener through which the VM enters the channel for sockets.
+    /// The listener at which the VM connects to the channel for sockets.
     Channel,
-    /// A listener of the VM's, with a number below [`MAX_LISTENERS`].
+    /// The listener with this number, which is below [`MAX_LISTENERS`].
     Listener(ListenerId),
-    /// A connection.
+    /// The connection with this number.
     Connection(ConnId),
 }
 

@@ -1,26 +1,26 @@
-//! Whether to spin or to block while waiting for readiness. No I/O, and no clock: the caller waits.
+//! Decides whether to spin or to block while waiting for readiness. No I/O and no clock: the caller waits.
 //!
-//! A processor that has gone to sleep takes tens of microseconds to be woken up, and a message and
-//! its answer wake two sidecars twice. So a wait begins with polling again and again, for a while,
-//! if there is reason to believe that it will be short: the last one was. An idle loop blocks.
+//! Waking a sleeping processor takes tens of microseconds, and a message and its answer wake two sidecars
+//! twice. So if the last wait was short, the next one is expected to be short too, and begins with a
+//! period of busy polling. An idle loop blocks.
 
 use std::time::{Duration, Instant};
 
-/// After a splice, throughput counts for this long: the next piece is in a pipe before anybody waits
-/// for it, and polling would take time from the VMs.
+/// How long a splice marks the traffic as bulk. The next piece is then in the pipe before anyone waits for
+/// it, and polling would only take processor time from the VMs.
 const BULK: Duration = Duration::from_millis(10);
 
-/// Decides for one waiting loop.
+/// The busy-poll policy of one event loop.
 #[derive(Debug)]
 pub struct BusyPoll {
-    /// How long a wait may spin before it blocks; shorter waits are worth it.
+    /// How long a wait may spin before it blocks. A wait shorter than this counts as short.
     budget: Duration,
     last_wait_was_short: bool,
     bulk_until: Option<Instant>,
 }
 
 impl BusyPoll {
-    /// Blocks at first. With a `budget` of zero it always does.
+    /// A policy that blocks until a wait was shorter than `budget`; with a budget of zero it always blocks.
     pub fn new(budget: Duration) -> Self {
         BusyPoll {
             budget,
@@ -29,12 +29,12 @@ impl BusyPoll {
         }
     }
 
-    /// A large payload has been spliced just now.
+    /// Records that a large payload was spliced at `now`.
     pub fn spliced(&mut self, now: Instant) {
         self.bulk_until = Some(now + BULK);
     }
 
-    /// How long a wait that begins `now` may spin.
+    /// How long a wait that begins at `now` may spin.
     pub fn budget(&self, now: Instant) -> Duration {
         let is_bulk = self.bulk_until.is_some_and(|until| now < until);
         match self.last_wait_was_short && !is_bulk {
@@ -43,7 +43,7 @@ impl BusyPoll {
         }
     }
 
-    /// A wait took so long.
+    /// Records how long a wait took.
     pub fn waited(&mut self, time: Duration) {
         self.last_wait_was_short = time < self.budget;
     }

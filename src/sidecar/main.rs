@@ -1,5 +1,5 @@
-//! Entry point of the sidecar, which a VM starts as a port program: it speaks the port protocol on
-//! stdin and stdout, and ends with the VM.
+//! Entry point of the sidecar, which the VM starts as a port program. It speaks the port protocol on stdin
+//! and stdout, and exits when the VM does.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -10,14 +10,14 @@ use uds_dist::event_loop::EventLoop;
 /// Environment variable with a log filter in the syntax of env_logger, such as `debug` or `warn`.
 const LOG_FILTER: &str = "UDS_DIST_LOG";
 
-/// Environment variable with the busy-poll budget in microseconds: how long the loop may spin
-/// before it blocks.
+/// Environment variable with the busy-poll budget in microseconds: how long the loop may spin before it
+/// blocks.
 const SPIN: &str = "UDS_DIST_SPIN";
 
-/// More than this would be no short wait on any machine.
+/// Largest busy-poll budget, in microseconds. No machine needs longer to wake a sleeping processor.
 const MAX_SPIN: u64 = 1000;
 
-/// Exit status of a program that was called wrongly: EX_USAGE of sysexits.h.
+/// Exit status for wrong usage: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn run(spin: Duration) -> io::Result<()> {
     event_loop.run()
 }
 
-/// People start a sidecar only by mistake: one line says how it is meant.
+/// Explains in one line how the sidecar is meant to be started. People start it only by mistake.
 fn misused(problem: &str) -> ExitCode {
     eprintln!(
         "uds_dist_sidecar: {problem}; a VM starts its sidecar itself: \
@@ -76,8 +76,7 @@ fn set_up_log() {
         .init();
 }
 
-/// The VM knows how many processors there are, and whether spinning is worth it; without its word there
-/// is none.
+/// The busy-poll budget. The VM sets it, as it knows the number of processors; unset, there is no spinning.
 fn spin() -> Result<Duration, String> {
     let text = env::var_os(SPIN).unwrap_or_default();
     let text = text.to_string_lossy();
