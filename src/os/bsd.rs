@@ -1,5 +1,5 @@
-//! macOS and the BSDs: no splice(2), no abstract names, getpeereid(3) without a process number, and no
-//! handing over of sockets.
+//! macOS and the BSDs. They have no splice(2) and no abstract names, getpeereid(3) does not report the
+//! process, and sockets are not passed to the VM.
 
 use crate::peer::Credentials;
 use nix::unistd::getpeereid;
@@ -8,31 +8,31 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, socket};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Longest path of a socket: `sun_path` of unix(4) has 104 bytes, and ends with a NUL.
+/// Longest path of a socket in bytes: `sun_path` of unix(4) has 104, the last of which is a NUL.
 pub const MAX_PATH: usize = 103;
 
-/// Whether bytes can go from a socket to a pipe without being read.
+/// Whether the kernel can move bytes between sockets and pipes.
 pub const CAN_SPLICE: bool = false;
 
-/// Whether sockets can be handed over to the VM: it is known by its process, which these systems do not
-/// tell.
+/// Whether sockets can be passed to the VM. The VM is recognized by its process id, which these systems do
+/// not report.
 pub const CAN_PASS_SOCKETS: bool = false;
 
-/// Moves nothing: this system has no such call, and every caller has another way.
+/// Moves nothing, as these systems have no splice(2); every caller falls back to reading and writing.
 pub fn splice(_from: impl AsFd, _to: impl AsFd, _limit: usize) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// No bytes, as [`splice`] moves none.
+/// Always 0, as [`splice`] moves nothing.
 pub fn spliceable(_socket: impl AsFd) -> usize {
     0
 }
 
-/// Pipes of these systems grow by themselves.
+/// Does nothing: pipes grow by themselves on these systems.
 pub fn enlarge_pipe(_fd: impl AsFd) {}
 
-/// A stream socket that neither blocks nor is inherited. Not all of these systems can create one in
-/// one step; the sidecar starts no programs in between.
+/// Creates a non-blocking, close-on-exec stream socket. Not all of these systems can do so in one step,
+/// but the sidecar starts no programs in between.
 pub fn unix_socket() -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
@@ -40,22 +40,22 @@ pub fn unix_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// This system has no abstract names.
+/// Always fails: these systems have no abstract names.
 pub fn abstract_address(_name: &[u8]) -> io::Result<SocketAddrUnix> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// This system has no abstract names.
+/// Always fails: these systems have no abstract names.
 pub fn abstract_listener(_backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Sockets are handed over on Linux only.
+/// Always fails: sockets are passed on Linux only.
 pub fn send_descriptor(_socket: impl AsFd, _descriptor: impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Who is at the other end, without its process: getpeereid(3).
+/// The user and group at the other end of a socket, without the process: getpeereid(3).
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     let (uid, gid) = getpeereid(socket)?;
     Ok(Credentials {
@@ -65,5 +65,5 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     })
 }
 
-/// There is nothing beyond what every system has.
+/// Does nothing: these systems offer nothing beyond what the caller has already done.
 pub fn give_up_privileges() {}

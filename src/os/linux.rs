@@ -17,21 +17,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::LazyLock;
 
-/// Longest path of a socket: `sun_path` of unix(7) has 108 bytes, and ends with a NUL.
+/// Longest path of a socket in bytes: `sun_path` of unix(7) has 108, the last of which is a NUL.
 pub const MAX_PATH: usize = 107;
 
-/// Whether bytes can go from a socket to a pipe without being read.
+/// Whether the kernel can move bytes between sockets and pipes.
 pub const CAN_SPLICE: bool = true;
 
-/// Whether sockets can be handed over to the VM.
+/// Whether sockets can be passed to the VM.
 pub const CAN_PASS_SOCKETS: bool = true;
 
-/// Bytes a pipe to or from the VM should hold: the most that an unprivileged process may ask for
-/// (/proc/sys/fs/pipe-max-size). With the usual 64 KiB each batch costs many wake-ups.
+/// Capacity of the pipes from and to the VM, in bytes: the most that an unprivileged process may ask for
+/// (/proc/sys/fs/pipe-max-size). With the usual 64 KiB, each batch costs many wake-ups.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// Moves up to `limit` bytes between a pipe and a socket inside the kernel; `WouldBlock` if there is
-/// nothing to move, or no room for it.
+/// Moves up to `limit` bytes between a pipe and a socket inside the kernel, and returns how many.
+///
+/// # Errors
+/// `WouldBlock` if there is nothing to move, or no room for it; otherwise those of splice(2).
 pub fn splice(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     Ok(retry_on_intr(|| {
@@ -39,9 +41,9 @@ pub fn splice(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize>
     })?)
 }
 
-/// Bytes of a socket that [`splice`] can move to a pipe right now.
+/// Number of bytes that [`splice`] can move from a socket to a pipe right now.
 pub fn spliceable(socket: impl AsFd) -> usize {
-    // Some kernels only look like Linux; to find out is to try, once.
+    // Some kernels that claim to be Linux cannot splice. The only way to find out is to try.
     static SPLICES: LazyLock<bool> = LazyLock::new(|| splice_one_byte().is_ok());
     match *SPLICES {
         true => ioctl_fionread(socket).map_or(0, |count| count as usize),
@@ -57,27 +59,27 @@ fn splice_one_byte() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets a pipe hold as much as it may. It works with a smaller one too, only slower.
+/// Enlarges a pipe to 1 MiB, if that is allowed. A smaller pipe works too, but more slowly.
 pub fn enlarge_pipe(fd: impl AsFd) {
     if let Err(errno) = fcntl_setpipe_size(fd, PIPE_SIZE) {
         log::debug!("a pipe to the VM keeps its size: {errno}");
     }
 }
 
-/// A stream socket that neither blocks nor is inherited.
+/// Creates a non-blocking, close-on-exec stream socket.
 pub fn unix_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     Ok(socket)
 }
 
-/// The address of an abstract name, without its leading NUL.
+/// The address of an abstract `name`, which is given without its leading NUL.
 pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(name)?)
 }
 
-/// A listener under an abstract name that the kernel chooses, and that name with its leading NUL:
-/// autobind of unix(7).
+/// Opens a listener under an abstract name that the kernel chooses (autobind of unix(7)), and returns it
+/// with that name, which includes the leading NUL.
 pub fn abstract_listener(backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
     let socket = unix_socket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
@@ -90,8 +92,10 @@ pub fn abstract_listener(backlog: u32) -> io::Result<(OwnedFd, Vec<u8>)> {
     Ok((socket, address))
 }
 
-/// Sends a descriptor, with the one byte that it needs: SCM_RIGHTS of unix(7). `WouldBlock` if the
-/// socket takes no more.
+/// Sends a descriptor as an SCM_RIGHTS message of unix(7), with the one byte that this requires.
+///
+/// # Errors
+/// `WouldBlock` if the socket is full; otherwise those of sendmsg(2).
 pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
     let descriptors = [descriptor.as_fd()];
     let byte = [IoSlice::new(&[0])];
@@ -105,21 +109,21 @@ pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<(
     Ok(())
 }
 
-/// Who is at the other end: SO_PEERCRED of unix(7).
+/// The user, group and process at the other end of a socket: SO_PEERCRED of unix(7).
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     let peer = getsockopt(&socket, PeerCredentials)?;
     Ok(Credentials {
         uid: peer.uid(),
         gid: peer.gid(),
-        // 0 for a process of a pid namespace that we cannot see into.
+        // 0 if the process is in a pid namespace that we cannot see.
         pid: peer.pid() as u32,
     })
 }
 
-/// What only this system lets a process give up.
+/// Gives up the privileges that only Linux lets a process give up.
 pub fn give_up_privileges() {
     warn_unless(
-        "do without new privileges",
+        "rule out new privileges",
         set_no_new_privs(true).map_err(io::Error::from),
     );
     warn_unless(

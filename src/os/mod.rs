@@ -1,5 +1,5 @@
-//! The system calls that std lacks, and those that differ between systems: one file for each kind of
-//! system behind the functions of this page. What the sidecar uses them for is not known here.
+//! The system calls that std lacks, and those that differ between systems. There is one file per kind of
+//! system; they all sit behind the functions of this module.
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "bsd.rs")]
@@ -21,25 +21,32 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Flags of open(2) for a file that others may have put in place: a symbolic link is not followed,
-/// and a FIFO is not waited for.
+/// Flags of open(2) for a file that another user may have created: they do not follow a symbolic link, and
+/// do not block on a FIFO.
 pub const OPEN_WARILY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 // --- bytes ---------------------------------------------------------------------------------------
 
-/// Reads what is there; `WouldBlock` if nothing is, `Ok(0)` at the end.
+/// Reads what is available into `buffer`, and returns the number of bytes; 0 is the end of the input.
+///
+/// # Errors
+/// `WouldBlock` if nothing is available; otherwise those of read(2).
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| {
         rustix::io::read(fd.as_fd(), &mut *buffer)
     })?)
 }
 
-/// Writes as much as there is room for; `WouldBlock` if there is none.
+/// Writes as many bytes as there is room for, and returns their number.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; otherwise those of write(2).
 pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| rustix::io::write(fd.as_fd(), bytes))?)
 }
 
-/// True if a write would find room, or fail. So it is if this cannot be found out: the write will tell.
+/// True if a write would find room, or would fail. Also true if poll(2) itself fails, as the write then
+/// shows what is wrong.
 pub fn is_writable(fd: impl AsFd) -> bool {
     const AT_ONCE: Timespec = Timespec {
         tv_sec: 0,
@@ -49,15 +56,20 @@ pub fn is_writable(fd: impl AsFd) -> bool {
     poll(&mut polled, Some(&AT_ONCE)) != Ok(0)
 }
 
-/// Makes reads and writes return instead of waiting.
+/// Makes reads and writes return `WouldBlock` instead of waiting.
+///
+/// # Errors
+/// Those of ioctl(2).
 pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(ioctl_fionbio(fd, true)?)
 }
 
 // --- sockets -------------------------------------------------------------------------------------
 
-/// The address as the kernel takes it. Fails if it is too long, holds a NUL where none can be, or is
-/// of a kind that this system does not have.
+/// Converts an address to the form that the kernel takes.
+///
+/// # Errors
+/// If the address is too long, if a path contains a NUL, or if this system has no abstract names.
 pub fn socket_address(address: &Address) -> io::Result<SocketAddrUnix> {
     match address {
         Address::Path(path) if path.as_os_str().len() > system::MAX_PATH => {
@@ -68,16 +80,21 @@ pub fn socket_address(address: &Address) -> io::Result<SocketAddrUnix> {
     }
 }
 
-/// Connects, which a Unix domain socket does at once or not at all: `WouldBlock` says that the
-/// backlog of the listener is full. The socket neither blocks nor is inherited.
+/// Connects a new non-blocking, close-on-exec socket. A Unix domain socket connects at once or not at all.
+///
+/// # Errors
+/// `WouldBlock` if the listener's backlog is full; otherwise those of connect(2).
 pub fn connect(address: &SocketAddrUnix) -> io::Result<OwnedFd> {
     let socket = system::unix_socket()?;
     retry_on_intr(|| rustix::net::connect(&socket, address))?;
     Ok(socket)
 }
 
-/// Listens at an address. A socket file is created with its final mode: it is never open to more,
-/// not even for a moment. The kernel caps the backlog at net.core.somaxconn.
+/// Opens a non-blocking, close-on-exec listener. Its socket file is created with `mode`, and is never more
+/// widely accessible, not even for a moment. The kernel caps `backlog` at net.core.somaxconn.
+///
+/// # Errors
+/// Those of bind(2) and listen(2).
 pub fn listen(address: &SocketAddrUnix, backlog: u32, mode: u16) -> io::Result<OwnedFd> {
     let socket = system::unix_socket()?;
     let before = umask(!Mode::from_raw_mode(RawMode::from(mode)) & Mode::from_raw_mode(0o777));
@@ -93,14 +110,14 @@ fn begin_listening(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
-/// Lets a socket hold up to `size` bytes that its peer has not read; the system may allow it less.
+/// Asks for a send buffer of `size` bytes; the system may grant less.
 pub fn enlarge_send_buffer(socket: impl AsFd, size: u32) {
     if let Err(errno) = sockopt::set_socket_send_buffer_size(socket, size as usize) {
         log::debug!("a socket keeps the size of its buffer: {errno}");
     }
 }
 
-/// The process, or the whole system, has no descriptor or memory left for another socket.
+/// True if the process or the whole system has no descriptor or memory left for another socket.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
@@ -108,8 +125,10 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 // --- files ---------------------------------------------------------------------------------------
 
-/// Takes the exclusive lock of flock(2), which lasts until the file is closed; `WouldBlock` if
-/// another process has it.
+/// Takes the exclusive flock(2) of `file`, which lasts until the file is closed.
+///
+/// # Errors
+/// `WouldBlock` if another process holds the lock; otherwise those of flock(2).
 pub fn lock(file: &File) -> io::Result<()> {
     Ok(retry_on_intr(|| {
         flock(file, FlockOperation::NonBlockingLockExclusive)
@@ -118,18 +137,19 @@ pub fn lock(file: &File) -> io::Result<()> {
 
 // --- users and privileges ------------------------------------------------------------------------
 
-/// The user we act as.
+/// Our effective user id.
 pub fn own_uid() -> u32 {
     geteuid().as_raw()
 }
 
-/// The users whose files we trust: our own, and root, who could change ours anyway.
+/// True for the users whose files we trust: our own, and root, which could change ours anyway.
 pub fn is_trusted_owner(uid: u32) -> bool {
     uid == 0 || uid == own_uid()
 }
 
-/// Gives up what the sidecar has no use for: new privileges, being looked into by other processes of
-/// its user, a core file with the buffers of connections, and a hold on the working directory.
+/// Gives up what the sidecar does not need. It moves to `/`, so as not to keep the VM's working directory
+/// busy, and writes no core files, which would contain the buffers of connections. On Linux it also gains no
+/// new privileges, and other processes of its user cannot inspect it.
 pub fn give_up_privileges() {
     warn_unless("change to /", std::env::set_current_dir(Path::new("/")));
     let none = Rlimit {
@@ -137,7 +157,7 @@ pub fn give_up_privileges() {
         maximum: Some(0),
     };
     warn_unless(
-        "do without core files",
+        "turn core files off",
         setrlimit(Resource::Core, none).map_err(io::Error::from),
     );
     system::give_up_privileges();
