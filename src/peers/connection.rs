@@ -1,5 +1,5 @@
-//! One socket to a peer node: what waits for it, how much may be on its way, and when it ends. Other
-//! connections, and whose turn it is, are the table's.
+//! One connection to a peer node: its socket, its queue of bytes to send, its windows, and how it ends. Other
+//! connections, and the order of their turns, are the business of the [table](super::table).
 
 use super::window::{ReceiveWindow, RuleBroken, SendWindow};
 use crate::failure::{Failure, Reason};
@@ -13,14 +13,14 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 
-/// Pieces up to this size are collected and written together at the end of a turn; a larger one
-/// is worth a system call of its own and spares the copy.
+/// Smaller pieces are collected, up to this many bytes, and written together at the end of a turn. A larger
+/// piece is worth a system call of its own, which saves the copy.
 const COALESCE: usize = 16 << 10;
 
-/// A queue that is larger than this gives its memory back when it is empty again.
+/// A queue with a larger capacity than this, in bytes, frees its memory once it is empty.
 const RETAINED_CAPACITY: usize = 16 << 10;
 
-/// Who made a connection.
+/// The side that opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// The peer connected to us.
@@ -29,47 +29,47 @@ pub enum Direction {
     Out,
 }
 
-/// How far a connection has come.
+/// The phase of a connection's life.
 #[derive(Debug)]
 enum Stage {
-    /// The peer has not shown yet that it knows the cookie.
+    /// The peer has not proved yet that it knows the cookie.
     Handshake,
-    /// Open for distribution with the node of this name.
+    /// The connection carries distribution traffic with the node of this name.
     Established(String),
-    /// The VM has closed it; what waits is still delivered.
+    /// The VM has closed it; queued bytes are still delivered.
     Closing,
 }
 
-/// What one read has brought.
+/// The state of a socket after a read.
 #[derive(Debug)]
 pub enum ReadOutcome {
-    /// There may be more.
+    /// There may be more to read.
     More,
-    /// Nothing more until the socket is readable again.
+    /// There is nothing more to read until the socket is ready again.
     Drained,
-    /// The last byte has been read.
+    /// The last byte has been read, and the connection has ended.
     Ended(Failure),
 }
 
-/// One socket to a peer.
+/// One connection to a peer.
 pub struct Connection {
     stream: UnixStream,
     peer: Credentials,
     direction: Direction,
     stage: Stage,
-    /// From the VM, not yet taken by the socket.
+    /// Bytes from the VM that the socket has not taken yet.
     outgoing: VecDeque<u8>,
-    /// The socket failed when it was written to. What the peer sent before that is still read.
+    /// Error of the write that failed. What the peer sent before that is still read.
     write_error: Option<io::Error>,
-    /// Bytes that the socket had announced did not come.
+    /// The socket announced bytes that never came.
     lost: bool,
     /// The socket may have something to read.
     readable: bool,
-    /// The socket has said that the peer will send no more; reads must go on until they say so.
+    /// The peer will send no more. This is announced only once, so reads go on until they reach the end.
     read_closed: bool,
-    /// Bytes from the VM.
+    /// Window for bytes from the VM.
     from_vm: ReceiveWindow,
-    /// Bytes to the VM.
+    /// Window for bytes to the VM.
     to_vm: SendWindow,
     /// Bytes read from the socket so far.
     bytes_in: u64,
@@ -78,7 +78,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection at its beginning.
+    /// A connection whose handshake has not begun.
     pub fn new(stream: UnixStream, peer: Credentials, direction: Direction) -> Self {
         Connection {
             stream,
@@ -97,10 +97,10 @@ impl Connection {
         }
     }
 
-    /// A connection that came in, and of which `heard` bytes were read.
-    pub fn introduced(stream: UnixStream, peer: Credentials, heard: usize) -> Self {
+    /// An incoming connection, from which `count` bytes have been read already.
+    pub fn introduced(stream: UnixStream, peer: Credentials, count: usize) -> Self {
         let mut connection = Connection::new(stream, peer, Direction::In);
-        connection.count_read(heard);
+        connection.count_read(count);
         connection
     }
 
@@ -111,7 +111,7 @@ impl Connection {
 
     // --- its stages ------------------------------------------------------------------------------
 
-    /// True until the handshake is through.
+    /// True until the handshake is complete.
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.stage, Stage::Handshake)
     }
@@ -121,38 +121,40 @@ impl Connection {
         matches!(self.stage, Stage::Closing)
     }
 
-    /// The handshake is through.
+    /// Opens the full windows after a completed handshake with `node`.
     pub fn establish(&mut self, node: String) {
         self.stage = Stage::Established(node);
-        // What fits there can be spliced; what does not has to wait in `outgoing`.
+        // What fits into the send buffer can be spliced; the rest has to wait in `outgoing`.
         os::enlarge_send_buffer(&self.stream, WINDOW);
         self.to_vm.widen(WINDOW);
     }
 
-    /// The socket is about to go to the VM, in the state in which [`establish`](Self::establish) would
-    /// leave it.
+    /// Writes the queue and enlarges the send buffer, before the socket is passed to the VM.
     pub fn prepare_hand_over(&mut self) {
         self.flush();
         os::enlarge_send_buffer(&self.stream, WINDOW);
     }
 
-    /// The VM has closed it.
+    /// Records that the VM has closed the connection.
     pub fn close(&mut self) {
         self.stage = Stage::Closing;
     }
 
     // --- from the VM to the peer -----------------------------------------------------------------
 
-    /// Bytes that wait for the socket.
+    /// Number of bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// Takes bytes of the VM. Small ones wait for [`flush`](Self::flush).
+    /// Sends bytes from the VM. Small pieces are queued until [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// If they exceed the window.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), RuleBroken> {
         self.from_vm.received(bytes.len())?;
         if self.write_error.is_some() {
-            // Nobody will read them; the connection is reported down when its input is read.
+            // The peer is gone; the connection is reported down when its input has been read.
             self.from_vm.passed_on(bytes.len());
         } else if self.outgoing.len() + bytes.len() < COALESCE {
             self.outgoing.extend(bytes);
@@ -170,8 +172,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Splices the VM's next bytes, `limit` at most, from its pipe to the socket; the number of those
-    /// that went, 0 if they have to take the way of [`send`](Self::send).
+    /// Splices up to `limit` bytes from the VM's pipe to the socket, and returns the number of bytes moved; 0
+    /// means that they have to be read and passed to [`send`](Self::send).
     pub fn splice_from(&mut self, pipe: impl AsFd, limit: usize) -> usize {
         self.flush();
         if !self.outgoing.is_empty() || self.write_error.is_some() || !self.from_vm.admits(limit) {
@@ -179,16 +181,17 @@ impl Connection {
         }
         match os::splice(pipe, &self.stream, limit) {
             Ok(count) => {
-                self.from_vm.received(count).expect("it was asked");
+                let within_window = self.from_vm.received(count);
+                within_window.expect("no more than the window admits");
                 self.wrote(count);
                 count
             }
-            // What is wrong with the socket, writing to it will tell.
+            // If something is wrong with the socket, the next write shows it.
             Err(_) => 0,
         }
     }
 
-    /// Writes what waits, as far as the socket takes it.
+    /// Writes queued bytes until the socket is full.
     pub fn flush(&mut self) {
         let mut queue = std::mem::take(&mut self.outgoing);
         while !queue.is_empty() {
@@ -221,7 +224,7 @@ impl Connection {
         written
     }
 
-    /// Writes once; 0 if the socket takes no more for now, or for ever.
+    /// Writes once, and returns the number of bytes; 0 if the socket is full or broken.
     fn write_once(&mut self, bytes: &[IoSlice<'_>]) -> usize {
         loop {
             return match self.stream.write_vectored(bytes) {
@@ -232,8 +235,8 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
                 Err(error) => {
-                    // EPIPE, ECONNRESET: the peer is gone. What it sent before it went is read
-                    // first, then the connection is reported down.
+                    // EPIPE, ECONNRESET: the peer is gone. The connection is reported down once everything
+                    // that the peer sent before has been read.
                     self.write_error = Some(error);
                     self.readable = true;
                     0
@@ -247,41 +250,44 @@ impl Connection {
         self.from_vm.passed_on(count);
     }
 
-    /// Bytes that the VM is to be told have gone on to the peer, if it is time to.
+    /// The number of bytes to acknowledge to the VM now, if an acknowledgement is due.
     pub fn take_acknowledgement(&mut self) -> Option<u32> {
         self.from_vm.take_acknowledgement()
     }
 
     // --- from the peer to the VM -----------------------------------------------------------------
 
-    /// Readiness news of the socket.
+    /// Records that the socket is ready.
     pub fn ready(&mut self, readable: bool, read_closed: bool) {
         self.readable |= readable || read_closed;
         self.read_closed |= read_closed;
     }
 
-    /// True if a read could bring something that the VM has room for.
+    /// True if there may be something to read and the window has room for it.
     pub fn wants_read(&self) -> bool {
         self.readable && self.window() > 0 && !self.is_closing()
     }
 
-    /// Bytes that the VM has room for.
+    /// Number of bytes that may be sent to the VM now.
     pub fn window(&self) -> usize {
         self.to_vm.available() as usize
     }
 
-    /// True until the first byte of the peer has been read.
+    /// True until the first byte from the peer has been read.
     fn is_silent(&self) -> bool {
         self.bytes_in == 0
     }
 
-    /// The VM has passed on `count` bytes of the peer.
+    /// Records that the VM acknowledged `count` bytes of the peer.
+    ///
+    /// # Errors
+    /// If that is more than was sent and not acknowledged.
     pub fn acknowledged(&mut self, count: u32) -> Result<(), RuleBroken> {
         self.to_vm.acknowledged(count)
     }
 
-    /// Bytes that wait in the socket, `limit` at most, if they are enough to be spliced to the VM. They
-    /// count as read: [`splice_to`](Self::splice_to) moves them.
+    /// The number of bytes in the socket that can be spliced to the VM, at most `limit`; `None` if there are
+    /// too few. They count as read from now on, and [`move_to`](Self::move_to) has to move them.
     pub fn reserve_splice(&mut self, limit: usize) -> Option<usize> {
         if limit < MIN_SPLICE || self.lost || !matches!(self.stage, Stage::Established(_)) {
             return None;
@@ -294,8 +300,11 @@ impl Connection {
         Some(count)
     }
 
-    /// Moves bytes that [`reserve_splice`](Self::reserve_splice) has counted to the VM's pipe, `count` at
-    /// most. `WouldBlock` says that the pipe is full, `None` that the socket has none to give.
+    /// Moves up to `count` bytes that [`reserve_splice`](Self::reserve_splice) has counted to the VM's pipe.
+    /// Returns `None` if the socket has no bytes to give.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the pipe is full, `BrokenPipe` if the VM is gone.
     pub fn move_to(&mut self, pipe: impl AsFd, count: usize) -> io::Result<Option<Moved>> {
         match os::splice(&self.stream, &pipe, count) {
             Ok(0) => return Ok(None),
@@ -304,7 +313,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock && !os::is_writable(&pipe) => {
                 return Err(error);
             }
-            Err(error) => log::debug!("a socket does not splice: {error}"),
+            Err(error) => log::debug!("cannot splice from a socket, reading it instead: {error}"),
         }
         let mut bytes = vec![0; count.min(MIN_SPLICE)];
         Ok(match os::read(&self.stream, &mut bytes) {
@@ -316,13 +325,14 @@ impl Connection {
         })
     }
 
-    /// The socket has given less than it has announced: reading it finds the end.
+    /// Records that the socket gave fewer bytes than it had announced. The next read ends the connection.
     pub fn lose(&mut self) {
         self.lost = true;
         self.readable = true;
     }
 
-    /// Reads once into `buffer`, which must not be longer than the VM has room for.
+    /// Reads once into `buffer`, which must not be longer than [`window`](Self::window), and returns the
+    /// number of bytes.
     pub fn read(&mut self, buffer: &mut [u8]) -> (usize, ReadOutcome) {
         if self.lost {
             let explanation = "bytes of the peer cannot be read: it has sent out-of-band data";
@@ -333,8 +343,8 @@ impl Connection {
                 Ok(0) => (0, ReadOutcome::Ended(self.peer_closed())),
                 Ok(count) => {
                     self.count_read(count);
-                    // A short read has emptied the socket: the loop will say when there is more.
-                    // Not so at the end of the stream, which is announced only once.
+                    // A short read has emptied the socket, and an event will announce more. The end of the
+                    // stream has been announced already, and will not be again.
                     let more =
                         count == buffer.len() || self.read_closed || self.write_error.is_some();
                     self.readable = more;
@@ -379,8 +389,8 @@ impl Connection {
         }
     }
 
-    /// The peer has ended the connection. One that does not admit us says nothing at all; of our own
-    /// user, it has no reason to.
+    /// The failure for a connection that the peer ended. A peer that does not admit us closes without a byte,
+    /// but has no reason to if it runs as our own user.
     fn ended(&self, explanation: String) -> Failure {
         let is_refusal =
             self.direction == Direction::Out && self.is_silent() && self.peer.uid != os::own_uid();

@@ -1,5 +1,5 @@
-//! The sockets to peer nodes: which there are, what waits for each, and whose turn it is. How a peer
-//! got in, and how the VM is reached, is not known here.
+//! The connections to peer nodes: their sockets, their queues, and the order of their turns. How a peer was
+//! admitted, and how the VM is reached, are not known here.
 
 pub mod connection;
 pub mod splice;

@@ -1,7 +1,8 @@
-//! The table of connections: which there are, who is to be read, who to be written, who lingers.
+//! The table of connections: which are open, which are due to be read or written, and which linger after
+//! the VM has closed them.
 //!
-//! Sockets are read in turn, one piece each, and only while the VM keeps up: a slow peer never holds up
-//! anyone else, and neither does a slow VM.
+//! Sockets are read in turn, one piece each, and only while the VM keeps up. So a slow peer never holds up
+//! anyone else, and a slow VM costs no memory.
 
 use super::connection::{Connection, ReadOutcome};
 use super::splice::PendingSplice;
@@ -19,50 +20,50 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// How long a connection that the VM has closed may take to deliver what it was given before.
+/// How long a connection that the VM has closed may take to deliver what was queued before.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// All connections of one VM.
 pub struct Table {
     registry: Registry,
     entries: HashMap<ConnId, Entry>,
-    /// Numbers of connections that have ended and that the VM has still to close.
+    /// Numbers of connections that have ended and that the VM has not closed yet.
     ended: HashSet<ConnId>,
-    /// Connections that want to be read, in the order of their turns; each once.
+    /// Connections that are due to be read, in the order of their turns, each once.
     to_read: VecDeque<ConnId>,
-    /// Connections with something to write, or to acknowledge, at the end of this turn; each once.
+    /// Connections that have something to write or to acknowledge at the end of this turn, each once.
     to_write: VecDeque<ConnId>,
-    /// Connections that the VM has closed with something left to deliver, and until when they may
-    /// take; in the order of these times.
+    /// Connections that the VM closed while bytes were queued, each with its deadline, in the order of the
+    /// deadlines.
     lingering: VecDeque<(Instant, ConnId)>,
-    /// The report queue waits for bytes of a connection.
+    /// The splice that the report queue is waiting for.
     pending_splice: Option<PendingSplice>,
 }
 
 struct Entry {
     connection: Connection,
-    /// It stands in `to_read`.
+    /// The connection is in `to_read`.
     awaits_read: bool,
-    /// It stands in `to_write`.
+    /// The connection is in `to_write`.
     awaits_write: bool,
-    /// The loop reports when the socket can be written to. Only while something waits for that:
-    /// otherwise each read by the peer would wake us up.
+    /// The socket is registered for writability. It is so only while bytes are queued: otherwise each read
+    /// by the peer would wake us up.
     watched_for_writing: bool,
 }
 
-/// What the turn of one connection has come to.
+/// The state of a connection after its turn.
 #[derive(Debug)]
 pub enum Turn {
-    /// It goes on.
+    /// The connection goes on.
     Continues,
-    /// It has ended, and the VM is to be told.
+    /// The connection has ended, which has to be reported to the VM.
     Ended(ConnId, Failure),
-    /// It is over, as the VM wanted it closed.
+    /// The connection was closed by the VM, and everything has been delivered.
     Over,
 }
 
 impl Table {
-    /// Empty; sockets will be registered with `registry`.
+    /// An empty table. Sockets will be registered with `registry`.
     pub fn new(registry: Registry) -> Table {
         Table {
             registry,
@@ -75,14 +76,17 @@ impl Table {
         }
     }
 
-    // --- who comes and who goes ------------------------------------------------------------------
+    // --- adding and removing ---------------------------------------------------------------------
 
-    /// Whether the number is in use: the VM or we are not done with it.
+    /// True if the number is in use: the connection is open, or the VM has not closed it yet.
     pub fn contains(&self, conn: ConnId) -> bool {
         self.entries.contains_key(&conn) || self.ended.contains(&conn)
     }
 
-    /// Takes a connection under a number that is not in use.
+    /// Adds a connection under a number that is not in use, and registers its socket.
+    ///
+    /// # Errors
+    /// If the socket cannot be registered.
     pub fn insert(&mut self, conn: ConnId, mut connection: Connection) -> io::Result<()> {
         let token = Source::Connection(conn).into();
         self.registry
@@ -91,7 +95,7 @@ impl Table {
         Ok(())
     }
 
-    /// The same for one whose socket is registered already.
+    /// Adds a connection whose socket is registered already.
     pub fn insert_registered(&mut self, conn: ConnId, connection: Connection) {
         let entry = Entry {
             connection,
@@ -103,15 +107,15 @@ impl Table {
         self.await_read(conn);
     }
 
-    /// A connection has ended, and the VM will close it.
+    /// Removes a connection that has ended. Its number stays in use until the VM closes it.
     pub fn end(&mut self, conn: ConnId) {
         if self.remove(conn) {
             self.ended.insert(conn);
         }
     }
 
-    /// Forgets a connection; false if there is none. Its socket is closed, unless the report queue waits
-    /// for it.
+    /// Removes a connection, and returns false if there is none. Its socket is closed, unless the report
+    /// queue is waiting for its bytes.
     fn remove(&mut self, conn: ConnId) -> bool {
         let Some(entry) = self.entries.remove(&conn) else {
             return false;
@@ -122,9 +126,9 @@ impl Table {
         true
     }
 
-    // --- what the VM says ------------------------------------------------------------------------
+    // --- commands of the VM ----------------------------------------------------------------------
 
-    /// The handshake of a connection is through.
+    /// Opens the full windows of a connection whose handshake is complete.
     pub fn establish(&mut self, conn: ConnId, node: String) {
         match self.entries.get_mut(&conn) {
             Some(entry) if entry.connection.is_in_handshake() => {
@@ -132,12 +136,12 @@ impl Table {
                 entry.connection.establish(node);
                 self.await_read(conn);
             }
-            _ => (), // it ended while this was on its way
+            _ => (), // it ended while ESTABLISHED was on its way
         }
     }
 
-    /// Gives a connection that is through its handshake away: `pass` takes the socket, if nothing waits
-    /// for it. `None` if there is no such connection. It stays in the table if this fails.
+    /// Removes a connection whose handshake is complete, and gives its socket to `pass`. Returns `None` if
+    /// there is no such connection. If bytes are queued or `pass` fails, the connection stays in the table.
     pub fn give_away(
         &mut self,
         conn: ConnId,
@@ -150,39 +154,47 @@ impl Table {
         connection.prepare_hand_over();
         let passed = match connection.unsent() {
             0 => pass(connection.stream_mut()),
-            count => Err(io::Error::other(format!("{count} bytes wait for the peer"))),
+            count => Err(io::Error::other(format!(
+                "{count} bytes are queued for the peer"
+            ))),
         };
         if passed.is_ok() {
-            // The other descriptor keeps the socket alive, and epoll would go on with it.
+            // The VM's descriptor keeps the socket alive, so epoll would not forget it by itself.
             let _ = self.registry.deregister(connection.stream_mut());
             self.remove(conn);
         }
         Some(passed)
     }
 
-    /// Takes bytes of the VM for a connection.
+    /// Sends bytes from the VM to a peer.
+    ///
+    /// # Errors
+    /// If they exceed the connection's window.
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), RuleBroken> {
         let Some(connection) = self.open_to_vm(conn) else {
-            return Ok(()); // it ended while this was on its way
+            return Ok(()); // it ended while DATA was on its way
         };
         connection.send(bytes)?;
         self.await_write(conn);
         Ok(())
     }
 
-    /// Splices the next bytes of DATA, `limit` at most, from the VM's pipe to the connection's socket;
-    /// the number of those that went, 0 if they have to come by [`send`](Self::send).
+    /// Splices up to `limit` bytes of DATA from the VM's pipe to the connection's socket. Returns the
+    /// number of bytes moved; 0 means that they have to be read and passed to [`send`](Self::send).
     pub fn splice_from(&mut self, pipe: impl AsFd, conn: ConnId, limit: usize) -> usize {
         let Some(connection) = self.open_to_vm(conn) else {
             return 0;
         };
         let count = connection.splice_from(pipe, limit);
-        // To acknowledge it, or to find out by reading what is wrong.
+        // The turn acknowledges the bytes, or finds out by reading why none were moved.
         self.await_write(conn);
         count
     }
 
-    /// The VM has passed on `count` bytes of a connection.
+    /// Records that the VM acknowledged `count` bytes of a connection.
+    ///
+    /// # Errors
+    /// If that is more than was sent and not acknowledged.
     pub fn acknowledged(&mut self, conn: ConnId, count: u32) -> Result<(), RuleBroken> {
         if let Some(entry) = self.entries.get_mut(&conn) {
             entry.connection.acknowledged(count)?;
@@ -191,8 +203,8 @@ impl Table {
         Ok(())
     }
 
-    /// The VM is done with a connection, which is closed as soon as what the VM sent before is delivered.
-    /// True if that is now.
+    /// Closes a connection as soon as everything that the VM sent before has been delivered. Returns true
+    /// if it is closed already.
     pub fn close(&mut self, conn: ConnId) -> bool {
         self.ended.remove(&conn);
         let Some(entry) = self.entries.get_mut(&conn) else {
@@ -214,7 +226,7 @@ impl Table {
         entry.is_some_and(|entry| entry.connection.is_closing())
     }
 
-    /// A connection that the VM has not closed; to it, one that lingers has ended.
+    /// A connection that the VM has not closed.
     fn open_to_vm(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let connection = &mut self.entries.get_mut(&conn)?.connection;
         (!connection.is_closing()).then_some(connection)
@@ -222,7 +234,7 @@ impl Table {
 
     // --- turns -----------------------------------------------------------------------------------
 
-    /// Readiness news of a connection's socket.
+    /// Records that a connection's socket is ready.
     pub fn ready(&mut self, conn: ConnId, event: &Event) {
         let Some(entry) = self.entries.get_mut(&conn) else {
             return;
@@ -256,18 +268,18 @@ impl Table {
         }
     }
 
-    /// Connections that want to be read.
+    /// Number of connections that are due to be read.
     pub fn reads_due(&self) -> usize {
         self.to_read.len()
     }
 
-    /// True if a connection wants to be written.
+    /// True if a connection is due to be written.
     pub fn has_writes_due(&self) -> bool {
         !self.to_write.is_empty()
     }
 
-    /// Reads one piece of the connection whose turn it is. `None` if nobody wants to be read, or the VM
-    /// does not keep up.
+    /// Reads one piece of the connection whose turn it is. Returns `None` if no connection is due, or if
+    /// the VM does not keep up.
     pub fn read_next(&mut self, reports: &mut ReportQueue) -> Option<Turn> {
         if !reports.has_room() {
             return None;
@@ -305,8 +317,8 @@ impl Table {
         Some(Turn::Continues)
     }
 
-    /// Writes what waits for one connection, and tells the VM what has been written. `None` if nobody
-    /// wants to be written.
+    /// Writes the queue of one connection, and acknowledges to the VM what was written. Returns `None` if no
+    /// connection is due.
     pub fn write_next(&mut self, reports: &mut ReportQueue) -> Option<Turn> {
         let conn = self.to_write.pop_front()?;
         let Some(entry) = self.entries.get_mut(&conn) else {
@@ -331,17 +343,20 @@ impl Table {
             let failure = Failure::system(format!("cannot watch the socket: {error}"));
             return Some(Turn::Ended(conn, failure));
         }
-        // A failed write is found out by reading.
+        // If the write failed, reading finds the end.
         self.await_read(conn);
         Some(Turn::Continues)
     }
 
-    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is how many
-    /// have not come yet. `WouldBlock` says that the pipe is full.
+    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is the number
+    /// still to come.
     ///
-    /// Nobody but the VM may keep these bytes waiting: everybody else's wait behind them. A socket can
-    /// announce more than it gives, as one with out-of-band data does. Then zeros stand for what it does not
-    /// give, and the connection is over.
+    /// All other reports are queued behind these bytes, so only the VM itself may delay them. A socket can
+    /// announce more bytes than it then gives, for example if the peer sent out-of-band data. The missing
+    /// bytes are replaced with zeros, and the connection ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the pipe is full; any other error is that of the pipe.
     pub fn splice_to(
         &mut self,
         pipe: impl AsFd,
@@ -379,19 +394,19 @@ impl Table {
 
     // --- time, and the end -----------------------------------------------------------------------
 
-    /// When [`expire`](Self::expire) is due.
+    /// The time at which [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.lingering.front().map(|(until, _)| *until)
     }
 
-    /// Closes a connection that has lingered for too long; false if there is none.
+    /// Closes one connection that has lingered for too long; false if there is none.
     pub fn expire(&mut self, now: Instant) -> bool {
         while let Some((until, conn)) = self.lingering.front().copied() {
             if until > now {
                 return false;
             }
             self.lingering.pop_front();
-            // What stands under its number now may be another one.
+            // Its number may belong to another connection by now.
             if self.is_closing(conn) && self.remove(conn) {
                 log::info!("connection {conn} was closed before its peer had read everything");
                 return true;
@@ -400,12 +415,12 @@ impl Table {
         false
     }
 
-    /// Sockets are not read any more.
+    /// Stops reading from sockets.
     pub fn stop_reading(&mut self) {
         self.to_read.clear();
     }
 
-    /// Delivers what is left, when nothing else happens any more; true when all is delivered.
+    /// Writes what is queued, during shutdown; true once everything has been delivered.
     pub fn deliver(&mut self) -> bool {
         self.to_write.clear();
         self.entries.retain(|_, entry| {
@@ -415,7 +430,7 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// One line for each connection, for people.
+    /// One line for each connection, for a table that people read.
     pub fn describe(&self) -> Vec<String> {
         let mut conns: Vec<_> = self.entries.keys().copied().collect();
         conns.sort_unstable();
@@ -425,7 +440,7 @@ impl Table {
 }
 
 impl Entry {
-    /// Has the loop report when the socket can be written to, as long as something waits for that.
+    /// Registers the socket for writability while bytes are queued, and only then.
     fn watch_for_writing(&mut self, registry: &Registry, conn: ConnId) -> io::Result<()> {
         let wanted = self.connection.unsent() > 0;
         if wanted != self.watched_for_writing {

@@ -1,14 +1,14 @@
-//! The two ends of flow control, as [`protocol`](crate::protocol) words it. Pure.
+//! The two ends of flow control, by the rule of [`protocol`](crate::port::protocol). No I/O.
 //!
 //! *A sender has at most a window of bytes of a connection sent and not acknowledged. The receiver
 //! acknowledges bytes when it has passed them on, at the latest when a quarter of the window waits
 //! for its acknowledgement.*
 
-/// The other side broke the rule; what it sends next cannot be trusted.
+/// The other side violated the rule of flow control. Nothing that it sends afterwards can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleBroken;
 
-/// The sender's end.
+/// The sender's end of a window.
 #[derive(Debug)]
 pub struct SendWindow {
     /// `unacknowledged <= size`
@@ -17,7 +17,7 @@ pub struct SendWindow {
 }
 
 impl SendWindow {
-    /// Nothing sent yet.
+    /// A window of `size` bytes, all of which may be sent.
     pub fn new(size: u32) -> Self {
         SendWindow {
             unacknowledged: 0,
@@ -25,45 +25,51 @@ impl SendWindow {
         }
     }
 
-    /// Bytes that may be sent now.
+    /// Number of bytes that may be sent now.
     pub fn available(&self) -> u32 {
         self.size - self.unacknowledged
     }
 
-    /// Bytes that were sent and not acknowledged.
+    /// Number of bytes that were sent and not acknowledged.
     pub fn unacknowledged(&self) -> u32 {
         self.unacknowledged
     }
 
-    /// `count` bytes, [`available`](Self::available) at most, are on their way.
+    /// Records that `count` bytes were sent.
+    ///
+    /// # Panics
+    /// If `count` exceeds [`available`](Self::available).
     pub fn sent(&mut self, count: u32) {
         assert!(count <= self.available());
         self.unacknowledged += count;
     }
 
-    /// The receiver has passed on `count` bytes.
+    /// Records that the receiver acknowledged `count` bytes.
+    ///
+    /// # Errors
+    /// If that is more than was sent and not acknowledged.
     pub fn acknowledged(&mut self, count: u32) -> Result<(), RuleBroken> {
         self.unacknowledged = self.unacknowledged.checked_sub(count).ok_or(RuleBroken)?;
         Ok(())
     }
 
-    /// The window is larger from now on.
+    /// Enlarges the window to `size` bytes; it never shrinks.
     pub fn widen(&mut self, size: u32) {
         self.size = self.size.max(size);
     }
 }
 
-/// The receiver's end.
+/// The receiver's end of a window.
 #[derive(Debug)]
 pub struct ReceiveWindow {
-    /// Received and not acknowledged; `passed_on <= unacknowledged <= size`.
+    /// Bytes received and not acknowledged; `passed_on <= unacknowledged <= size`.
     unacknowledged: u32,
     passed_on: u32,
     size: u32,
 }
 
 impl ReceiveWindow {
-    /// Nothing received yet.
+    /// A window of `size` bytes, none of which has been received.
     pub fn new(size: u32) -> Self {
         ReceiveWindow {
             unacknowledged: 0,
@@ -72,12 +78,15 @@ impl ReceiveWindow {
         }
     }
 
-    /// True if `count` bytes may come in.
+    /// True if the sender may send `count` more bytes.
     pub fn admits(&self, count: usize) -> bool {
         count <= (self.size - self.unacknowledged) as usize
     }
 
-    /// `count` bytes came in.
+    /// Records that `count` bytes were received.
+    ///
+    /// # Errors
+    /// If they exceed the window.
     pub fn received(&mut self, count: usize) -> Result<(), RuleBroken> {
         if !self.admits(count) {
             return Err(RuleBroken);
@@ -86,13 +95,16 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// `count` of them went on.
+    /// Records that `count` of the received bytes were passed on.
+    ///
+    /// # Panics
+    /// If that is more than was received and not passed on.
     pub fn passed_on(&mut self, count: usize) {
         assert!(count <= (self.unacknowledged - self.passed_on) as usize);
         self.passed_on += count as u32;
     }
 
-    /// What to acknowledge now, if it is time to.
+    /// The number of bytes to acknowledge now, if an acknowledgement is due. They count as acknowledged.
     pub fn take_acknowledgement(&mut self) -> Option<u32> {
         if self.passed_on < self.size / 4 {
             return None;
@@ -119,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn sender_rejects_acknowledgement_of_what_it_never_sent() {
+    fn sender_rejects_an_acknowledgement_of_bytes_it_never_sent() {
         let mut window = SendWindow::new(100);
         window.sent(10);
         assert_eq!(window.acknowledged(11), Err(RuleBroken));
@@ -138,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn receiver_takes_exactly_a_window() {
+    fn receiver_accepts_exactly_a_window() {
         let mut window = ReceiveWindow::new(100);
         assert_eq!(window.received(101), Err(RuleBroken));
         assert_eq!(window.received(100), Ok(()));
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_full_window_is_never_stuck() {
-        // With everything passed on, less than a quarter can be unacknowledged.
+        // When everything has been passed on, less than a quarter is unacknowledged.
         let mut sender = SendWindow::new(7);
         let mut receiver = ReceiveWindow::new(7);
         for _ in 0..100 {
