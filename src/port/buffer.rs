@@ -1,17 +1,16 @@
-//! Bytes between one who appends and one who takes: the one byte cursor of the port. No I/O.
+//! The byte buffer of the port: bytes are appended at the end and taken from the front. No I/O.
 
-/// A queue of bytes that is always one slice.
+/// A queue of bytes that is contiguous in memory.
 #[derive(Debug)]
 pub struct Buffer {
-    /// `bytes[start..end]` waits; `start <= end <= bytes.len()`. What stands behind `end` is scratch
-    /// space.
+    /// `bytes[start..end]` is the content; `start <= end <= bytes.len()`. The rest is scratch space.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Buffer {
-    /// Nothing waits; there is room for `capacity` bytes before the buffer has to grow.
+    /// An empty buffer with room for `capacity` bytes before it has to grow.
     pub fn with_capacity(capacity: usize) -> Buffer {
         Buffer {
             bytes: vec![0; capacity],
@@ -20,23 +19,23 @@ impl Buffer {
         }
     }
 
-    /// What waits.
+    /// The content.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// Number of the bytes that wait.
+    /// Number of bytes in the buffer.
     pub fn len(&self) -> usize {
         self.end - self.start
     }
 
-    /// True if nothing waits.
+    /// True if the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Room for exactly `count` bytes behind those that wait. They begin to wait with
-    /// [`filled`](Self::filled). What waits is moved, or the buffer grows, if that is necessary.
+    /// Scratch space for exactly `count` bytes after the content. [`filled`](Self::filled) makes them part
+    /// of it. If necessary, the content is moved or the buffer grows.
     pub fn space(&mut self, count: usize) -> &mut [u8] {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -52,7 +51,10 @@ impl Buffer {
         &mut self.bytes[self.end..self.end + count]
     }
 
-    /// The first `count` bytes of [`space`](Self::space) have been filled, and wait.
+    /// Appends the first `count` bytes of [`space`](Self::space) to the content.
+    ///
+    /// # Panics
+    /// If `count` exceeds the space.
     pub fn filled(&mut self, count: usize) {
         assert!(count <= self.bytes.len() - self.end);
         self.end += count;
@@ -64,7 +66,10 @@ impl Buffer {
         self.filled(bytes.len());
     }
 
-    /// Takes the first `count` bytes out.
+    /// Removes and returns the first `count` bytes.
+    ///
+    /// # Panics
+    /// If there are fewer.
     pub fn take(&mut self, count: usize) -> &[u8] {
         assert!(count <= self.len());
         let start = self.start;
@@ -82,17 +87,17 @@ mod tests {
         let mut buffer = Buffer::with_capacity(4);
         buffer.append(b"abc");
         assert_eq!(buffer.take(2), b"ab");
-        // Moves the c.
+        // This moves the "c" to the start.
         buffer.append(b"def");
         assert_eq!(buffer.bytes(), b"cdef");
-        // Grows.
+        // This makes the buffer grow.
         buffer.append(b"g");
         assert_eq!(buffer.take(5), b"cdefg");
         assert!(buffer.is_empty());
     }
 
     #[test]
-    fn space_waits_only_when_it_is_filled() {
+    fn space_becomes_content_only_once_filled() {
         let mut buffer = Buffer::with_capacity(4);
         buffer.space(4).copy_from_slice(b"abcd");
         assert_eq!(buffer.len(), 0);
@@ -101,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn space_is_what_was_asked_for() {
+    fn space_is_as_long_as_requested() {
         let mut buffer = Buffer::with_capacity(8);
         for count in [3, 8, 20] {
             assert_eq!(buffer.space(count).len(), count);

@@ -1,6 +1,6 @@
-//! The two pipes of the VM's port. Commands come in on one, reports go out on the other, and large
-//! payloads bypass both buffers: the kernel splices them between pipe and socket. Whose socket that
-//! is, the caller knows.
+//! The two pipes of the VM's port. Commands come in on one, and reports go out on the other. Large payloads
+//! bypass the buffers of both: the kernel splices them between pipe and socket. The sockets are the
+//! caller's.
 
 use super::protocol::ConnId;
 use super::queue::{Next, ReportQueue};
@@ -9,20 +9,20 @@ use crate::os;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 
-/// Where the VM's commands come in.
+/// The pipe from the VM, with the reader that decodes its input.
 #[derive(Debug)]
 pub struct CommandPipe<I> {
     pipe: I,
     reader: CommandReader,
     readable: bool,
-    /// The VM has closed its end: reads must go on until they say so.
+    /// The VM has closed its end. This is announced only once, so reads go on until they reach the end.
     read_closed: bool,
-    /// Bytes were spliced since [`take_spliced`](Self::take_spliced) was asked.
+    /// Bytes were spliced since the last call of [`take_spliced`](Self::take_spliced).
     spliced: bool,
 }
 
 impl<I: AsFd> CommandPipe<I> {
-    /// Takes over a pipe whose reads return instead of waiting.
+    /// Takes over a pipe in non-blocking mode.
     pub fn new(pipe: I) -> Self {
         CommandPipe {
             pipe,
@@ -33,31 +33,31 @@ impl<I: AsFd> CommandPipe<I> {
         }
     }
 
-    /// Readiness news of the pipe.
+    /// Records that the pipe is ready; `read_closed` is true if the VM has closed its end.
     pub fn ready(&mut self, read_closed: bool) {
         self.readable = true;
         self.read_closed |= read_closed;
     }
 
-    /// True if a read may find something.
+    /// True if there may be something to read.
     pub fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// Whether bytes were spliced since this was asked last.
+    /// True if bytes were spliced since the last call.
     pub fn take_spliced(&mut self) -> bool {
         std::mem::take(&mut self.spliced)
     }
 
-    /// Gives the next bytes of DATA to `splice`, which moves some from the pipe to that connection's
-    /// socket and says how many; false if none went, and they have to be read.
+    /// Lets `splice` move the next bytes of DATA from the pipe to their connection's socket and return how
+    /// many went. Returns false if none did, in which case they have to be read.
     pub fn splice(&mut self, splice: impl FnOnce(&I, ConnId, usize) -> usize) -> bool {
         let Some((conn, missing)) = self.reader.spliceable() else {
             return false;
         };
         match splice(&self.pipe, conn, missing) {
-            // The pipe is empty, or the socket is full. In either case reading is right: a slow peer
-            // must not hold up what the VM says to others.
+            // The pipe is empty, or the socket is full. Reading is right in either case: a slow peer must
+            // not hold up the VM's packets for others.
             0 => false,
             count => {
                 self.reader.spliced(count);
@@ -67,17 +67,18 @@ impl<I: AsFd> CommandPipe<I> {
         }
     }
 
-    /// One read; false at the end.
+    /// Reads once; false at the end of input.
     ///
     /// # Errors
-    /// When the system fails at what cannot fail.
+    /// If read(2) fails.
     pub fn read(&mut self) -> io::Result<bool> {
         let space = self.reader.space();
         let room = space.len();
         match os::read(&self.pipe, space) {
             Ok(0) => return Ok(false),
             Ok(count) => {
-                // A short read has emptied the pipe; its end, though, is announced only once.
+                // A short read has emptied the pipe, and an event will announce more. The end of input
+                // has been announced already, and will not be again.
                 self.readable = count == room || self.read_closed;
                 self.reader.filled(count);
             }
@@ -87,37 +88,37 @@ impl<I: AsFd> CommandPipe<I> {
         Ok(true)
     }
 
-    /// Takes the next input of what has been read.
+    /// Takes the next input from the bytes that have been read.
     ///
     /// # Errors
-    /// When the VM breaks the protocol.
+    /// If the VM violates the protocol.
     #[allow(clippy::should_implement_trait)] // an Iterator could not lend its buffer
     pub fn next(&mut self) -> io::Result<Option<Input<'_>>> {
         self.reader.next().map_err(protocol_error)
     }
 }
 
-/// How the next bytes of a socket got to the VM's pipe.
+/// The outcome of moving bytes from a socket to the VM's pipe.
 #[derive(Debug)]
 pub enum Moved {
-    /// So many were spliced.
+    /// This number of bytes was spliced.
     Spliced(usize),
-    /// They could not be spliced: these are to be written.
+    /// These bytes could not be spliced; they were read, and have yet to be written.
     Read(Vec<u8>),
 }
 
-/// Where reports go out to the VM.
+/// The pipe to the VM, with the queue of reports.
 #[derive(Debug)]
 pub struct ReportPipe<O> {
     pipe: O,
     queue: ReportQueue,
     full: bool,
-    /// Bytes were spliced since [`take_spliced`](Self::take_spliced) was asked.
+    /// Bytes were spliced since the last call of [`take_spliced`](Self::take_spliced).
     spliced: bool,
 }
 
 impl<O: AsFd> ReportPipe<O> {
-    /// Takes over a pipe whose writes return instead of waiting.
+    /// Takes over a pipe in non-blocking mode.
     pub fn new(pipe: O) -> Self {
         ReportPipe {
             pipe,
@@ -127,12 +128,12 @@ impl<O: AsFd> ReportPipe<O> {
         }
     }
 
-    /// The reports that wait.
+    /// The queue of reports.
     pub fn queue(&mut self) -> &mut ReportQueue {
         &mut self.queue
     }
 
-    /// Readiness news of the pipe.
+    /// Records that the pipe is ready.
     pub fn ready(&mut self) {
         self.full = false;
     }
@@ -142,17 +143,17 @@ impl<O: AsFd> ReportPipe<O> {
         self.queue.has_room()
     }
 
-    /// Whether bytes were spliced since this was asked last.
+    /// True if bytes were spliced since the last call.
     pub fn take_spliced(&mut self) -> bool {
         std::mem::take(&mut self.spliced)
     }
 
-    /// Writes reports as far as the VM takes them; false when it is gone. Where bytes of a socket are to
-    /// follow, `splice` moves some from that connection's socket to the pipe; `WouldBlock` says that the
-    /// pipe is full.
+    /// Writes reports until the pipe is full; false if the VM is gone. Where bytes of a socket have to
+    /// follow, `splice` moves some from that connection's socket to the pipe, or fails with `WouldBlock`
+    /// if the pipe is full.
     ///
     /// # Errors
-    /// When the system fails at what cannot fail.
+    /// If write(2) or splice(2) fails for a reason other than a full or closed pipe.
     pub fn write(
         &mut self,
         mut splice: impl FnMut(&O, ConnId, usize) -> io::Result<Moved>,
@@ -182,7 +183,7 @@ impl<O: AsFd> ReportPipe<O> {
     }
 }
 
-/// The VM has said what it must not say: nothing that it says can be trusted any more.
+/// The error for a violation of the protocol by the VM, after which nothing that it sends can be trusted.
 pub fn protocol_error(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(
         ErrorKind::InvalidData,

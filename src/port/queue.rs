@@ -1,7 +1,7 @@
-//! Reports wait here for the VM to read them. No I/O: the caller writes the bytes.
+//! The queue of encoded reports for the VM. No I/O: the caller writes the bytes.
 //!
-//! The bytes of a large DATA packet stay in their socket until their turn has come, and are spliced
-//! from there to the VM: the queue has only the packet's head, and knows what is to follow it.
+//! The bytes of a large DATA packet stay in their socket until it is their turn to be spliced to the VM. The
+//! queue holds only the head of such a packet, and knows which bytes have to follow it.
 
 use super::MIN_SPLICE;
 use super::buffer::Buffer;
@@ -10,52 +10,53 @@ use super::protocol::{ConnId, DATA_HEAD, PACKET_HEAD, Report};
 use crate::os;
 use std::io;
 
-/// Most bytes that one read of a socket brings here. More are spliced, where the system can do that.
+/// Most bytes that one read of a socket adds to the queue. Where the system can splice, larger amounts are
+/// spliced.
 pub const MAX_READ: usize = if os::CAN_SPLICE {
     MIN_SPLICE
 } else {
     128 << 10
 };
 
-/// Most bytes of one DATA packet that is spliced. The VM copies every packet once, so larger ones only
-/// make the next connection wait.
+/// Most bytes in one DATA packet that is spliced. The VM copies every packet anyway, so larger packets would
+/// only make the next connection wait longer.
 pub const MAX_SPLICE: usize = 256 << 10;
 
-/// While more than this waits, sockets are not read: the VM is the slower one, and what it must
-/// hear in time (ACK, CLOSED, another connection's tick) should not stand behind more bulk.
+/// Sockets are not read while more bytes than this are queued. The VM is then slower than its peers, and
+/// packets that it needs in time (ACK, CLOSED, another connection's tick) must not queue behind more bulk.
 const HIGH_WATER: usize = 128 << 10;
 
 const HEAD: usize = PACKET_HEAD + DATA_HEAD;
 
-/// Encoded reports that the VM has not taken yet.
+/// The encoded reports that the VM has not read yet.
 #[derive(Debug)]
 pub struct ReportQueue {
     buffer: Buffer,
     pending_splice: Option<PendingSplice>,
-    /// A report on its way into the buffer, empty between calls.
+    /// Space for encoding one report; empty between calls.
     scratch: Vec<u8>,
 }
 
-/// Bytes of a socket that belong into the stream.
+/// Bytes that are still in a socket but have their place in the queue.
 #[derive(Debug)]
 struct PendingSplice {
-    /// How many bytes of the buffer go before them.
+    /// Number of bytes of the buffer that come before them.
     before: usize,
     conn: ConnId,
-    /// Bytes that are still to come; never 0.
+    /// Number of bytes still to come; never 0.
     missing: usize,
-    /// The first of them, where they cannot be spliced; `missing` counts them.
+    /// The first of these bytes, if they had to be read instead of spliced. `missing` includes them.
     instead: Buffer,
 }
 
-/// What the VM should read next.
+/// What has to be written to the VM next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// Nothing waits.
+    /// The queue is empty.
     Nothing,
-    /// These; at least one.
+    /// These bytes; never empty.
     Bytes(&'a [u8]),
-    /// So many bytes of the connection's socket.
+    /// This number of bytes, from the socket of this connection.
     Splice(ConnId, usize),
 }
 
@@ -70,15 +71,18 @@ impl Default for ReportQueue {
 }
 
 impl ReportQueue {
-    /// Appends a report. These are few and small, or bounded by a window: there is always room.
+    /// Appends a report. There is always room, as reports are small, and few or bounded by a window.
     pub fn push(&mut self, report: &Report) {
         report.encode(&mut self.scratch);
         self.buffer.append(&self.scratch);
         self.scratch.clear();
     }
 
-    /// Appends a DATA packet of what `read` puts into the slice it is given, `limit` bytes or
-    /// fewer; nothing if it reads nothing or fails. Only bytes that are there are announced.
+    /// Appends a DATA packet with the bytes that `read` puts into the slice that it is given, which has
+    /// `limit` bytes. Returns their number. If `read` brings nothing, nothing is appended.
+    ///
+    /// # Errors
+    /// Those of `read`.
     pub fn push_data(
         &mut self,
         conn: ConnId,
@@ -95,14 +99,17 @@ impl ReportQueue {
         Ok(count)
     }
 
-    /// Appends a DATA packet of bytes that were read before; at least one.
+    /// Appends a DATA packet with bytes that have been read already; there must be at least one.
     pub fn push_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.buffer.append(&data_head(conn, bytes.len()));
         self.buffer.append(bytes);
     }
 
-    /// Appends a DATA packet of `count` bytes that are in the connection's socket already. Until they
-    /// have been spliced, sockets are not to be read.
+    /// Appends the head of a DATA packet whose `count` bytes are in the connection's socket already. Until
+    /// they have been spliced, no socket may be read.
+    ///
+    /// # Panics
+    /// If another splice is pending, or if `count` is 0.
     pub fn push_splice(&mut self, conn: ConnId, count: usize) {
         assert!(self.pending_splice.is_none() && count > 0);
         self.buffer.append(&data_head(conn, count));
@@ -119,7 +126,7 @@ impl ReportQueue {
         self.pending_splice.is_none() && self.buffer.len() < HIGH_WATER
     }
 
-    /// What the VM should read next.
+    /// What has to be written to the VM next.
     pub fn next(&self) -> Next<'_> {
         let bytes = self.buffer.bytes();
         match &self.pending_splice {
@@ -133,7 +140,7 @@ impl ReportQueue {
         }
     }
 
-    /// The first `count` bytes of [`Next::Bytes`] are with the VM.
+    /// Records that the first `count` bytes of [`Next::Bytes`] were written.
     pub fn written(&mut self, count: usize) {
         if let Some(splice) = &mut self.pending_splice {
             if splice.before == 0 {
@@ -146,14 +153,14 @@ impl ReportQueue {
         self.buffer.take(count);
     }
 
-    /// These stand for the first bytes of [`Next::Splice`], which cannot be spliced.
+    /// Queues `bytes` in place of the first bytes of [`Next::Splice`], which could not be spliced.
     pub fn instead(&mut self, bytes: &[u8]) {
         let splice = self.pending_splice.as_mut().expect("only after a head");
         assert!(splice.before == 0 && splice.instead.len() + bytes.len() <= splice.missing);
         splice.instead.append(bytes);
     }
 
-    /// The first `count` bytes of [`Next::Splice`] are with the VM.
+    /// Records that the first `count` bytes of [`Next::Splice`] were spliced.
     pub fn spliced(&mut self, count: usize) {
         let splice = self.pending_splice.as_mut().expect("only after a head");
         assert!(splice.before == 0 && count <= splice.missing);

@@ -1,8 +1,8 @@
-//! Bytes of the VM's port become commands. No I/O: the caller reads the bytes.
+//! Decodes the bytes that the VM writes to its port. No I/O: the caller reads them.
 //!
-//! DATA is streamed: its bytes are handed on as they arrive, whatever the length of the packet, so
-//! that a large one neither waits for its end nor needs a buffer of its size. The bytes of a large one
-//! need not come here at all: the caller may splice them.
+//! DATA is streamed: its bytes are handed on as they arrive, so that a large packet neither waits for its
+//! end nor needs a buffer of its size. The bytes of a large packet may bypass the reader altogether, if the
+//! caller splices them.
 
 use super::MIN_SPLICE;
 use super::buffer::Buffer;
@@ -12,20 +12,20 @@ use super::protocol::{
 };
 use byteorder::{BigEndian, ByteOrder};
 
-/// One read of stdin takes at most this much: many times the longest packet that must stand here
-/// whole, and as much of DATA as a read should bring at least where it has to come this way.
+/// Most bytes in the buffer, and so of one read of stdin. This is many times the longest packet that has to
+/// be complete, and enough for an efficient read of DATA that cannot be spliced.
 const CAPACITY: usize = 64 << 10;
 
-/// What the VM said.
+/// A piece of the VM's input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input<'a> {
-    /// A complete packet.
+    /// A complete packet other than DATA.
     Command(Command),
     /// The next bytes of a DATA packet.
     Data {
-        /// Connection they are for.
+        /// The connection that they belong to.
         conn: ConnId,
-        /// At least one byte.
+        /// The bytes; never empty.
         bytes: &'a [u8],
     },
 }
@@ -33,12 +33,12 @@ pub enum Input<'a> {
 /// Cuts the VM's byte stream into [`Input`]s.
 #[derive(Debug)]
 pub struct CommandReader {
-    /// Read and not consumed.
+    /// Bytes that were read but not consumed yet.
     buffer: Buffer,
-    /// Connection and missing bytes of the DATA packet that is being streamed; never 0 bytes.
+    /// The DATA packet that is being streamed: its connection, and how many bytes are missing (never 0).
     streaming: Option<(ConnId, usize)>,
-    /// Bytes of the last large DATA packet were spliced, and only DATA has come since. The next
-    /// packet may be as large: nothing behind its head is to be read, so that it can be spliced too.
+    /// The last large DATA packet was spliced, and only DATA has come since. The next packet may be as large,
+    /// so only its head must be read: bytes in the buffer cannot be spliced.
     head_only: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for CommandReader {
 }
 
 impl CommandReader {
-    /// Where the next bytes belong; never empty once [`next`](Self::next) has returned `None`.
+    /// The space to read the next bytes into; never empty once [`next`](Self::next) has returned `None`.
     pub fn space(&mut self) -> &mut [u8] {
         const HEADS: usize = PACKET_HEAD + DATA_HEAD;
         let wanted = match (self.head_only, self.streaming) {
@@ -61,23 +61,26 @@ impl CommandReader {
             (true, None) => HEADS,
             (true, Some((_, missing))) => CAPACITY.min(missing + HEADS),
         };
-        // What waits is less than one control packet: `next` stops nowhere else.
+        // There is room: `next` leaves less than one control packet in the buffer.
         self.buffer.space(wanted - self.buffer.len())
     }
 
-    /// The first `count` bytes of [`space`](Self::space) have been filled.
+    /// Records that the first `count` bytes of [`space`](Self::space) were read.
     pub fn filled(&mut self, count: usize) {
         self.buffer.filled(count);
     }
 
-    /// Connection and number of the bytes of DATA that come next, if they are worth a splice and none
-    /// of them has been read already.
+    /// The connection and number of the next bytes of DATA, if there are enough to splice and none of them
+    /// has been read already.
     pub fn spliceable(&self) -> Option<(ConnId, usize)> {
         self.streaming
             .filter(|(_, missing)| self.buffer.is_empty() && *missing >= MIN_SPLICE)
     }
 
-    /// The next `count` bytes of [`spliceable`](Self::spliceable) have been spliced.
+    /// Records that the next `count` bytes of [`spliceable`](Self::spliceable) were spliced.
+    ///
+    /// # Panics
+    /// If fewer bytes of DATA are missing.
     pub fn spliced(&mut self, count: usize) {
         let (conn, missing) = self.streaming.expect("only DATA is spliced");
         assert!(count <= missing);
@@ -85,8 +88,10 @@ impl CommandReader {
         self.head_only = true;
     }
 
-    /// Takes the next input, or `None` when more bytes are needed. After an error the stream is
-    /// out of step and nothing more can be read from it.
+    /// Takes the next input, or returns `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// If the bytes are no packet of the protocol. The stream is then out of step and cannot be read further.
     #[allow(clippy::should_implement_trait)] // an Iterator could not lend its buffer
     pub fn next(&mut self) -> Result<Option<Input<'_>>, DecodeError> {
         loop {
