@@ -1,15 +1,15 @@
-//! Applies the policy that says who may be a peer, and says how often a refusal is worth a log line. No
+//! Applies the policy that decides which peers are admitted, and limits the log lines about refusals. No
 //! I/O: the caller asks the kernel who the peer is.
 //!
-//! The check comes before the first byte of a handshake, on both sides: a stranger who connects
-//! learns nothing, and neither does one who listens where a node was expected.
+//! Both sides check before the first byte of a handshake. So a stranger that connects learns nothing, and
+//! neither does one that listens where a node is expected.
 
 use crate::log_limit::LogLimit;
 use crate::os;
 use crate::peer::{Base, Credentials, Policy};
 use std::time::Instant;
 
-/// Applies a policy, and keeps count of whom it has refused.
+/// The current policy, and a count of the peers that it has refused.
 #[derive(Debug)]
 pub struct Admission {
     policy: Policy,
@@ -17,11 +17,10 @@ pub struct Admission {
     refused: LogLimit,
 }
 
-/// A peer was refused. If it is time to log that: how many of its user were refused since the last
-/// time, this one included.
+/// The refusal of a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// For the log line, if there should be one.
+    /// If a log line is due: the number of refusals of this user since the last line, including this one.
     pub count: Option<u32>,
 }
 
@@ -36,12 +35,15 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Another policy holds from now on; connections that are open stay.
+    /// Replaces the policy. Open connections are not affected.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
     }
 
-    /// Lets the peer in or not.
+    /// Checks whether `peer` is admitted.
+    ///
+    /// # Errors
+    /// If it is not.
     pub fn check(&mut self, peer: &Credentials, now: Instant) -> Result<(), Refusal> {
         if self.policy.admits(peer, self.own_uid) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The gate: whether the first message of who has come in can be that of a node. No I/O.
+//! The gate: checks whether the first message of an incoming peer can be that of a node. No I/O.
 //!
 //! A node says its name first: a frame with a 16-bit length and the message `send_name` of
 //! erl_dist_protocol, in one of two forms.
@@ -8,88 +8,92 @@
 //! n version:16 flags:32 name:rest                    of older ones, and of OTP 23 and 24 without epmd
 //! ```
 //!
-//! A node that wants to be given a name sets NAME_ME and says only which host it is on. The VM asks its
-//! cookie of whoever can say a name; what cannot be a node is not worth its time. What comes after this
-//! message is none of the gate's business.
+//! A node that asks to be given a name sets the flag NAME_ME and sends its host instead. The VM challenges
+//! every peer that passes; whatever cannot be a node never reaches it. The gate does not look at anything
+//! that follows this message.
 
-/// Bytes of the length before a frame of the handshake.
+/// Bytes of the length field at the start of a handshake frame.
 const HEAD: usize = 2;
 
-/// Longest first message: 270 bytes, and room for fields that a later OTP appends.
+/// Longest first message in bytes. Today's need 270 at most; the rest is room for fields that a later OTP may
+/// append.
 pub const MAX_MESSAGE: usize = 512;
 
-/// Most bytes that it takes.
+/// Most bytes that a gate holds.
 pub const MAX_HELD: usize = HEAD + MAX_MESSAGE;
 
-/// Bytes before the name.
+/// Bytes before the name, in the two forms of the message.
 const BEFORE_NAME: usize = 15;
 const BEFORE_OLD_NAME: usize = 7;
 
-/// An atom has 255 characters at most, and so a node name. Here each character is one byte: dist_util
-/// sends and reads names in Latin-1, in every OTP there is.
+/// Longest node name in bytes: an atom has at most 255 characters, and each is one byte here, as dist_util of
+/// every OTP release sends and reads names in Latin-1.
 pub const MAX_NAME: usize = 255;
 
-/// The name that net_kernel gives to one that asks for it: 64 random bits in base 36, before the `@`.
+/// Bytes of the name that net_kernel gives to a node that asks for one: 64 random bits in base 36.
 const GIVEN_NAME: usize = 13;
 
-/// Longest host that still leaves room for a given name and the `@`.
+/// Longest host in bytes that still leaves room for a given name and the `@`.
 pub const MAX_HOST: usize = MAX_NAME - GIVEN_NAME - 1;
 
 // Capabilities, numbered as in OTP's dist.hrl.
 const HANDSHAKE_23: u64 = 0x0100_0000;
-/// Short for HANDSHAKE_23 and others, since OTP 25. Later generations have reserved the bits above it for
-/// their own.
+/// Since OTP 25, one bit stands for HANDSHAKE_23 and other mandatory flags. The bits above it are reserved
+/// for those of later releases.
 const DIGESTS: u64 = 0xfc00_0000;
 const NAME_ME: u64 = 1 << 33;
 
-/// What is known of a first message.
+/// The result of examining a first message, or its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is not complete, and there is nothing wrong with it so far.
+    /// The message is not complete, and valid so far.
     Incomplete,
-    /// It can be that of a node.
+    /// The message can be that of a node.
     Plausible,
-    /// It cannot; for the log, why.
+    /// The message cannot be that of a node, for this reason.
     Implausible(&'static str),
 }
 
-/// The name of one who comes in.
+/// The node name of an incoming peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// That of a node.
+    /// The name that the peer sent.
     Own(String),
-    /// The VM is to choose one: it is always new.
+    /// The peer asks for a name, and the VM will choose one that was never used before.
     ToBeGiven,
 }
 
-/// The bytes of one who is not through yet.
+/// The gate for one incoming peer.
 #[derive(Debug, Default)]
 pub struct Gate {
-    /// No more than one frame, and what came with it.
+    /// The bytes received so far, [`MAX_HELD`] at most.
     bytes: Vec<u8>,
 }
 
 impl Gate {
-    /// How many bytes it takes at a time; never 0 while the message is incomplete.
+    /// Number of bytes that [`push`](Self::push) takes now; never 0 while the message is incomplete.
     pub fn room(&self) -> usize {
         MAX_HELD - self.bytes.len()
     }
 
-    /// The next bytes of the peer, [`room`](Self::room) at most.
+    /// Adds the next bytes of the peer, and examines what has been received.
+    ///
+    /// # Panics
+    /// If there are more bytes than [`room`](Self::room).
     pub fn push(&mut self, bytes: &[u8]) -> Verdict {
         assert!(bytes.len() <= self.room());
         self.bytes.extend(bytes);
         examine(&self.bytes)
     }
 
-    /// Who it is, and all that has come, for the VM; `None` if the message is not that of a node.
+    /// The peer's name and all bytes received, for the VM; `None` if the message is not that of a node.
     pub fn pass(self) -> Option<(Name, Vec<u8>)> {
         let name = judge(&self.bytes).ok()??.name();
         Some((name, self.bytes))
     }
 }
 
-/// Judges as early as it can: who is wrong is not waited for.
+/// Examines the beginning of a message, and rejects it as early as possible.
 fn examine(bytes: &[u8]) -> Verdict {
     match judge(bytes) {
         Ok(Some(_)) => Verdict::Plausible,
@@ -121,16 +125,17 @@ fn judge(bytes: &[u8]) -> Result<Option<Said<'_>>, &'static str> {
     }
 }
 
-/// How a node introduces itself.
+/// The content of a first message.
 #[derive(Debug, Clone, Copy)]
 enum Said<'a> {
-    /// With its name.
+    /// The node's name.
     Name(&'a [u8]),
-    /// With its host, and with the wish to be given a name.
+    /// The host of a node that asks to be given a name.
     Host(&'a [u8]),
 }
 
-/// The name of a message of this length, of which some has come; `None` if the name has not.
+/// Parses a message of `length` bytes of which `message` has been received; `None` until that includes the
+/// name.
 fn name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str> {
     if length < BEFORE_NAME {
         return Err("the message is too short");
@@ -195,7 +200,8 @@ impl Said<'_> {
     }
 }
 
-/// As net_kernel wants a host: `!` to `ÿ` of Latin-1, without its control characters.
+/// True for the characters that net_kernel allows in a host: `!` to `ÿ` of Latin-1, without control
+/// characters.
 fn is_printable(byte: &u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xa0..=0xff)
 }
@@ -205,7 +211,7 @@ mod tests {
     use super::*;
     use Verdict::{Implausible, Incomplete, Plausible};
 
-    /// What OTP 27 sends; MANDATORY_25_DIGEST is among it.
+    /// The flags that OTP 27 sends, which include MANDATORY_25_DIGEST.
     const FLAGS: u64 = 0x0d_07df_7fbd;
 
     fn framed(message: &[u8]) -> Vec<u8> {

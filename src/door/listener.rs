@@ -1,4 +1,4 @@
-//! One listening socket, and the name it stands under. Who may come in is not known here.
+//! One listening socket, and the name that it owns. Which peers are admitted is not known here.
 
 use super::ownership::{self, OwnedName};
 use crate::address::Address;
@@ -8,18 +8,21 @@ use mio::net::{UnixListener, UnixStream};
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 
-/// A socket that accepts peers. Dropped, it stops and its files are gone.
+/// A socket that accepts peers. Dropping it closes the socket and removes its files.
 pub struct Listener {
-    // Before the name: nobody is told that the name is free while we still accept.
+    // Declared, and so dropped, before the name: the name must not be free while we still accept.
     socket: UnixListener,
     name: Option<OwnedName>,
     address: Address,
-    /// A peer may be waiting.
+    /// A peer may be waiting to be accepted.
     acceptable: bool,
 }
 
 impl Listener {
-    /// Owns the name of `address` and listens there. `mode` is that of the socket file.
+    /// Claims the name at `address` and listens there. `mode` is the mode of the socket file.
+    ///
+    /// # Errors
+    /// If the address is invalid, the name is not available, or the socket cannot be opened.
     pub fn open(
         address: Address,
         backlog: u32,
@@ -56,27 +59,27 @@ impl Listener {
         &mut self.socket
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// True if it has a file, which somebody may take away.
+    /// True if the listener has a socket file, which others may remove or replace.
     pub fn has_file(&self) -> bool {
         self.name.is_some()
     }
 
-    /// Finds out whether its name has been taken away, and says how.
+    /// Checks whether the socket file was removed or replaced, and if so, explains what happened.
     pub fn is_lost(&mut self) -> Option<String> {
         self.name.as_mut()?.is_lost()
     }
 
-    /// True if a peer may be waiting.
+    /// True if a peer may be waiting to be accepted.
     pub fn is_acceptable(&self) -> bool {
         self.acceptable
     }
 
-    /// A peer may be waiting: the loop says so, or only accepting can tell.
+    /// Records that a peer may be waiting, because of an event or because only accept(2) can tell.
     pub fn ready(&mut self) {
         self.acceptable = true;
     }
@@ -86,7 +89,7 @@ impl Listener {
         loop {
             match self.socket.accept() {
                 Ok((stream, _)) => return Ok(stream),
-                // The peer went away again before its turn came.
+                // The peer closed its connection before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 Err(error) => {
@@ -104,8 +107,11 @@ fn bind_failure(error: &io::Error, address: &Address) -> Failure {
             Reason::DuplicateName,
             "the name is in use by a live process".into(),
         ),
-        // Somebody who does not know the lock was faster; the next try sees who.
-        io::ErrorKind::AddrInUse => (Reason::NameBusy, "somebody else just took the name".into()),
+        // A process that does not take the lock was faster; the next attempt finds out which.
+        io::ErrorKind::AddrInUse => (
+            Reason::NameBusy,
+            "another process has just taken the name".into(),
+        ),
         io::ErrorKind::PermissionDenied => (Reason::PermissionDenied, error.to_string()),
         _ => (Reason::SystemError, error.to_string()),
     };

@@ -1,5 +1,8 @@
-//! The door: where peers come in and where we go out to them, who is let through, and how many at a
-//! time. What is done with a connection afterwards is not known here.
+//! The door: accepts and dials peers, checks whether they may connect, and limits the handshakes in
+//! progress. What happens to a connection afterwards is not known here.
+//!
+//! A *newcomer* has been accepted and passed the check of its user and group. A *visitor* is a newcomer
+//! that has not sent its node name yet; the VM does not know of it.
 
 pub mod admission;
 pub mod crowd;
@@ -34,62 +37,62 @@ use std::time::{Duration, Instant};
 pub use visitors::Introduction;
 use visitors::{Heard, Visitors};
 
-/// How often it is looked whether the files of listeners are still there. A node whose socket is gone
-/// notices it by nothing else, and nobody can reach it.
+/// How often the files of listeners are checked. A node whose socket file is gone is unreachable, and has
+/// no other way to notice.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The listeners of one VM, and those who have come in and are shaking hands.
+/// The listeners of one VM, and the incoming peers that have not completed their handshakes.
 pub struct Door {
     registry: Registry,
     admission: Admission,
     listeners: BTreeMap<ListenerId, Listener>,
-    /// When the files of listeners are looked at next.
+    /// The time of the next check of the listeners' files.
     next_check: Instant,
     crowd: Crowd,
-    /// May come in as soon as there is a place.
+    /// The newcomer that enters as soon as there is a place.
     next: Option<Newcomer>,
     visitors: Visitors,
     implausible: LogLimit,
-    /// How many visitors have been refused for what they said.
+    /// Number of visitors refused because of their first message.
     turned_away: u64,
-    /// Whose handshake it is, of those that came in.
+    /// User and node name of each incoming handshake that the VM knows of.
     shaking_hands: HashMap<ConnId, (u32, Name)>,
     failures: Failures,
     failing: LogLimit,
-    /// How many visitors have been refused because handshakes of their user fail.
+    /// Number of visitors refused because too many handshakes of their user have failed.
     held_off: u64,
     pause: Pause,
 }
 
-/// What one try to accept has brought.
+/// The outcome of one attempt to accept a peer.
 #[derive(Debug)]
 pub enum Arrival {
-    /// Nobody who may come in now.
+    /// No peer can enter now.
     Nobody,
-    /// Somebody, who was turned away, was gone already, or may be next.
+    /// One connection was examined: it was refused, was gone already, or enters next.
     Examined,
-    /// Somebody who waits, and for whom this connection has to end.
+    /// A peer is waiting, and this connection has to end to make room for it.
     NeedsRoom(ConnId),
-    /// A peer that may come in.
+    /// A peer that may enter.
     Peer(Newcomer),
 }
 
-/// A peer that has connected, and may be one.
+/// An accepted connection whose user or group is admitted.
 #[derive(Debug)]
 pub struct Newcomer {
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: ListenerId,
-    /// Its socket.
+    /// The socket of the connection.
     pub stream: UnixStream,
-    /// Who it is.
+    /// The identity of the peer.
     pub peer: Credentials,
 }
 
 impl Door {
-    /// Without a listener; sockets will be registered with `registry`.
+    /// A door without listeners. Sockets will be registered with `registry`.
     ///
     /// # Errors
-    /// When the system has no descriptor for it.
+    /// If the system has no descriptor left for a clone of `registry`.
     pub fn new(registry: Registry) -> io::Result<Door> {
         Ok(Door {
             visitors: Visitors::new(registry.try_clone()?),
@@ -109,19 +112,22 @@ impl Door {
         })
     }
 
-    /// These may be peers from now on; connections that are open stay.
+    /// Replaces the policy of admission. Open connections are not affected.
     pub fn set_policy(&mut self, policy: Policy) {
         self.admission.set_policy(policy);
     }
 
     // --- listeners -------------------------------------------------------------------------------
 
-    /// Whether a listener may have this number.
+    /// True if this number is valid for a listener, and not in use.
     pub fn is_free(&self, listener: ListenerId) -> bool {
         listener < MAX_LISTENERS && !self.listeners.contains_key(&listener)
     }
 
-    /// Owns a name and listens there, under a number that is free.
+    /// Claims the name at `address` and listens there. The number `id` must be free.
+    ///
+    /// # Errors
+    /// If the address is invalid, the name is not available, or the socket cannot be opened.
     pub fn listen(
         &mut self,
         id: ListenerId,
@@ -140,26 +146,27 @@ impl Door {
         Ok(())
     }
 
-    /// Gives a name up.
+    /// Closes a listener and gives up its name.
     pub fn unlisten(&mut self, id: ListenerId) {
         if let Some(listener) = self.listeners.remove(&id) {
             log::debug!("stopped listening at {}", listener.address());
         }
     }
 
-    /// Gives all names up.
+    /// Closes all listeners, and every connection that the VM does not know of.
     pub fn close(&mut self) {
         self.listeners.clear();
         self.next = None;
         self.visitors.clear();
     }
 
-    /// Looks after the files of listeners at the next [`tick`](Self::tick).
+    /// Makes the check of the listeners' files due now.
     pub fn check_soon(&mut self, now: Instant) {
         self.next_check = now;
     }
 
-    /// Gives up a listener whose file somebody has taken away, if there is one, and says what has happened.
+    /// Closes one listener whose socket file was removed or replaced, if a check is due and finds one.
+    /// Returns its number and what happened.
     pub fn lost_listener(&mut self, now: Instant) -> Option<(ListenerId, String)> {
         if now < self.next_check {
             return None;
@@ -173,16 +180,16 @@ impl Door {
         found
     }
 
-    /// Readiness news of a listener.
+    /// Records that a listener is ready.
     pub fn ready(&mut self, id: ListenerId) {
         if let Some(listener) = self.listeners.get_mut(&id) {
             listener.ready();
         }
     }
 
-    // --- those who come in -----------------------------------------------------------------------
+    // --- incoming peers --------------------------------------------------------------------------
 
-    /// True if somebody may be waiting, and something can be done about it.
+    /// True if a peer may be waiting, and [`accept`](Self::accept) can make progress.
     pub fn may_accept(&self, now: Instant) -> bool {
         match self.next {
             Some(_) => self.crowd.has_room() || self.late(now).is_some(),
@@ -190,14 +197,14 @@ impl Door {
         }
     }
 
-    /// Who makes room now, if anybody needs it.
+    /// The connection that has to make room now, if one is needed.
     fn late(&self, now: Instant) -> Option<ConnId> {
         let (time, conn) = self.crowd.makes_room()?;
         (time <= now).then_some(conn)
     }
 
-    /// Accepts one peer, if one may come in. One waits for its place here: who it is decides whether
-    /// anybody has to make room.
+    /// Accepts one peer, if one may enter. When all places are taken, one newcomer is kept waiting here:
+    /// only a peer that is admitted can force another connection to make room.
     pub fn accept(&mut self, now: Instant) -> Arrival {
         match self.next.take() {
             None => match self.pause.is_on() {
@@ -273,7 +280,7 @@ impl Door {
         }
     }
 
-    /// A peer that may come in does, under a number that is not in use.
+    /// Makes the newcomer a visitor, under a number that is not in use.
     pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
         match self.visitors.enter(conn, newcomer, now) {
             Ok(()) => self.crowd.enter(conn, now),
@@ -287,23 +294,23 @@ impl Door {
         }
     }
 
-    /// True if one who has not said its name has this number.
+    /// True if this is the number of a visitor.
     pub fn has_visitor(&self, conn: ConnId) -> bool {
         self.visitors.contains(conn)
     }
 
-    /// Readiness news of a visitor.
+    /// Records that a visitor's socket is ready.
     pub fn visitor_ready(&mut self, conn: ConnId, read_closed: bool) {
         self.visitors.ready(conn, read_closed);
     }
 
-    /// How many visitors may have said something.
+    /// Number of visitors whose sockets may have something to read.
     pub fn visitors_due(&self) -> usize {
         self.visitors.due()
     }
 
-    /// Hears what the next visitor has to say. One who has said its name is not here any more, but has its
-    /// place, and the VM is to be told.
+    /// Reads from the next visitor. Once it has sent an acceptable name, it is returned for the VM: it is
+    /// no longer a visitor, but keeps its place among the handshakes.
     pub fn hear(&mut self, now: Instant) -> Option<Introduction> {
         match self.visitors.hear()? {
             Heard::Waits => (),
@@ -348,7 +355,7 @@ impl Door {
         None
     }
 
-    /// Closes a visitor who has to make room; false if there is none of this number.
+    /// Closes a visitor that has to make room; false if there is none with this number.
     pub fn dismiss(&mut self, conn: ConnId, now: Instant) -> bool {
         let was_here = self.visitors.dismiss(conn);
         if was_here {
@@ -362,23 +369,23 @@ impl Door {
         self.descriptor_freed(now);
     }
 
-    /// The connection has ended, and the VM is to be done with it.
+    /// Records that a connection has ended. It keeps its place until the VM has closed it, too.
     pub fn ended(&mut self, conn: ConnId) {
         self.crowd.ended(conn);
     }
 
-    /// The handshake is through; a connection that we made counts, too.
+    /// Records that a handshake was completed, whichever side opened the connection.
     pub fn connected(&mut self, conn: ConnId, node: &str) {
         match self.shaking_hands.remove(&conn) {
             None => self.failures.connected(node),
             Some((_, Name::Own(name))) => self.failures.connected(&name),
-            // It will not come again under this name.
+            // A given name is never used again, so there is nothing to remember.
             Some((_, Name::ToBeGiven)) => (),
         }
         self.crowd.leave(conn);
     }
 
-    /// The VM is done with a connection. If it was not through its handshake, that has failed.
+    /// Records that the VM has closed a connection. If its handshake was not completed, it counts as failed.
     pub fn closed(&mut self, conn: ConnId, now: Instant) {
         if let Some((uid, name)) = self.shaking_hands.remove(&conn) {
             self.failures.failed(uid, &name, now);
@@ -386,19 +393,22 @@ impl Door {
         self.crowd.leave(conn);
     }
 
-    /// How many are shaking hands.
+    /// Number of incoming connections whose handshakes are not complete.
     pub fn handshakes(&self) -> usize {
         self.crowd.len()
     }
 
-    /// A connection has ended, and its descriptor is free.
+    /// Records that a descriptor was freed, so that accepting may go on.
     pub fn descriptor_freed(&mut self, now: Instant) {
         self.pause.cut_short(now);
     }
 
-    // --- those whom we go out to -----------------------------------------------------------------
+    // --- outgoing connections --------------------------------------------------------------------
 
-    /// Connects to a peer, if it is one that may be.
+    /// Connects to a peer, and checks that it is admitted.
+    ///
+    /// # Errors
+    /// If the address is invalid, the peer cannot be reached, or the policy does not admit it.
     pub fn dial(&mut self, address: &Address) -> Result<(UnixStream, Credentials), Failure> {
         let socket_address = os::socket_address(address).map_err(|error| {
             let explanation = format!("{address} cannot be a socket address: {error}");
@@ -407,7 +417,7 @@ impl Door {
         let socket =
             os::connect(&socket_address).map_err(|error| unreachable_peer(address, &error))?;
         let peer = os::peer_credentials(&socket)
-            .map_err(|error| failed("know the peer at", address, &error))?;
+            .map_err(|error| failed("identify the peer at", address, &error))?;
         if let Err(Refusal { count }) = self.admission.check(&peer, Instant::now()) {
             if let Some(count) = count {
                 let who = describe_refused(&peer, count);
@@ -427,8 +437,8 @@ impl Door {
 
     // --- time ------------------------------------------------------------------------------------
 
-    /// When [`tick`](Self::tick) or [`accept`](Self::accept) has something to do that no event
-    /// announces. `has_room` says whether the VM keeps up with those who come and go.
+    /// The time at which [`tick`](Self::tick) or [`accept`](Self::accept) is due without an event. `has_room`
+    /// is true while the VM keeps up with reports.
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
         let next_room = self.crowd.makes_room().map(|(time, _)| time);
         let awaited = next_room.filter(|_| has_room && self.next.is_some());
@@ -442,29 +452,29 @@ impl Door {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Handles everything that has become due by `now`.
     pub fn tick(&mut self, now: Instant) {
         while let Some(conn) = self.visitors.expire(now) {
             log::debug!("closed a peer that did not say its name");
             self.visitor_left(conn, now);
         }
         if self.pause.end(now) {
-            // Peers may have waited through the pause; only accepting tells.
+            // Peers may be waiting since before the pause; only accept(2) can tell.
             self.listeners.values_mut().for_each(Listener::ready);
         }
     }
 
-    /// How many visitors were refused because what they said cannot be a name.
+    /// Number of visitors refused because their first message cannot be that of a node.
     pub fn turned_away(&self) -> u64 {
         self.turned_away
     }
 
-    /// How many visitors were refused because too many handshakes of their user have failed.
+    /// Number of visitors refused because too many handshakes of their user have failed.
     pub fn held_off(&self) -> u64 {
         self.held_off
     }
 
-    /// One line for each listener, for people.
+    /// One line for each listener, for a table that people read.
     pub fn describe(&self) -> Vec<String> {
         let line = |listener: &Listener| format!("listening at {}", listener.address());
         self.listeners.values().map(line).collect()

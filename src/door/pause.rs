@@ -1,26 +1,29 @@
-//! Accepting rests while the system has no descriptor left: peers wait in the backlog meanwhile, and
-//! trying again at once would only burn the CPU. No I/O, and no clock.
+//! Pauses accepting while the system has no descriptor left. Peers wait in the backlog meanwhile; retrying
+//! at once would only burn processor time. No I/O and no clock.
 
 use crate::log_limit::INTERVAL;
 use std::time::{Duration, Instant};
 
-/// How long accepting rests when no connection ends meanwhile.
+/// How long a pause lasts, unless a connection ends earlier and frees a descriptor.
 pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether accepting rests.
+/// The state of accepting: whether it is paused, and what has been logged about it.
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// Accepting has failed, and not everybody who has waited since has come in.
+    /// Accepting has failed, and the backlog has not been emptied since.
     failing: bool,
-    /// When that was news last. Others can use up descriptors and give them back as often as they like.
+    /// Time of the last log line about a failure. Lines are limited, as other processes can use up and free
+    /// descriptors as often as they like.
     told: Option<Instant>,
-    /// It was news that accepting fails, and not yet that it works again.
+    /// The failure was logged, but the recovery has not been.
     owes_news: bool,
+    /// The time at which the current pause ends.
     ends: Option<Instant>,
 }
 
 impl Pause {
-    /// Accepting has failed. True if that is news: it had worked before, and it was no news just now.
+    /// Begins a pause after accepting has failed. Returns true if that should be logged: accepting worked
+    /// before, and no failure was logged recently.
     pub fn begin(&mut self, now: Instant) -> bool {
         self.ends = Some(now + ACCEPT_PAUSE);
         let had_worked = !std::mem::replace(&mut self.failing, true);
@@ -35,29 +38,29 @@ impl Pause {
         is_news
     }
 
-    /// True while accepting rests.
+    /// True while accepting is paused.
     pub fn is_on(&self) -> bool {
         self.ends.is_some()
     }
 
-    /// When accepting goes on, if it rests.
+    /// The time at which the pause ends, if there is one.
     pub fn ends(&self) -> Option<Instant> {
         self.ends
     }
 
-    /// A descriptor is free again: accepting need not rest any longer.
+    /// Ends the pause early, because a descriptor was freed. [`end`](Self::end) becomes due.
     pub fn cut_short(&mut self, now: Instant) {
         if let Some(ends) = &mut self.ends {
             *ends = now;
         }
     }
 
-    /// Ends the pause if it is time to, and says so.
+    /// Ends the pause and returns true, if it is due.
     pub fn end(&mut self, now: Instant) -> bool {
         self.ends.take_if(|ends| *ends <= now).is_some()
     }
 
-    /// Nobody waits any more. True if that is news, as it was that accepting had failed.
+    /// Records that the backlog is empty. Returns true if that should be logged, because the failure was.
     pub fn recover(&mut self) -> bool {
         self.failing = false;
         std::mem::take(&mut self.owes_news)

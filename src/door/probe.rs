@@ -1,23 +1,23 @@
-//! Finds out who listens at an address, by connecting to it.
+//! Finds out which process listens at an address, by connecting to it.
 
 use crate::address::Address;
 use crate::os;
 use crate::peer::Credentials;
 use std::io;
 
-/// What connecting to an address shows.
+/// The result of probing an address.
 #[derive(Debug)]
 pub enum Probe {
-    /// There is nobody.
+    /// No process listens there.
     Nobody,
-    /// Somebody; who, where the system tells.
+    /// A process listens there. Its identity is included if the system reports it.
     Answers(Option<Credentials>),
-    /// It is not for us to find out.
+    /// The probe failed, so a process may or may not be listening.
     Failed(io::Error),
 }
 
-/// Is somebody listening there? Only a refused connection says no: a full backlog is a sign of
-/// life, and what we may not connect to is not ours to judge.
+/// Probes whether a process listens at `address`. Only a refused connection or a missing file proves that
+/// none does: a full backlog is a sign of life, and a socket that we may not connect to may well be alive.
 pub fn probe(address: &Address) -> Probe {
     let connected = os::socket_address(address).and_then(|address| os::connect(&address));
     match connected {

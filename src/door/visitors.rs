@@ -1,5 +1,5 @@
-//! Visitors: who has come in and has not said its name yet. The VM does not know of them, and hears only
-//! of those who pass the gate.
+//! Visitors: incoming peers that have not sent their node names yet. The VM does not know of them; it is
+//! told only of those that pass the gate.
 
 use super::Newcomer;
 use super::gate::{Gate, MAX_HELD, Name, Verdict};
@@ -11,17 +11,17 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-/// How long a visitor may take to say its name when nobody needs its place. As long as net_kernel gives
-/// a node for the first step of its handshake, with some to spare: 7 seconds (net_setuptime).
+/// How long a visitor may take to send its name when no other peer needs its place. It exceeds the 7
+/// seconds that net_kernel allows for a handshake (net_setuptime).
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// All of them.
+/// The visitors of one VM.
 pub struct Visitors {
     registry: Registry,
     visitors: HashMap<ConnId, Visitor>,
-    /// Those who may have said something, in the order of their turns; each once.
+    /// Visitors whose sockets may have something to read, in the order of their turns, each once.
     to_hear: VecDeque<ConnId>,
-    /// Until when each of them may take.
+    /// The deadline of each visitor.
     deadlines: BTreeSet<(Instant, ConnId)>,
 }
 
@@ -29,47 +29,47 @@ struct Visitor {
     newcomer: Newcomer,
     gate: Gate,
     deadline: Instant,
-    /// Its socket has said that it will send no more, which it says only once.
+    /// The peer will send no more. This is announced only once.
     read_closed: bool,
-    /// It stands in `to_hear`.
+    /// The visitor is in `to_hear`.
     awaits_turn: bool,
 }
 
-/// What the turn of one visitor has come to.
+/// The state of a visitor after its turn.
 #[derive(Debug)]
 pub enum Heard {
-    /// It has not said its name yet.
+    /// The visitor has not sent its name yet.
     Waits,
-    /// It has gone again, without a name.
+    /// The visitor has closed its connection without sending a name.
     Gone(ConnId),
-    /// It has said what no node says, and is closed.
+    /// The visitor has sent something that no node sends, and was closed.
     Implausible {
-        /// The number that it had.
+        /// The number that the connection had.
         conn: ConnId,
-        /// Who it was.
+        /// The identity of the peer.
         peer: Credentials,
-        /// What was wrong with it.
+        /// What was wrong with its message.
         problem: &'static str,
     },
-    /// It may be a node of this name.
+    /// The visitor may be a node with this name, and is no longer a visitor.
     Introduced(Introduction, Name),
 }
 
-/// A visitor who has said what may be a name.
+/// A former visitor that has sent its name.
 #[derive(Debug)]
 pub struct Introduction {
-    /// Its number. The socket is registered under it.
+    /// The connection's number, under which its socket is registered.
     pub conn: ConnId,
-    /// It.
+    /// The accepted connection.
     pub newcomer: Newcomer,
-    /// What it has said so far.
+    /// All bytes received from it so far.
     pub bytes: Vec<u8>,
-    /// Its socket has said that it will send no more.
+    /// The peer will send no more.
     pub read_closed: bool,
 }
 
 impl Visitors {
-    /// Nobody; sockets will be registered with `registry`.
+    /// An empty set of visitors. Sockets will be registered with `registry`.
     pub fn new(registry: Registry) -> Visitors {
         Visitors {
             registry,
@@ -79,12 +79,15 @@ impl Visitors {
         }
     }
 
-    /// True if one has this number.
+    /// True if a visitor has this number.
     pub fn contains(&self, conn: ConnId) -> bool {
         self.visitors.contains_key(&conn)
     }
 
-    /// One has come in, under a number that is not in use.
+    /// Adds a visitor, under a number that is not in use.
+    ///
+    /// # Errors
+    /// If its socket cannot be registered.
     pub fn enter(&mut self, conn: ConnId, mut newcomer: Newcomer, now: Instant) -> io::Result<()> {
         let token = Source::Connection(conn).into();
         self.registry
@@ -98,12 +101,12 @@ impl Visitors {
         };
         self.deadlines.insert((visitor.deadline, conn));
         self.visitors.insert(conn, visitor);
-        // A node has said its name by now, as often as not.
+        // The name of a node has often arrived by now.
         self.ready(conn, false);
         Ok(())
     }
 
-    /// Readiness news of one.
+    /// Records that a visitor's socket is ready.
     pub fn ready(&mut self, conn: ConnId, read_closed: bool) {
         if let Some(visitor) = self.visitors.get_mut(&conn) {
             visitor.read_closed |= read_closed;
@@ -113,12 +116,12 @@ impl Visitors {
         }
     }
 
-    /// How many may have said something.
+    /// Number of visitors whose sockets may have something to read.
     pub fn due(&self) -> usize {
         self.to_hear.len()
     }
 
-    /// Gives the next one its turn, if somebody may have said something.
+    /// Reads from the next visitor whose socket may have something to read; `None` if there is none.
     pub fn hear(&mut self) -> Option<Heard> {
         let conn = self.to_hear.pop_front()?;
         let Some(visitor) = self.visitors.get_mut(&conn) else {
@@ -128,7 +131,7 @@ impl Visitors {
         let verdict = match visitor.read() {
             Ok(verdict) => verdict,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Heard::Waits),
-            // Somebody has looked whether this node lives, or lost patience.
+            // The peer only probed whether this node is alive, or lost patience.
             Err(_) => {
                 self.dismiss(conn);
                 return Some(Heard::Gone(conn));
@@ -164,7 +167,7 @@ impl Visitors {
         })
     }
 
-    /// Closes one; false if there is none of this number.
+    /// Closes a visitor; false if there is none with this number.
     pub fn dismiss(&mut self, conn: ConnId) -> bool {
         self.remove(conn).is_some()
     }
@@ -175,19 +178,19 @@ impl Visitors {
         Some(visitor)
     }
 
-    /// When [`expire`](Self::expire) is due.
+    /// The time at which [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(time, _)| *time)
     }
 
-    /// Closes one who has taken too long, if there is one.
+    /// Closes one visitor that has taken too long, and returns its number.
     pub fn expire(&mut self, now: Instant) -> Option<ConnId> {
         let (_, conn) = *self.deadlines.first().filter(|(time, _)| *time <= now)?;
         self.dismiss(conn);
         Some(conn)
     }
 
-    /// Closes all of them.
+    /// Closes all visitors.
     pub fn clear(&mut self) {
         self.visitors.clear();
         self.to_hear.clear();
