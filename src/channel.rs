@@ -1,8 +1,9 @@
-//! The channel through which connected sockets go to the VM: SCM_RIGHTS of unix(7).
+//! The channel that passes connected sockets to the VM, as SCM_RIGHTS messages of unix(7).
 //!
-//! It exists only where the VM has asked for it. The VM connects to a listener whose address the port has
-//! told it, and nobody else comes in: the peer has to be the VM's own process. The listener goes when
-//! the VM is there, or when it has not come in time. Outside Linux no socket is handed over.
+//! It exists only if the VM has asked for it. The VM learns the address of a listener through the port and
+//! connects to it; any other process is turned away, as the kernel must identify the peer as the VM. The
+//! listener is closed once the VM has connected, or when it did not do so in time. Sockets are passed on
+//! Linux only.
 
 use crate::address::Address;
 use crate::directory;
@@ -21,15 +22,15 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The VM connects once, and any other process is turned away at once.
+/// Length of the listener's backlog. It is short, as the VM connects once and strangers do not stay.
 const BACKLOG: u32 = 16;
 
-/// Strangers who are turned away in one turn, so that a flood of them does not hold up connections. More
-/// than the backlog: if the VM has connected, it is found in one turn.
+/// Most strangers that are turned away in one turn, so that a flood of them does not hold up connections.
+/// It exceeds the backlog, so that one turn finds the VM if it has connected.
 const MAX_STRANGERS_PER_TURN: usize = 32;
 
-/// How long the VM may take to connect. It does so as soon as it knows the address, and tries again for
-/// a second while strangers fill the backlog.
+/// How long the VM may take to connect. It connects as soon as it knows the address, and retries for a
+/// second while strangers fill the backlog.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The sidecar's end of the channel.
@@ -40,28 +41,27 @@ pub struct Channel {
     passed: u64,
 }
 
-/// How far the channel has come.
 enum State {
-    /// There is none.
+    /// There is no channel.
     Closed,
-    /// The VM may come in.
+    /// The listener is open, and the VM has not connected yet.
     Offered(Offer),
-    /// The VM has come in.
+    /// The VM has connected.
     Open(UnixStream),
 }
 
 struct Offer {
     listener: UnixListener,
-    /// Removed with the listener.
+    /// Dropped, and so removed, together with the listener.
     _file: Option<SocketFile>,
     vm_pid: u32,
     deadline: Instant,
-    /// Somebody may be waiting.
+    /// A process may be waiting to be accepted.
     acceptable: bool,
 }
 
 impl Channel {
-    /// No socket can be passed. The listener will be registered with `registry`.
+    /// A closed channel. Its listener will be registered with `registry`.
     pub fn new(registry: Registry) -> Channel {
         Channel {
             registry,
@@ -71,17 +71,18 @@ impl Channel {
         }
     }
 
-    /// True if the VM may ask for a channel: there is none.
+    /// True if there is no channel, so that the VM may ask for one.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
-    /// Opens a listener for the VM with this process number, and says where it has to connect: in
-    /// `directory` if only we can put something there. [`Source::Channel`] becomes ready when somebody
-    /// is there to [`accept`](Self::accept).
+    /// Opens a listener for the VM, which is the process `vm_pid`, and returns the address to connect to.
+    /// The socket file is created in `directory` if only we can create files there; otherwise the address
+    /// is abstract. [`Source::Channel`] becomes ready when there is a process to
+    /// [`accept`](Self::accept).
     ///
     /// # Errors
-    /// When the system cannot pass sockets, or has nothing to listen with.
+    /// If this system cannot pass sockets, or if the listener cannot be opened.
     pub fn offer(&mut self, vm_pid: u32, directory: &[u8], now: Instant) -> io::Result<Vec<u8>> {
         if !os::CAN_PASS_SOCKETS {
             return Err(io::ErrorKind::Unsupported.into());
@@ -101,19 +102,19 @@ impl Channel {
         Ok(address)
     }
 
-    /// Readiness news of the listener.
+    /// Records that the listener is ready.
     pub fn ready(&mut self) {
         if let State::Offered(offer) = &mut self.state {
             offer.acceptable = true;
         }
     }
 
-    /// True if somebody may be waiting.
+    /// True if a process may be waiting to be accepted.
     pub fn may_accept(&self) -> bool {
         matches!(&self.state, State::Offered(offer) if offer.acceptable)
     }
 
-    /// Lets the VM in, and nobody else.
+    /// Accepts the VM, and turns away every other process.
     pub fn accept(&mut self, now: Instant) {
         for _ in 0..MAX_STRANGERS_PER_TURN {
             let State::Offered(offer) = &mut self.state else {
@@ -143,7 +144,7 @@ impl Channel {
         }
     }
 
-    /// When [`expire`](Self::expire) is due.
+    /// The time at which [`expire`](Self::expire) is due.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Offered(offer) => Some(offer.deadline),
@@ -151,7 +152,7 @@ impl Channel {
         }
     }
 
-    /// Closes the listener if the VM has not come in time, and says so.
+    /// Closes the listener and returns true if the VM did not connect in time.
     pub fn expire(&mut self, now: Instant) -> bool {
         let is_late = self.deadline().is_some_and(|deadline| deadline <= now);
         if is_late {
@@ -160,9 +161,12 @@ impl Channel {
         is_late
     }
 
-    /// Sends the VM a socket.
+    /// Sends the VM a descriptor of `socket`.
+    ///
+    /// # Errors
+    /// If the VM has not connected to the channel, or if the channel does not take the descriptor.
     pub fn pass(&mut self, socket: impl AsFd) -> io::Result<()> {
-        // It has connected before it asked for this.
+        // The VM connects before it asks for a socket, but its connection may not be accepted yet.
         self.accept(Instant::now());
         match &self.state {
             State::Open(channel) => os::send_descriptor(channel, socket)?,
@@ -172,12 +176,12 @@ impl Channel {
         Ok(())
     }
 
-    /// Sockets that were passed.
+    /// Number of sockets passed so far.
     pub fn passed(&self) -> u64 {
         self.passed
     }
 
-    /// Ends the channel. What lies in it is the VM's to take.
+    /// Closes the channel. The VM can still receive what was sent before.
     pub fn close(&mut self) {
         self.state = State::Closed;
     }
@@ -189,7 +193,7 @@ impl Offer {
     }
 }
 
-/// A socket file, which is removed when this is dropped.
+/// A socket file that is removed on drop.
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -200,7 +204,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// A listener for the VM, and its address.
+/// Opens a listener for the VM, and returns it with its address.
 fn listen(directory: &Path) -> io::Result<(OwnedFd, Vec<u8>, Option<SocketFile>)> {
     match listen_in(directory) {
         Ok((socket, file)) => {
@@ -221,7 +225,7 @@ fn listen_in(directory: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     }
     let path = directory.join(format!(".uds_dist-{}.channel", std::process::id()));
     let address = os::socket_address(&Address::Path(path.clone()))?;
-    // Of a sidecar that was killed and had our number: nobody answers there.
+    // A sidecar that had our pid and was killed may have left a file behind, at which nothing answers.
     let left_behind = os::connect(&address);
     if left_behind.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         fs::remove_file(&path)?;

@@ -1,8 +1,8 @@
 //! The readiness loop: waits for the VM, the peers and signals, and gives each its turn.
 //!
-//! mio reports readiness once (edge-triggered), so everything that is ready is remembered until a
-//! read or write says `WouldBlock`. No turn is longer than one buffer, and nothing here waits for
-//! one particular peer, or for the VM.
+//! mio reports readiness once (edge-triggered), so a ready source is remembered until a read or write
+//! returns `WouldBlock`. No turn is longer than one buffer, and nothing here waits for one particular
+//! peer, or for the VM.
 
 use crate::os;
 use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
@@ -19,14 +19,14 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long peers may take to read what the VM left behind for them. The VM is gone, and people
-/// expect the sidecar to be gone with it.
+/// How long peers may take to read what the VM sent them before it ended. It is short because people
+/// expect the sidecar to end with the VM.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
-/// Events that one look at the system may bring.
+/// Most events that one poll returns.
 const EVENTS: usize = 256;
 
-/// The sidecar at work: `I` and `O` are the pipes from and to the VM.
+/// The running sidecar. `I` is the pipe from the VM, `O` the pipe to it.
 pub struct EventLoop<I, O> {
     poll: Poll,
     events: Events,
@@ -38,7 +38,10 @@ pub struct EventLoop<I, O> {
 }
 
 impl<I: AsFd, O: AsFd> EventLoop<I, O> {
-    /// Takes over the pipes and says HELLO. `spin` is how long a wait may spin before it blocks.
+    /// Takes over the pipes and queues HELLO. `spin` is how long a wait may spin before it blocks.
+    ///
+    /// # Errors
+    /// If the pipes cannot be registered for readiness events.
     pub fn new(stdin: I, stdout: O, spin: Duration) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -67,8 +70,11 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         })
     }
 
-    /// Takes over the signals that would end the process: systemd signals every process of a service
-    /// at once, and when to end is for the VM to say.
+    /// Catches the signals that would end the process: systemd signals every process of a service at once,
+    /// but the VM decides when the sidecar ends.
+    ///
+    /// # Errors
+    /// If the handlers cannot be installed.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
         self.poll
@@ -78,21 +84,21 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         Ok(())
     }
 
-    /// Works until the VM closes the port.
+    /// Runs until the VM closes the port, and then delivers what is left.
     ///
     /// # Errors
-    /// When the VM breaks the protocol, or the system fails at what cannot fail.
+    /// If the VM violates the protocol, or if a system call fails that should not.
     pub fn run(mut self) -> io::Result<()> {
         while self.turn(None)? {}
         log::debug!("the VM has closed the port");
         self.shut_down()
     }
 
-    /// One turn of everybody; false when the VM is gone. If there is nothing to do, it waits for
-    /// `limit` at most.
+    /// Gives the VM and every peer one turn, and returns false once the VM is gone. With nothing to do, it
+    /// first waits, but not longer than `limit`.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run).
+    /// The same as those of [`run`](Self::run).
     pub fn turn(&mut self, limit: Option<Duration>) -> io::Result<bool> {
         if !self.write_reports()? {
             return Ok(false);
@@ -113,26 +119,26 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         Ok(vm_lives)
     }
 
-    /// True if the last turn began with news of readiness.
+    /// True if the last turn began with readiness events.
     pub fn had_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// True if the next turn has something to do without waiting for readiness.
+    /// True if the next turn has work to do without waiting for readiness.
     pub fn has_work(&self) -> bool {
         self.commands.is_readable() || self.switchboard.has_work(self.reports.has_room())
     }
 
     // --- the port --------------------------------------------------------------------------------
 
-    /// Writes reports as far as the VM takes them; false when it is gone.
+    /// Writes reports until the pipe is full; false if the VM is gone.
     fn write_reports(&mut self) -> io::Result<bool> {
         let switchboard = &mut self.switchboard;
         self.reports
             .write(|pipe, conn, missing| switchboard.splice_to(pipe, conn, missing))
     }
 
-    /// One read of what the VM says, and all that it means; false at its end.
+    /// Reads from the VM once and handles everything that this brings; false at the end of input.
     fn read_commands(&mut self) -> io::Result<bool> {
         let switchboard = &mut self.switchboard;
         if !self.commands.is_readable() {
@@ -154,8 +160,8 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
 
     // --- readiness -------------------------------------------------------------------------------
 
-    /// Waits for readiness, and spins at first if that is worth it. Other processes that want the
-    /// processor have it meanwhile.
+    /// Waits for readiness, and spins first if the wait is expected to be short. Between polls it yields
+    /// the processor to other processes.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if timeout == Some(Duration::ZERO) {
             return self.collect(timeout);
@@ -177,7 +183,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         Ok(())
     }
 
-    /// Takes note of what is ready, at the latest after `timeout`.
+    /// Polls for at most `timeout`, and records which sources are ready.
     fn collect(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -196,12 +202,12 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
 
     // --- the end ---------------------------------------------------------------------------------
 
-    /// What the VM gave us reaches the peers that read; nobody waits long for those that do not.
+    /// Delivers what the VM has sent, and gives up on peers that do not read it in time.
     fn shut_down(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + SHUTDOWN;
         self.switchboard.begin_shutdown(self.reports.queue());
-        // A report that nobody reads can be the first sign of a VM that is gone. What it has written
-        // before is in the pipe then.
+        // A failed write of a report can be the first sign that the VM is gone. Its last commands may then
+        // still be in the other pipe.
         let mut all_read = false;
         while !(all_read && self.switchboard.is_delivered()) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,8 +1,8 @@
-//! Takes what the VM says to the room that it is for, and gives each room its turn. What the rooms do
-//! with it, and where the VM's bytes come from, is not known here.
+//! Dispatches the VM's commands to the modules that carry them out, and gives each module its turn.
 //!
-//! Three rooms: the door (listeners, handshakes in progress), the table of connections, and the
-//! channel through which sockets go to the VM.
+//! There are three: the door (listeners and handshakes in progress), the table of connections, and the
+//! channel that passes sockets to the VM. This module knows neither how they work nor where the VM's bytes
+//! come from.
 
 use crate::address::Address;
 use crate::channel::Channel;
@@ -23,11 +23,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-/// Peers that are accepted, or refused, in one turn: a flood of connects that we refuse as fast as we
-/// can must not hold up the connections that there are.
+/// Most peers that are accepted or refused in one turn: even a flood of connects that are all refused must
+/// not hold up existing connections.
 const MAX_ACCEPTED_PER_TURN: usize = 64;
 
-/// The VM has broken the protocol: nothing that it says can be trusted any more.
+/// A violation of the port protocol by the VM. Nothing that it sends afterwards can be trusted.
 #[derive(Debug)]
 pub struct Violation(String);
 
@@ -37,17 +37,20 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The rooms of one VM.
+/// The listeners, connections and channel of one VM.
 pub struct Switchboard {
     door: Door,
     table: Table,
     channel: Channel,
-    /// The last number that one who came in was given.
+    /// The number given to the latest incoming connection.
     last_inbound: ConnId,
 }
 
 impl Switchboard {
-    /// Without a listener and a connection. Sockets will be registered with `registry`.
+    /// A switchboard without listeners or connections. Sockets will be registered with `registry`.
+    ///
+    /// # Errors
+    /// If `registry` cannot be cloned.
     pub fn new(registry: &Registry) -> io::Result<Self> {
         Ok(Switchboard {
             door: Door::new(registry.try_clone()?)?,
@@ -57,9 +60,12 @@ impl Switchboard {
         })
     }
 
-    // --- what the VM says ------------------------------------------------------------------------
+    // --- input from the VM -----------------------------------------------------------------------
 
-    /// Does what the VM says.
+    /// Carries out a command of the VM, or takes DATA for a peer.
+    ///
+    /// # Errors
+    /// If the VM violates the protocol.
     pub fn input(&mut self, input: Input<'_>, reports: &mut ReportQueue) -> Result<(), Violation> {
         match input {
             Input::Command(command) => self.command(command, reports),
@@ -112,7 +118,7 @@ impl Switchboard {
             Command::Close { conn } => {
                 self.door.closed(conn, Instant::now());
                 if self.table.close(conn) {
-                    self.removed();
+                    self.descriptor_freed();
                 }
             }
             Command::Admit(policy) => self.door.set_policy(policy),
@@ -138,15 +144,16 @@ impl Switchboard {
         }
     }
 
-    /// Gives the VM the socket: what was read of it is reported already, and the rest is the VM's.
+    /// Passes the connection's socket to the VM. What was read from it has been reported already; the VM
+    /// reads the rest.
     fn hand_over(&mut self, conn: ConnId, node: String, reports: &mut ReportQueue) {
         self.door.connected(conn, &node);
         let channel = &mut self.channel;
         match self.table.give_away(conn, |socket| channel.pass(socket)) {
-            None => (), // it ended while this was on its way
+            None => (), // it ended while HAND_OVER was on its way
             Some(Ok(())) => {
                 log::debug!("connection {conn} with {node} is handed over");
-                self.removed();
+                self.descriptor_freed();
                 reports.push(&Report::HandedOver { conn });
             }
             Some(Err(error)) => {
@@ -157,14 +164,17 @@ impl Switchboard {
         }
     }
 
-    /// Splices the next bytes of DATA, `limit` at most, from the VM's pipe to the connection's socket;
-    /// the number of those that went, 0 if they have to come by [`input`](Self::input).
+    /// Splices up to `limit` bytes of DATA from the VM's pipe to the connection's socket. Returns the
+    /// number of bytes moved; 0 means that they have to be read and passed to [`input`](Self::input).
     pub fn splice_from(&mut self, pipe: impl AsFd, conn: ConnId, limit: usize) -> usize {
         self.table.splice_from(pipe, conn, limit)
     }
 
-    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is how many
-    /// have not come yet.
+    /// Moves bytes that were announced to the VM from their socket to the VM's pipe; `missing` is the
+    /// number still to come.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the pipe is full; any other error is that of the pipe.
     pub fn splice_to(
         &mut self,
         pipe: impl AsFd,
@@ -176,7 +186,7 @@ impl Switchboard {
 
     // --- turns -----------------------------------------------------------------------------------
 
-    /// Takes note of the readiness of a listener, a connection or the channel.
+    /// Records that a listener, a connection or the channel is ready.
     pub fn ready(&mut self, source: Source, event: &Event) {
         match source {
             Source::Channel => self.channel.ready(),
@@ -190,24 +200,24 @@ impl Switchboard {
         }
     }
 
-    /// Writes what waits, and tells the VM what has been written.
+    /// Writes queued bytes to their sockets, and acknowledges to the VM what was written.
     pub fn write(&mut self, reports: &mut ReportQueue) {
         while let Some(turn) = self.table.write_next(reports) {
-            self.had_turn(turn, reports);
+            self.finish_turn(turn, reports);
         }
     }
 
-    /// Lets the VM into the channel, and peers in: as many as may shake hands, and only while the VM keeps
-    /// up with what it is told about those who come and go.
+    /// Accepts the VM at the channel, and peers at the listeners: as many as may shake hands at a time, and
+    /// only while the VM keeps up with reports.
     pub fn accept(&mut self, reports: &mut ReportQueue) {
         if self.channel.may_accept() {
             self.channel.accept(Instant::now());
         }
-        self.let_in(reports);
-        self.hear(reports);
+        self.accept_peers(reports);
+        self.hear_visitors(reports);
     }
 
-    fn let_in(&mut self, reports: &mut ReportQueue) {
+    fn accept_peers(&mut self, reports: &mut ReportQueue) {
         for _ in 0..MAX_ACCEPTED_PER_TURN {
             if !reports.has_room() {
                 return;
@@ -230,7 +240,7 @@ impl Switchboard {
         }
     }
 
-    /// The next number for one that comes in: even, and not in use.
+    /// The next number for an incoming connection: even, and not in use.
     fn next_number(&mut self) -> ConnId {
         loop {
             self.last_inbound = match self.last_inbound + 2 {
@@ -244,8 +254,9 @@ impl Switchboard {
         }
     }
 
-    /// Hears those who have come in, while the VM keeps up, and tells it of those who have said a name.
-    fn hear(&mut self, reports: &mut ReportQueue) {
+    /// Reads from the peers that have not sent their names yet, while the VM keeps up, and reports those
+    /// that now have.
+    fn hear_visitors(&mut self, reports: &mut ReportQueue) {
         for _ in 0..self.door.visitors_due() {
             if !reports.has_room() {
                 return;
@@ -275,33 +286,33 @@ impl Switchboard {
         });
         reports.push_bytes(conn, &bytes);
         let mut connection = Connection::introduced(stream, peer, bytes.len());
-        // What else there is to read, reading tells.
+        // There may be more to read; only a read can tell.
         connection.ready(true, read_closed);
         self.table.insert_registered(conn, connection);
     }
 
-    /// Reads sockets in turn while the VM keeps up, each connection at most once.
+    /// Reads the connections in turn while the VM keeps up, each at most once.
     pub fn read(&mut self, reports: &mut ReportQueue) {
         for _ in 0..self.table.reads_due() {
             let Some(turn) = self.table.read_next(reports) else {
                 return;
             };
-            self.had_turn(turn, reports);
+            self.finish_turn(turn, reports);
         }
     }
 
-    fn had_turn(&mut self, turn: Turn, reports: &mut ReportQueue) {
+    fn finish_turn(&mut self, turn: Turn, reports: &mut ReportQueue) {
         match turn {
             Turn::Continues => (),
             Turn::Ended(conn, failure) => self.ended(conn, failure, reports),
-            Turn::Over => self.removed(),
+            Turn::Over => self.descriptor_freed(),
         }
     }
 
-    /// A connection has ended, and the VM has not closed it.
+    /// Reports a connection that ended before the VM closed it.
     fn ended(&mut self, conn: ConnId, failure: Failure, reports: &mut ReportQueue) {
         self.door.ended(conn);
-        self.removed();
+        self.descriptor_freed();
         let Failure {
             reason,
             explanation,
@@ -313,13 +324,13 @@ impl Switchboard {
         });
     }
 
-    /// A socket is closed.
-    fn removed(&mut self) {
+    /// Records that a socket was closed, which frees a descriptor.
+    fn descriptor_freed(&mut self) {
         self.door.descriptor_freed(Instant::now());
     }
 
-    /// True if there is something to do without waiting for readiness. `has_room` says whether the VM
-    /// keeps up.
+    /// True if there is work to do without waiting for readiness. `has_room` is true while the VM keeps up
+    /// with reports.
     pub fn has_work(&self, has_room: bool) -> bool {
         self.table.has_writes_due()
             || self.channel.may_accept()
@@ -329,7 +340,7 @@ impl Switchboard {
                     || self.door.may_accept(Instant::now()))
     }
 
-    /// When [`tick`](Self::tick) is due.
+    /// The time at which [`tick`](Self::tick) is due.
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
         let deadlines = [
             self.table.deadline(),
@@ -339,10 +350,10 @@ impl Switchboard {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Handles everything that has become due by `now`.
     pub fn tick(&mut self, now: Instant, reports: &mut ReportQueue) {
         while self.table.expire(now) {
-            self.removed();
+            self.descriptor_freed();
         }
         self.door.tick(now);
         while let Some((listener, explanation)) = self.door.lost_listener(now) {
@@ -359,7 +370,7 @@ impl Switchboard {
 
     // --- the end ---------------------------------------------------------------------------------
 
-    /// Gives the names up, and writes what waits once more.
+    /// Gives up the names, stops reading, and writes what the sockets still take.
     pub fn begin_shutdown(&mut self, reports: &mut ReportQueue) {
         self.door.close();
         self.channel.close();
@@ -367,17 +378,17 @@ impl Switchboard {
         self.write(reports);
     }
 
-    /// Delivers what is left, after [`begin_shutdown`](Self::begin_shutdown); true when all is.
+    /// Delivers what is left after [`begin_shutdown`](Self::begin_shutdown); true once nothing is.
     pub fn is_delivered(&mut self) -> bool {
         self.table.deliver()
     }
 
-    /// Looks after the files of listeners, whether or not it is time to.
+    /// Checks the files of the listeners at the next [`tick`](Self::tick), even if that is not due yet.
     pub fn check_listeners(&mut self) {
         self.door.check_soon(Instant::now());
     }
 
-    /// Writes a table of what there is to the log.
+    /// Writes a table of listeners and connections to the log.
     pub fn log_table(&self) {
         let connections = self.table.describe();
         for line in self.door.describe() {
