@@ -1,30 +1,30 @@
-%% Gives the connections that peers make to net_kernel, one at a time.
+%% Passes incoming connections to net_kernel, one at a time.
 %%
-%% net_kernel starts another acceptor when this one exits, so it outlives every trouble of a connection
-%% and of the sidecar; it ends with net_kernel. The queue of those that wait is in uds_dist_connections,
-%% which forgets a connection that ends meanwhile.
+%% net_kernel starts another acceptor when this one exits. So failures of connections and of the sidecar do
+%% not end it; it ends with net_kernel. The queue of waiting connections is in uds_dist_connections, which
+%% drops a connection that ends in the meantime.
 -module(uds_dist_acceptor).
 -behaviour(gen_server).
 
 -export([start_link/0]).
-%% For the owner of the port.
+%% Called by the owner of the port.
 -export([accepted/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -record(state, {
     kernel :: pid(),
-    %% Net_kernel is asked for a supervisor of this one.
+    %% The connection for which net_kernel has been asked to start a supervisor.
     connection :: undefined | uds_dist_controller:connection()
 }).
 
-%% Called by net_kernel, which becomes the acceptor's other half.
+%% Starts the acceptor. The caller is net_kernel, with which it then exchanges messages.
 -spec start_link() -> pid().
 start_link() ->
     Options = [{spawn_opt, [{priority, max}]}],
     {ok, Pid} = gen_server:start_link(?MODULE, self(), Options),
     Pid.
 
-%% A peer came in, and this acceptor is ready.
+%% Gives an incoming connection to an acceptor that has said that it is ready.
 -spec accepted(Acceptor :: pid(), uds_dist_controller:connection()) -> ok.
 accepted(Acceptor, Connection) ->
     gen_server:cast(Acceptor, {accepted, Connection}).

@@ -1,9 +1,9 @@
-%% The connections of this node: which processes belong to which number of the sidecar's, and which peers
-%% wait for the acceptor. Its owner, uds_dist_port, keeps this state and routes by it.
+%% The table of this node's connections: the processes that belong to each of the sidecar's connection
+%% numbers, and the incoming connections that wait for the acceptor. uds_dist_port keeps this state and
+%% routes packets by it.
 %%
-%% A connection is here from the sidecar's first word of it until its controller has ended. The number of
-%% a connection that the sidecar has no more, because the socket was handed over or the sidecar is gone,
-%% means nothing any longer.
+%% A connection is in the table from the sidecar's first packet about it until its controller ends. Once its
+%% socket has been handed over, or the sidecar is gone, its number no longer means anything.
 -module(uds_dist_connections).
 
 -export([new/0, dial/2, dialled/2]).
@@ -17,27 +17,27 @@
 -export_type([connections/0, ended/0, entry/0]).
 
 -record(conn, {
-    %% When it was opened, in seconds of system time.
+    %% Time at which the connection was opened, in seconds of system time.
     since = erlang:system_time(second) :: integer(),
     counters = uds_dist_counters:new() :: uds_dist_counters:counters(),
     transport = relay :: relay | direct,
-    %% Once the handshake is through.
+    %% Known once the handshake is complete.
     dhandle :: undefined | erlang:dist_handle(),
     controller :: pid(),
     input_handler :: pid(),
     peer :: uds_dist_protocol:peer(),
-    %% The node that we called; undefined if the peer called us.
+    %% The node that we dialled; undefined if the peer dialled us.
     called :: undefined | node(),
-    %% The node at the other end, once the handshake is through.
+    %% The node at the other end; known once the handshake is complete.
     node :: undefined | node(),
     stage = handshake ::
         handshake
-        %% Its socket is to come from the sidecar.
+        %% The socket has been requested from the sidecar.
         | handing_over
         | up
-        %% The sidecar has said that it ended.
+        %% The sidecar has reported the end of the connection.
         | ended,
-    %% Something came in.
+    %% Whether the peer has sent anything.
     has_data = false :: boolean()
 }).
 
@@ -48,20 +48,20 @@
     by_monitor = #{} :: #{
         reference() => {number, uds_dist_protocol:conn()} | {handed_over, #conn{}} | {lost, #conn{}}
     },
-    %% The last number of ours.
+    %% The latest number given to an outgoing connection.
     last = -1 :: integer(),
     acceptor :: undefined | pid(),
-    %% Whether the acceptor waits for a connection, and the peers that wait for it.
+    %% Whether the acceptor is waiting for a connection, and the connections that are waiting for it.
     is_ready = false :: boolean(),
     unclaimed = [] :: [uds_dist_protocol:conn()],
-    %% Of connections that have ended.
+    %% Bytes of connections that have ended.
     totals = uds_dist_counters:totals([]) :: uds_dist_counters:totals(),
     opened = #{in => 0, out => 0} :: #{in | out => non_neg_integer()}
 }).
 
 -opaque connections() :: #connections{}.
 
-%% What is known of a connection.
+%% The public description of a connection.
 -type entry() :: #{
     node := undefined | node(),
     direction := in | out,
@@ -73,11 +73,11 @@
     dhandle := undefined | erlang:dist_handle()
 }.
 
-%% What has ended, if it is worth a line in the log.
+%% What has ended, for the log; none if it is not worth a line.
 -type ended() ::
     {node, node()}
     | {handshake, uds_dist_protocol:peer()}
-    %% The node that we called has said nothing at all.
+    %% The node that we dialled, which closed the connection without sending anything.
     | {silent_node, node()}
     | none.
 
@@ -87,7 +87,7 @@
 new() ->
     #connections{}.
 
-%% Connections that the sidecar has, and those that were handed over.
+%% The number of connections that the sidecar relays, and of those handed over to this VM.
 -spec count(connections()) -> {Relayed :: non_neg_integer(), HandedOver :: non_neg_integer()}.
 count(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
     {
@@ -95,7 +95,7 @@ count(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
         length([C || {handed_over, C} <- maps:values(ByMonitor)])
     }.
 
-%% Every connection, however its bytes travel.
+%% All connections, with either transport.
 -spec list(connections()) -> [entry()].
 list(Connections) ->
     [entry(C) || C <- conns(Connections)].
@@ -128,7 +128,7 @@ entry(C = #conn{called = Called, node = Node, stage = Stage}) ->
 direction(#conn{called = undefined}) -> in;
 direction(#conn{}) -> out.
 
-%% What only rises: connections that were opened in each direction, and bytes each way.
+%% Counters that only rise: connections opened in each direction, and bytes each way.
 -spec totals(connections()) ->
     #{
         connections_accepted := non_neg_integer(),
@@ -143,7 +143,7 @@ totals(Connections = #connections{totals = Totals, opened = #{in := In, out := O
 %% ---------------------------------------------------------------------------------------------
 %% The beginning of a connection
 
-%% A number for a connection that we make. Odd numbers are the VM's.
+%% Reserves a number for an outgoing connection. The VM uses odd numbers.
 -spec dial(uds_dist_dialer:key(), connections()) -> {uds_dist_protocol:conn(), connections()}.
 dial(Key, Connections = #connections{last = Last, by_number = ByNumber}) ->
     Conn =
@@ -157,7 +157,7 @@ dial(Key, Connections = #connections{last = Last, by_number = ByNumber}) ->
         #{} -> {Conn, Connections1#connections{by_number = ByNumber#{Conn => {dialling, Key}}}}
     end.
 
-%% The sidecar has answered for this number.
+%% Takes the request back out of the table once the sidecar has answered it.
 -spec dialled(uds_dist_protocol:conn(), connections()) ->
     {uds_dist_dialer:key(), connections()} | error.
 dialled(Conn, Connections = #connections{by_number = ByNumber}) ->
@@ -168,7 +168,7 @@ dialled(Conn, Connections = #connections{by_number = ByNumber}) ->
             error
     end.
 
-%% A peer came in: it is given to the acceptor in its turn. Even numbers are the sidecar's.
+%% Adds an incoming connection, which is given to the acceptor in its turn. The sidecar uses even numbers.
 -spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), connections()) ->
     {ok, connections()} | wrong_number.
 accepted(Link, Peer, Connections) ->
@@ -181,7 +181,7 @@ accepted(Link, Peer, Connections) ->
             wrong_number
     end.
 
-%% We have connected to Node, which listens at Address, for the process Supervisor.
+%% Adds an outgoing connection to a node that listens at Address. Supervisor is the process that asked for it.
 -spec connected(uds_dist_relay:link(), uds_dist_protocol:peer(), Called, Address, connections()) ->
     {uds_dist_controller:connection(), connections()}
 when
@@ -215,7 +215,7 @@ add(Link, Peer, {Called, Supervisor}, Connections) ->
         opened = maps:update_with(direction(C), fun(Count) -> Count + 1 end, Opened)
     }}.
 
-%% The acceptor is ready for a connection. Another one than before stands in for one that has ended.
+%% Records that the acceptor is ready for a connection. A new one replaces an acceptor that has ended.
 -spec acceptor(pid(), connections()) -> connections().
 acceptor(Acceptor, Connections) ->
     claim(Connections#connections{acceptor = Acceptor, is_ready = true}).
@@ -229,7 +229,8 @@ claim(Connections) ->
     Connections.
 
 %% ---------------------------------------------------------------------------------------------
-%% Packets about a connection. One that this node has ended already is ignored: both ends cross.
+%% Packets about a connection. If this node has ended it already, the packet is ignored: the two ends have
+%% crossed on the way.
 
 -spec data(uds_dist_protocol:conn(), binary(), connections()) -> connections().
 data(Conn, Bytes, Connections = #connections{by_number = ByNumber}) ->
@@ -253,7 +254,7 @@ acknowledged(Conn, Count, #connections{by_number = ByNumber}) ->
             ok
     end.
 
-%% The socket has ended, and all that it had to say has been passed on. Tells what there is to log.
+%% Records that the socket has ended; all its data has been routed before. Returns what to log.
 -spec closed(uds_dist_protocol:conn(), uds_dist_transport:reason(), connections()) ->
     {ended(), connections()}.
 closed(Conn, Reason, Connections = #connections{by_number = ByNumber, unclaimed = Unclaimed}) ->
@@ -269,21 +270,21 @@ closed(Conn, Reason, Connections = #connections{by_number = ByNumber, unclaimed 
             {none, Connections}
     end.
 
-%% The transport of a connection whose socket does not come any more is the sidecar.
+%% If the socket was still being handed over, it will not arrive, so the connection ends as a relayed one.
 end_input(C = #conn{controller = Controller, input_handler = InputHandler}, Reason) ->
     _ = C#conn.stage =:= handing_over andalso uds_dist_controller:relayed(Controller),
     uds_dist_relay:closed(InputHandler, Reason).
 
 what_ended(#conn{node = Node}) when Node =/= undefined -> {node, Node};
 what_ended(#conn{called = Node, has_data = false}) when Node =/= undefined -> {silent_node, Node};
-%% Somebody looked whether this node lives, such as uds_dist:names/0 of another one.
+%% The peer only probed whether this node is alive, as uds_dist:names/0 on another node does.
 what_ended(#conn{has_data = false}) -> none;
 what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
 
 %% ---------------------------------------------------------------------------------------------
 %% The end of the handshake, and the choice of the transport
 
-%% The handshake is through. Tells who called whom, if the sidecar still has the connection.
+%% Records that the handshake is complete. Returns which side dialled, or that the connection has ended.
 -spec established(
     {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle(), connections()
 ) -> {{called, node()} | {called_by, uds_dist_protocol:peer()} | ended, connections()}.
@@ -293,7 +294,7 @@ established({Conn, Controller}, Node, DHandle, Connections = #connections{by_num
             C1 = C#conn{node = Node, dhandle = DHandle},
             {caller(C), update(Conn, Monitor, C1, Connections)};
         #{} ->
-            %% The peer or the sidecar has ended meanwhile. What had come in is still given to the VM.
+            %% The peer or the sidecar has ended in the meantime. Data that has arrived still goes to the VM.
             ok = uds_dist_controller:relayed(Controller),
             {ended, Connections}
     end.
@@ -301,12 +302,12 @@ established({Conn, Controller}, Node, DHandle, Connections = #connections{by_num
 caller(#conn{called = undefined, peer = Peer}) -> {called_by, Peer};
 caller(#conn{called = Node}) -> {called, Node}.
 
-%% The sidecar has been asked for the socket.
+%% Records that the sidecar has been asked for the socket.
 -spec await_handover(uds_dist_protocol:conn(), connections()) -> connections().
 await_handover(Conn, Connections) ->
     stage(handing_over, Conn, Connections).
 
-%% The sidecar keeps the socket.
+%% Records that the sidecar keeps the socket, and relays the connection.
 -spec relayed(uds_dist_protocol:conn(), connections()) -> connections().
 relayed(Conn, Connections = #connections{by_number = ByNumber}) ->
     case ByNumber of
@@ -317,7 +318,7 @@ relayed(Conn, Connections = #connections{by_number = ByNumber}) ->
             Connections
     end.
 
-%% The sidecar has been asked for the socket, and keeps it.
+%% The same, as the sidecar's answer to a request for the socket.
 -spec not_handed_over(uds_dist_protocol:conn(), connections()) ->
     {ok, connections()} | not_asked_for.
 not_handed_over(Conn, Connections = #connections{by_number = ByNumber}) ->
@@ -331,7 +332,7 @@ stage(Stage, Conn, Connections = #connections{by_number = ByNumber}) ->
     #{Conn := {Monitor, C}} = ByNumber,
     update(Conn, Monitor, C#conn{stage = Stage}, Connections).
 
-%% The socket is here, and its number means nothing to the sidecar any more.
+%% Gives the socket, which has arrived in this VM, to the processes of the connection. The number is free now.
 -spec handed_over(uds_dist_protocol:conn(), socket:socket(), Spin, connections()) ->
     connections()
 when
@@ -348,12 +349,12 @@ handed_over(Conn, Socket, Spin, Connections) ->
                 by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := {handed_over, C1}}
             };
         _ ->
-            %% Its controller has ended meanwhile.
+            %% The controller has ended in the meantime.
             ok = uds_dist_channel:close_socket(Socket),
             Connections
     end.
 
-%% The socket has left the sidecar and did not get here. Tells with which node the connection was.
+%% Ends a connection whose socket has left the sidecar but did not arrive. Returns the node at the other end.
 -spec handover_failed(uds_dist_protocol:conn(), uds_dist_transport:reason(), connections()) ->
     {node() | undefined, connections()}.
 handover_failed(Conn, Reason, Connections = #connections{by_number = ByNumber}) ->
@@ -371,7 +372,8 @@ update(Conn, Monitor, C, Connections = #connections{by_number = ByNumber}) ->
 %% ---------------------------------------------------------------------------------------------
 %% The end of a connection
 
-%% A controller has ended. Tells whether the sidecar has to close the connection, and what to log.
+%% Removes the connection of a controller that has ended. Returns the number that the sidecar has to close,
+%% if any, and what to log.
 -spec controller_ended(Monitor :: reference(), connections()) ->
     {Close, ended(), connections()} | error
 when
@@ -397,13 +399,13 @@ controller_ended(Monitor, Connections = #connections{by_monitor = ByMonitor}) ->
 forget(#conn{counters = Counters}, Connections = #connections{totals = Totals}) ->
     Connections#connections{totals = uds_dist_counters:totals([Totals, Counters])}.
 
-%% What has ended at the sidecar has been logged with its reason.
+%% An end that the sidecar reported has been logged already, with its reason.
 what_to_log(#conn{stage = ended}) -> none;
 what_to_log(#conn{node = Node}) when Node =/= undefined -> {node, Node};
 what_to_log(#conn{peer = Peer}) -> {handshake, Peer}.
 
-%% The sidecar is gone with every socket that it had. Input handlers end their connections when they have
-%% given the VM what came before.
+%% Ends all connections whose sockets died with the sidecar. Input handlers first give the VM the data that
+%% arrived before.
 -spec sidecar_ended(connections()) -> connections().
 sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
     #connections{unclaimed = Unclaimed} = Connections,
@@ -422,6 +424,8 @@ sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMo
     ),
     Connections#connections{
         by_number = #{},
-        by_monitor = lists:foldl(fun({_, M, C}, Map) -> Map#{M := {lost, C#conn{stage = ended}}} end, ByMonitor, Lost),
+        by_monitor = lists:foldl(
+            fun({_, M, C}, Map) -> Map#{M := {lost, C#conn{stage = ended}}} end, ByMonitor, Lost
+        ),
         unclaimed = []
     }.

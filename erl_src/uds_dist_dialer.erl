@@ -1,6 +1,6 @@
-%% Connections that this node makes: what waits for a configuration or for the sidecar, what is on its
-%% way, and what is tried again because the peer's backlog is full. Pure: events go in, effects come out,
-%% and uds_dist_port carries them out.
+%% Outgoing connections: requests that wait for a configuration or for the sidecar, those in progress, and
+%% those that are retried because the peer's backlog is full. Pure: events go in, effects come out, and
+%% uds_dist_port carries them out. All times are in milliseconds of the caller's clock.
 -module(uds_dist_dialer).
 
 -export([new/0, dial/4, put_off/4, take_put_off/1]).
@@ -9,26 +9,26 @@
 
 -export_type([dialer/0, key/0, tag/0, effect/0]).
 
-%% What the caller recognizes its request by.
+%% The term by which the caller recognizes its request.
 -type tag() :: term().
-%% A request on its way to the sidecar.
+%% The number of a request that has been passed to the sidecar.
 -type key() :: non_neg_integer().
 -type effect() ::
-    %% For the sidecar.
+    %% Tell the sidecar to connect.
     {connect, key(), uds_dist_protocol:address()}
-    %% There has to be one.
+    %% Start the sidecar if there is none.
     | need_sidecar
-    %% A request is over.
+    %% Tell the caller that its request has failed.
     | {failed, tag(), Reason :: atom()}
-    %% Replaces the timer if there is one.
+    %% Set the timer, and cancel the previous one.
     | {timer, Milliseconds :: non_neg_integer()}
-    %% For the log: the node cannot be reached.
+    %% Log that the node cannot be reached.
     | {unreachable, node(), uds_dist_config:explanation()}.
 
 -record(request, {
     node :: node(),
     address :: undefined | uds_dist_protocol:address(),
-    %% Until when a full backlog is tried again, in milliseconds as Now of the events.
+    %% Time until which a full backlog is retried.
     give_up :: integer(),
     tag :: tag()
 }).
@@ -36,43 +36,45 @@
 -record(dialer, {
     is_up = false :: boolean(),
     next_key = 0 :: key(),
-    %% Until there is a configuration.
+    %% Requests that wait for a configuration.
     put_off = [] :: [#request{}],
-    %% Until there is a sidecar, last one first.
+    %% Requests that wait for the sidecar, the latest first.
     waiting = [] :: [#request{}],
     connecting = #{} :: #{key() => #request{}},
-    %% By the time of the next try.
+    %% Requests to retry, ordered by time.
     retries = [] :: [{Due :: integer(), #request{}}],
+    %% When each unreachable node was last logged.
     unreachable = #{} :: #{node() => LoggedAt :: integer()}
 }).
 
 -opaque dialer() :: #dialer{}.
 -type result() :: {[effect()], dialer()}.
 
-%% Milliseconds within which a full backlog is tried again. A live peer empties it within one or so.
+%% Longest delay before a full backlog is tried again, in milliseconds. A live peer empties it in about one.
 -define(BACKLOG_RETRY, 20).
-%% The same unreachable node is logged once in this time, in milliseconds.
+%% Shortest time between two log lines about the same unreachable node, in milliseconds.
 -define(LOG_INTERVAL, 60000).
-%% Nodes of which that is remembered.
+%% Most unreachable nodes that are remembered.
 -define(MAX_UNREACHABLE, 1000).
 
 -spec new() -> dialer().
 new() ->
     #dialer{}.
 
-%% Connect to a node that listens at Address.
+%% Requests a connection to a node that listens at Address.
 -spec dial(node(), uds_dist_protocol:address(), {tag(), GiveUp :: integer()}, dialer()) -> result().
 dial(Node, Address, {Tag, GiveUp}, Dialer) ->
     Request = #request{node = Node, address = Address, give_up = GiveUp, tag = Tag},
     connect(Request, Dialer).
 
-%% Connect to a node as soon as there is a configuration that says where it listens.
+%% Requests a connection to a node once there is a configuration that says where it listens.
 -spec put_off(node(), tag(), GiveUp :: integer(), dialer()) -> dialer().
 put_off(Node, Tag, GiveUp, Dialer = #dialer{put_off = PutOff}) ->
     Request = #request{node = Node, give_up = GiveUp, tag = Tag},
     Dialer#dialer{put_off = PutOff ++ [Request]}.
 
-%% There is one. Returns what was put off, in order, to be dialled.
+%% Removes and returns the requests that were put off, in order. The caller, which now knows the addresses,
+%% dials them.
 -spec take_put_off(dialer()) -> {[{node(), tag(), GiveUp :: integer()}], dialer()}.
 take_put_off(Dialer = #dialer{put_off = PutOff}) ->
     Requests = [{N, T, G} || #request{node = N, tag = T, give_up = G} <- PutOff],
@@ -86,7 +88,7 @@ connect(Request, Dialer = #dialer{next_key = Key, connecting = Connecting}) ->
         Dialer#dialer{next_key = Key + 1, connecting = Connecting#{Key => Request}}
     }.
 
-%% There is a sidecar.
+%% The sidecar is running.
 -spec up(dialer()) -> result().
 up(Dialer = #dialer{waiting = Waiting}) ->
     connect_all(lists:reverse(Waiting), Dialer#dialer{is_up = true, waiting = []}).
@@ -110,7 +112,7 @@ down(Dialer = #dialer{waiting = Waiting, connecting = Connecting}) ->
         Dialer#dialer{is_up = false, waiting = [], connecting = #{}}
     }.
 
-%% The peer is there. Returns the request, which is over.
+%% The sidecar has connected to the peer. Returns the request, which is done.
 -spec connected(key(), dialer()) -> {{node(), tag(), uds_dist_protocol:address()}, dialer()}.
 connected(Key, Dialer = #dialer{connecting = Connecting}) ->
     {#request{node = Node, tag = Tag, address = Address}, Connecting1} = maps:take(Key, Connecting),
@@ -127,7 +129,7 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
     Dialer1 = Dialer#dialer{connecting = Connecting1},
     case Reason =:= backlog_full andalso Now < GiveUp of
         true ->
-            %% At different times, so that those that wait do not all come at once again.
+            %% Spread the retries, so that they do not all arrive at once again.
             Due = Now + 1 + (Key * 7) rem ?BACKLOG_RETRY,
             Retries = lists:merge(Dialer#dialer.retries, [{Due, Request}]),
             {timer(Retries, Now), Dialer1#dialer{retries = Retries}};
@@ -140,8 +142,8 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
             {[{failed, Tag, Reason} | Effects], Dialer2}
     end.
 
-%% A node that was given its name by another one, such as a remote shell, never listens. When it is gone,
-%% somebody may still ask for it. Such names are thirteen digits of base 36 or a few less.
+%% A node with a dynamic name, such as a remote shell, never listens. Requests for it may still come after it
+%% is gone, and are not worth a log line. Dynamic names are up to thirteen digits in base 36.
 is_dynamic(Node) ->
     [Name | _] = string:split(atom_to_list(Node), "@"),
     length(Name) >= 10 andalso
@@ -150,7 +152,7 @@ is_dynamic(Node) ->
             fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
         ).
 
-%% The timer has run out.
+%% The timer has fired.
 -spec timeout(Now :: integer(), dialer()) -> result().
 timeout(Now, Dialer = #dialer{retries = Retries}) ->
     {Due, Later} = lists:splitwith(fun({At, _}) -> At =< Now end, Retries),
@@ -160,12 +162,12 @@ timeout(Now, Dialer = #dialer{retries = Retries}) ->
 timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 
-%% A node cannot be asked for a connection, or one was made and came to nothing.
+%% A node has no address to connect to, or a connection to it ended before its handshake was complete.
 -spec failed(node(), uds_dist_config:explanation(), Now :: integer(), dialer()) -> result().
 failed(Node, Explanation, Now, Dialer) ->
     unreachable(Node, Explanation, Now, Dialer).
 
-%% Whoever asks for a node that is not there tends to ask again and again.
+%% Callers tend to retry a node that is not there again and again, so the line is logged only now and then.
 unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
     case Unreachable of
         #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
@@ -179,7 +181,7 @@ unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable})
             {[{unreachable, Node, Explanation}], Dialer#dialer{unreachable = Kept#{Node => Now}}}
     end.
 
-%% The node was reached: should it go away, that is news again.
+%% The node was reached, so the next failure is logged again.
 -spec reached(node(), dialer()) -> dialer().
 reached(Node, Dialer = #dialer{unreachable = Unreachable}) ->
     Dialer#dialer{unreachable = maps:remove(Node, Unreachable)}.
