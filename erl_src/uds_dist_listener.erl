@@ -1,9 +1,11 @@
-%% Where this node listens: the place that is wanted, the sockets that there are, and what to do so that
-%% the two agree. Pure: events go in, effects come out, and uds_dist_port carries them out.
+%% The state machine of this node's listener. It knows the place where the node should listen and the
+%% sockets that exist, and decides how to make the two agree. Pure: events go in, effects come out, and
+%% uds_dist_port carries them out.
 %%
-%% A place stays wanted until it is closed. Whatever happens to the socket, such as the death of the
-%% sidecar or a configuration that cannot be had, the listener comes back to a place that it had, with
-%% one timer and a backoff. It must not know of ports, processes or the time of day.
+%% A place stays wanted until it is closed. Whatever happens to the socket, such as the death of the sidecar
+%% or a new configuration that does not work, the listener returns to the place that it had, with one timer
+%% and a backoff. It knows nothing of ports, processes or the time of day; all times are in milliseconds of
+%% the caller's clock.
 -module(uds_dist_listener).
 
 -export([new/0, open/4, put_off/3, move/4, close/2]).
@@ -12,37 +14,37 @@
 
 -export_type([listener/0, place/0, tag/0, effect/0]).
 
-%% Address, connections that may wait to be accepted, and mode of the socket file.
+%% The address, the backlog of listen(2), and the mode of the socket file.
 -type place() :: {uds_dist_protocol:address(), Backlog :: pos_integer(), Mode :: 0..8#777}.
-%% What the caller recognizes its request by.
+%% The term by which the caller recognizes its request.
 -type tag() :: term().
 -type id() :: uds_dist_protocol:listener().
 -type effect() ::
-    %% For the sidecar.
+    %% Send this command to the sidecar.
     {listen, id(), place()}
     | {unlisten, id()}
-    %% There has to be one.
+    %% Start the sidecar if there is none.
     | need_sidecar
-    %% A request is over.
+    %% Tell the caller the result of its request.
     | {done, tag(), ok | {error, Reason :: atom(), uds_dist_config:explanation()}}
-    %% Replaces the timer if there is one.
+    %% Set the timer, and cancel the previous one.
     | {timer, Milliseconds :: non_neg_integer()}
     | {log, notice | error, uds_dist_config:explanation()}.
 
-%% Milliseconds between tries for a name whose owner is going away.
+%% Delay between attempts to get a name whose owner is going away, in milliseconds.
 -define(BUSY_RETRY, 20).
-%% The delay before the second try for a place that was lost, and the longest one, in milliseconds.
+%% The delay before the second attempt to get back a lost place, and the longest delay, in milliseconds.
 -define(FIRST_BACKOFF, 100).
 -define(MAX_BACKOFF, 2000).
-%% A socket that was there for so many milliseconds was a good one, and is asked for again at once.
+%% A socket that lasted this many milliseconds resets the backoff: it is reopened at once when it is lost.
 -define(GOOD_LIFE, 10000).
 
 -record(request, {
     tag :: tag(),
     place :: place(),
-    %% What was wanted before it, and is again if it fails.
+    %% What was wanted before the request, and will be again if it fails.
     before :: wanted(),
-    %% Until when a name whose owner is just going away is asked for again.
+    %% Time until which the request is retried if the name's owner is just going away.
     give_up :: integer()
 }).
 
@@ -51,19 +53,20 @@
 -record(listener, {
     name :: undefined | atom(),
     wanted = none :: wanted(),
-    %% One; two while it moves.
+    %% Usually one socket; two during a move.
     sockets = #{} :: #{id() => {place(), opening | open | closing}},
+    %% Whether the sidecar is running.
     is_up = false :: boolean(),
-    %% The request that is being carried out, and those after it.
+    %% The request that is being carried out, and those that follow.
     request :: undefined | #request{},
     next = [] :: [{place(), tag(), GiveUp :: integer()}],
-    %% Requests that are done when nothing is there any more, last one first.
+    %% Requests to close, which are done when no socket is left; the latest first.
     closing = [] :: [tag()],
-    %% Something failed, and the timer will say when to try again.
-    is_resting = false :: boolean(),
-    %% Of a place that was had before.
+    %% Whether an attempt has failed and the next one waits for the timer.
+    awaits_timer = false :: boolean(),
+    %% Defined from the loss of a place until the node listens there again.
     backoff :: undefined | uds_dist_backoff:backoff(),
-    %% Since when it listens, and how often its socket was lost soon after that.
+    %% Time at which the socket was opened, and the backoff for sockets that are lost soon after that.
     since = 0 :: integer(),
     losses = uds_dist_backoff:new(?FIRST_BACKOFF) :: uds_dist_backoff:backoff()
 }).
@@ -71,7 +74,7 @@
 -opaque listener() :: #listener{}.
 -type result() :: {[effect()], listener()}.
 
-%% Nothing is wanted.
+%% A listener that should not listen anywhere.
 -spec new() -> listener().
 new() ->
     #listener{}.
@@ -82,11 +85,11 @@ name(#listener{name = Name}) -> Name.
 -spec wanted(listener()) -> wanted().
 wanted(#listener{wanted = Wanted}) -> Wanted.
 
-%% Whether somebody waits for the end of a request.
+%% Whether a request is being carried out.
 -spec is_requested(listener()) -> boolean().
 is_requested(#listener{request = Request}) -> Request =/= undefined.
 
-%% The place where it listens now.
+%% The place where the node listens now.
 -spec actual(listener()) -> none | place().
 actual(#listener{sockets = Sockets}) ->
     case [Place || {Place, open} <- maps:values(Sockets)] of
@@ -95,16 +98,16 @@ actual(#listener{sockets = Sockets}) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% What is wanted
+%% Requests
 
-%% Listen as Name at Place. GiveUp is in milliseconds, as every Now.
+%% Requests to listen as Name at Place.
 -spec open(atom(), place(), {tag(), GiveUp :: integer()}, listener()) -> result().
 open(Name, Place, {Tag, GiveUp}, Listener = #listener{wanted = none, closing = []}) ->
     start({Place, Tag, GiveUp}, Listener#listener{name = Name});
 open(_, _, {Tag, _}, Listener) ->
     {[already_listening(Tag)], Listener}.
 
-%% Listen as Name, at a place that move/4 will tell.
+%% Requests to listen as Name, at a place that move/4 will give later.
 -spec put_off(atom(), tag(), listener()) -> result().
 put_off(Name, Tag, Listener = #listener{wanted = none, closing = []}) ->
     {[{done, Tag, ok}], Listener#listener{name = Name, wanted = undecided}};
@@ -112,10 +115,10 @@ put_off(_, Tag, Listener) ->
     {[already_listening(Tag)], Listener}.
 
 already_listening(Tag) ->
-    {done, Tag, {error, already_listening, "this node listens already"}}.
+    {done, Tag, {error, already_listening, "this node is already listening"}}.
 
-%% Listen at another place from now on. The new socket stands before the old one goes, unless both are
-%% to be at the same address. If it cannot be had, nothing changes.
+%% Requests to listen at another place from now on. The new socket is opened before the old one is closed,
+%% unless both have the same address. If it cannot be opened, nothing changes.
 -spec move(place(), tag(), GiveUp :: integer(), listener()) -> result().
 move(_, Tag, _, Listener = #listener{wanted = none}) ->
     {[{done, Tag, ok}], Listener};
@@ -124,7 +127,7 @@ move(Place, Tag, GiveUp, Listener = #listener{request = undefined}) ->
 move(Place, Tag, GiveUp, Listener = #listener{next = Next}) ->
     {[], Listener#listener{next = Next ++ [{Place, Tag, GiveUp}]}}.
 
-%% Stop listening. The request is done when the socket is gone.
+%% Requests to stop listening. The request is done when the socket is gone.
 -spec close(tag(), listener()) -> result().
 close(Tag, Listener = #listener{request = Request, next = Next, closing = Closing}) ->
     Given = [{T, closed} || #request{tag = T} <- [Request]] ++ [{T, closed} || {_, T, _} <- Next],
@@ -136,24 +139,24 @@ close(Tag, Listener = #listener{request = Request, next = Next, closing = Closin
             request = undefined,
             next = [],
             closing = [Tag | Closing],
-            is_resting = false,
+            awaits_timer = false,
             backoff = undefined
         })
     ).
 
 start({Place, Tag, GiveUp}, Listener = #listener{wanted = Before}) ->
     Request = #request{tag = Tag, place = Place, before = Before, give_up = GiveUp},
-    settle(Listener#listener{wanted = Place, request = Request, is_resting = false}).
+    settle(Listener#listener{wanted = Place, request = Request, awaits_timer = false}).
 
 %% ---------------------------------------------------------------------------------------------
-%% What happens
+%% Events
 
-%% There is a sidecar.
+%% The sidecar is running.
 -spec up(listener()) -> result().
 up(Listener) ->
-    settle(Listener#listener{is_up = true, is_resting = false}).
+    settle(Listener#listener{is_up = true, awaits_timer = false}).
 
-%% The sidecar is gone, and every socket with it; or it could not be started.
+%% The sidecar is gone, and all sockets with it; or it could not be started.
 -spec down(listener()) -> result().
 down(Listener = #listener{request = Request}) ->
     Listener1 = Listener#listener{is_up = false, sockets = #{}},
@@ -188,11 +191,11 @@ listen_failed(Id, Reason, Explanation, Now, Listener = #listener{sockets = Socke
             Listener1 = Listener#listener{sockets = Sockets1},
             case Listener#listener.request of
                 #request{place = Place, give_up = GiveUp} when Reason =:= name_busy, Now < GiveUp ->
-                    {[{timer, ?BUSY_RETRY}], Listener1#listener{is_resting = true}};
+                    {[{timer, ?BUSY_RETRY}], Listener1#listener{awaits_timer = true}};
                 #request{place = Place} ->
                     failed(Reason, Explanation, Listener1);
                 _ when Listener#listener.wanted =:= Place ->
-                    rest(Place, Explanation, Listener1);
+                    retry_later(Place, Explanation, Listener1);
                 _ ->
                     settle(Listener1)
             end;
@@ -204,48 +207,48 @@ listen_failed(Id, Reason, Explanation, Now, Listener = #listener{sockets = Socke
 unlistened(Id, Listener = #listener{sockets = Sockets}) ->
     case Sockets of
         #{Id := {_, closing}} -> settle(Listener#listener{sockets = maps:remove(Id, Sockets)});
-        %% It was lost while it was told to go, and the number may be another one's by now.
+        %% The socket was lost while UNLISTEN was on its way; its number may belong to another one by now.
         #{} -> {[], Listener}
     end.
 
-%% The socket is gone, or is not ours any more, while the sidecar lives.
+%% The socket file was removed or replaced while the sidecar was running.
 -spec lost(id(), uds_dist_config:explanation(), Now :: integer(), listener()) -> result().
 lost(Id, Explanation, Now, Listener = #listener{sockets = Sockets}) ->
     Listener1 = Listener#listener{sockets = maps:remove(Id, Sockets)},
     case Sockets of
         #{Id := {Place, open}} ->
             Line = ["no longer listening at ", address(Place), ": ", Explanation],
-            add([{log, error, Line}], return(Explanation, Now, remember_loss(Listener1)));
+            add([{log, error, Line}], listen_again(Explanation, Now, remember_loss(Listener1)));
         #{Id := {_, closing}} ->
             settle(Listener1);
         #{} ->
             {[], Listener}
     end.
 
-%% At once, unless somebody takes the socket away again and again.
-return(Explanation, Now, Listener = #listener{since = Since, losses = Losses}) ->
+%% Listens again at once, unless the socket has been taken away again and again.
+listen_again(Explanation, Now, Listener = #listener{since = Since, losses = Losses}) ->
     Losses1 =
         case Now - Since >= ?GOOD_LIFE of
             true -> uds_dist_backoff:new(?FIRST_BACKOFF);
             false -> Losses
         end,
     {Delay, _, Losses2} = uds_dist_backoff:failed(Explanation, ?MAX_BACKOFF, Losses1),
-    Listener1 = Listener#listener{losses = Losses2, is_resting = true},
+    Listener1 = Listener#listener{losses = Losses2, awaits_timer = true},
     add([{timer, Delay}], settle(Listener1)).
 
-%% The timer has run out.
+%% The timer has fired.
 -spec timeout(listener()) -> result().
 timeout(Listener) ->
-    settle(Listener#listener{is_resting = false}).
+    settle(Listener#listener{awaits_timer = false}).
 
-%% The request has failed: what was wanted before it is wanted again.
+%% The request has failed: the listener goes back to what was wanted before.
 failed(Reason, Explanation, Listener = #listener{request = Request}) ->
     #request{tag = Tag, before = Before} = Request,
-    Listener1 = Listener#listener{request = undefined, wanted = Before, is_resting = false},
+    Listener1 = Listener#listener{request = undefined, wanted = Before, awaits_timer = false},
     add([{done, Tag, {error, Reason, Explanation}}], next(remember_loss(Listener1))).
 
-%% A place that this node had before is asked for again and again.
-rest(Place, Explanation, Listener) ->
+%% Schedules another attempt to listen at a place that this node had before.
+retry_later(Place, Explanation, Listener) ->
     #listener{backoff = Backoff} = Listener1 = remember_loss(Listener),
     {Delay, IsNews, Backoff1} = uds_dist_backoff:failed(Explanation, ?MAX_BACKOFF, Backoff),
     Line = [
@@ -256,10 +259,10 @@ rest(Place, Explanation, Listener) ->
     ],
     {
         [{log, error, Line} || IsNews] ++ [{timer, Delay}],
-        Listener1#listener{backoff = Backoff1, is_resting = true}
+        Listener1#listener{backoff = Backoff1, awaits_timer = true}
     }.
 
-%% From the loss of its place until it is back, its sockets are those of a return.
+%% Notes that the place was lost: the next socket there is logged as "listening again".
 remember_loss(Listener = #listener{wanted = {_, _, _}, backoff = undefined, request = undefined}) ->
     case actual(Listener) of
         none -> Listener#listener{backoff = uds_dist_backoff:new(?FIRST_BACKOFF)};
@@ -275,7 +278,7 @@ tries(Backoff) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% Makes what is there agree with what is wanted
+%% Making the sockets agree with what is wanted
 
 settle(Listener = #listener{wanted = none, sockets = Sockets}) ->
     {Effects, Listener1} = unlisten([Id || {Id, {_, open}} <- maps:to_list(Sockets)], Listener),
@@ -284,14 +287,14 @@ settle(Listener = #listener{wanted = undecided}) ->
     {[], Listener};
 settle(Listener = #listener{is_up = false}) ->
     {[need_sidecar], remember_loss(Listener)};
-settle(Listener = #listener{wanted = Wanted, sockets = Sockets, is_resting = IsResting}) ->
+settle(Listener = #listener{wanted = Wanted, sockets = Sockets, awaits_timer = AwaitsTimer}) ->
     case socket(Wanted, Sockets) of
         {_, opening} ->
             {[], Listener};
         {Id, open} ->
             Others = [Other || {Other, {_, open}} <- maps:to_list(Sockets), Other =/= Id],
             add(unlisten(Others, Listener), fun arrived/1);
-        none when IsResting ->
+        none when AwaitsTimer ->
             {[], Listener};
         none ->
             case same_address(Wanted, Sockets) of
@@ -317,7 +320,7 @@ listen(Place, Listener = #listener{sockets = Sockets}) ->
         [Id | _] ->
             {[{listen, Id, Place}], Listener#listener{sockets = Sockets#{Id => {Place, opening}}}};
         [] ->
-            %% One that is being closed will make room.
+            %% A number becomes free when a socket has been closed.
             {[], Listener}
     end.
 
@@ -331,7 +334,7 @@ unlisten(Ids, Listener) ->
         Ids
     ).
 
-%% The wanted socket is open. A move is done when the old one is gone.
+%% The wanted socket is open. A request is done when it is the only one left.
 arrived(Listener = #listener{request = Request, sockets = Sockets}) when map_size(Sockets) =:= 1 ->
     case Request of
         undefined ->
@@ -350,7 +353,7 @@ moved(Wanted, #listener{wanted = Wanted}) -> [];
 moved(_, #listener{wanted = Wanted}) ->
     [{log, notice, ["listening at ", address(Wanted), ", as configured"]}].
 
-%% Nothing is wanted: the listener is closed when nothing is there.
+%% Nothing is wanted: the listener is closed once no socket is left.
 closed(Listener = #listener{closing = Tags = [_ | _], sockets = Sockets}) when
     map_size(Sockets) =:= 0
 ->
@@ -359,7 +362,7 @@ closed(Listener = #listener{closing = Tags = [_ | _], sockets = Sockets}) when
 closed(Listener) ->
     {[], Listener}.
 
-%% A request is over; the next move has its turn.
+%% A request is done; the next one starts.
 next(Listener = #listener{next = []}) ->
     settle(Listener);
 next(Listener = #listener{next = [{_, Tag, _} | Next], wanted = none}) ->
