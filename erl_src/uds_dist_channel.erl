@@ -1,6 +1,6 @@
-%% The channel through which the sidecar hands over the sockets of connections, as SCM_RIGHTS of unix(7):
-%% from the request for it to its end. It exists only where the transport is direct; src/port/protocol.rs
-%% says what goes through it, and when. Its owner, uds_dist_port, keeps this state.
+%% The channel through which the sidecar hands over the sockets of connections, as SCM_RIGHTS messages of
+%% unix(7). It exists only with the transport `direct`; src/port/protocol.rs specifies what goes through it,
+%% and when. uds_dist_port keeps its state.
 -module(uds_dist_channel).
 
 -export([new/0, want/2, offered/2, failed/2, retry/1, close/1]).
@@ -13,35 +13,34 @@
     | asked_for
     | {connecting, uds_dist_protocol:address(), TriesLeft :: non_neg_integer()}
     | {open, socket:socket()}
-    %% There will be none until there is another sidecar.
+    %% There is no channel, and no other attempt as long as this sidecar runs.
     | failed.
 
 -type event() ::
     none
-    %% For the sidecar.
+    %% Send this packet to the sidecar.
     | {send, binary()}
-    %% Call retry/1 after so many milliseconds.
+    %% Call retry/1 after this many milliseconds.
     | {timer, pos_integer()}
-    %% Connections are relayed instead.
+    %% There is no channel, so connections are relayed.
     | {failed, uds_dist_config:explanation()}.
 
-%% Strangers who are in front of us at the channel are waited for so often, at intervals of so many
-%% milliseconds.
+%% How often to retry while strangers fill the channel's backlog, and the delay in milliseconds.
 -define(TRIES, 20).
 -define(RETRY, 50).
 
-%% Milliseconds for what the sidecar has sent before it said so.
+%% Time limit for receiving a socket, in milliseconds. The sidecar sends it before it reports that it did.
 -define(TAKE_TIMEOUT, 1000).
 
-%% Bytes for the control message with one descriptor; it needs 24 on a 64-bit Linux.
+%% Bytes for a control message with one descriptor, which needs 24 on 64-bit Linux.
 -define(CONTROL_SIZE, 64).
 
 -spec new() -> channel().
 new() ->
     none.
 
-%% There is a sidecar, and sockets are wanted. Dir is where the channel may have its socket; an abstract
-%% namespace is no directory, and the kernel chooses a name.
+%% Asks the sidecar, which is running, for a channel. Dir is the directory where it may create a socket file.
+%% If Dir is an abstract namespace, the kernel chooses an abstract name.
 -spec want(Dir :: binary(), channel()) -> {event(), channel()}.
 want(Dir, none) ->
     case check() of
@@ -64,16 +63,16 @@ check() ->
         {unix, linux} ->
             case erlang:function_exported(prim_file, file_desc_to_ref, 2) of
                 true -> check_socket();
-                false -> {error, "this Erlang/OTP cannot close a descriptor that it was given"}
+                false -> {error, "this Erlang/OTP cannot close descriptors that it receives"}
             end;
         _ ->
-            {error, "only Linux has it"}
+            {error, "direct is available on Linux only"}
     end.
 
 check_socket() ->
     try socket:is_supported(local) of
         true -> ok;
-        false -> {error, "the module socket of this VM knows no Unix domain sockets"}
+        false -> {error, "the module socket of this VM does not support Unix domain sockets"}
     catch
         error:_ -> {error, "this VM was built without the module socket"}
     end.
@@ -83,18 +82,18 @@ check_socket() ->
 offered(Address, asked_for) -> connect(Address, ?TRIES);
 offered(_, _) -> not_asked_for.
 
-%% The sidecar could not open it, or has closed it before we came in.
+%% The sidecar could not open the channel, or closed it before we had connected.
 -spec failed(uds_dist_config:explanation(), channel()) -> {event(), channel()} | not_asked_for.
 failed(_, none) ->
     not_asked_for;
 failed(_, failed) ->
-    %% We have given up before it did.
+    %% We had given up already.
     {none, failed};
 failed(Explanation, Channel) ->
     close(Channel),
     {{failed, Explanation}, failed}.
 
-%% The time of `timer` is over.
+%% The timer has fired.
 -spec retry(channel()) -> {event(), channel()}.
 retry({connecting, Address, TriesLeft}) -> connect(Address, TriesLeft);
 retry(Channel) -> {none, Channel}.
@@ -106,7 +105,7 @@ connect(Address, TriesLeft) ->
         busy when TriesLeft > 0 ->
             {{timer, ?RETRY}, {connecting, Address, TriesLeft - 1}};
         busy ->
-            {{failed, "others keep the sidecar's channel busy"}, failed};
+            {{failed, "other processes keep the sidecar's channel busy"}, failed};
         {error, Explanation} ->
             {{failed, Explanation}, failed}
     end.
@@ -125,14 +124,14 @@ open(Address) ->
                     {error, io_lib:format("cannot connect to the sidecar (~0tp)", [Reason])}
             end;
         {error, Reason} ->
-            {error, io_lib:format("cannot make a socket (~0tp)", [Reason])}
+            {error, io_lib:format("cannot create a socket (~0tp)", [Reason])}
     end.
 
 -spec is_open(channel()) -> boolean().
 is_open({open, _}) -> true;
 is_open(_) -> false.
 
-%% The sidecar is gone.
+%% Closes the channel after the sidecar has ended.
 -spec close(channel()) -> channel().
 close({open, Socket}) ->
     close_socket(Socket),
@@ -141,23 +140,23 @@ close(_) ->
     none.
 
 %% ---------------------------------------------------------------------------------------------
-%% What comes through it
+%% Sockets that come through the channel
 
-%% Takes the next socket, which the sidecar has sent. The caller owns it.
+%% Receives the next socket that the sidecar has sent. The caller becomes its owner.
 -spec take(channel()) -> {ok, socket:socket()} | {error, uds_dist_config:explanation()}.
 take({open, Socket}) ->
     case socket:recvmsg(Socket, 1, ?CONTROL_SIZE, [cmsg_cloexec], ?TAKE_TIMEOUT) of
         {ok, #{ctrl := [#{data := <<Descriptor:32/native-signed>>}]}} ->
             adopt(Descriptor);
         {ok, #{ctrl := []}} ->
-            %% The kernel had nowhere to put it.
+            %% The kernel had no descriptor left for it.
             {error, explain(emfile)};
         {error, Reason} ->
             {error, explain(Reason)}
     end.
 
-%% The module socket closes only descriptors that it has made itself. So it duplicates this one, and the
-%% only function that closes a descriptor from elsewhere is this undocumented one.
+%% The module socket closes only descriptors that it has created itself. So it duplicates this one, which is
+%% then closed by the only function that can close a foreign descriptor, an undocumented one.
 adopt(Descriptor) ->
     Opened = socket:open(Descriptor, #{dup => true}),
     {ok, File} = prim_file:file_desc_to_ref(Descriptor, [raw]),
@@ -173,7 +172,7 @@ explain(Reason) when Reason =:= emfile; Reason =:= enfile ->
 explain(Reason) ->
     io_lib:format("its socket cannot be taken over (~0tp)", [Reason]).
 
-%% Makes a process the owner of a socket: when the process ends, the socket is closed.
+%% Makes Pid the owner of a socket, which is closed when that process ends.
 -spec give(socket:socket(), pid()) -> ok.
 give(Socket, Pid) ->
     case socket:setopt(Socket, {otp, controlling_process}, Pid) of

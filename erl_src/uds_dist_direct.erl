@@ -1,9 +1,8 @@
-%% The transport that goes around the sidecar, for those who ask for it (`transport` is `direct`): after
-%% the handshake the sidecar hands over the connection's socket (see uds_dist_channel), and this VM reads
-%% and writes it.
+%% The transport `direct`, which bypasses the sidecar. After the handshake, the sidecar hands over the
+%% connection's socket (see uds_dist_channel), and this VM reads and writes it.
 %%
-%% Such a connection outlives its sidecar. It costs a descriptor in the VM, and what the controller has
-%% taken and the socket has not is lost at halt(), which flushes ports only.
+%% Such a connection outlives its sidecar. It costs a descriptor in the VM. At halt(), which flushes only
+%% ports, data is lost that the controller has taken but the socket has not.
 -module(uds_dist_direct).
 -behaviour(uds_dist_transport).
 
@@ -14,19 +13,19 @@
 
 -record(output, {
     socket :: socket:socket(),
-    %% What the socket has not taken yet, and what the VM will say when it takes more.
+    %% Data that the socket has not taken yet, and the handle of the message that it can take more.
     rest = [] :: erlang:iovec(),
     handle :: undefined | reference()
 }).
 -record(input, {
     socket :: socket:socket(),
-    %% What the VM will say when there is something to read.
+    %% Handle of the message that there is something to read.
     handle :: undefined | reference(),
-    %% When the wait for it began.
+    %% Start of the current wait, in native time units.
     since = 0 :: integer(),
-    %% Busy-poll budget: how long a wait may be spent polling, in native time units.
+    %% Busy-poll budget: how long a wait may spin before it blocks, in native time units.
     spin :: non_neg_integer(),
-    %% Whether the next wait is expected to be that short.
+    %% Whether the next wait is expected to end within the budget.
     is_short = false :: boolean(),
     turn = uds_dist_turn:new() :: uds_dist_turn:turn()
 }).
@@ -37,21 +36,21 @@
 %% Smaller writes are flattened: one copy is cheaper than building an iovec.
 -define(FLATTEN, 65536).
 
-%% Bytes to read at once.
+%% Most bytes of one read.
 -define(READ, 131072).
 
-%% A read this long is part of a bulk transfer. The next piece is there before it is waited for, and
-%% polling for it would take processor time from its sender.
+%% A read of this many bytes is part of a bulk transfer. The next piece arrives before anyone waits for it,
+%% and polling for it would only take processor time from its sender.
 -define(LONG, 16384).
 
-%% A wait that took up to so many times the budget may still be followed by one within it: much of it
-%% was the time that two wake-ups take.
--define(HOPE, 4).
+%% A blocking wait of up to this many budgets may be followed by one within the budget, as much of it was
+%% spent on two wake-ups.
+-define(SHORT_WAIT, 4).
 
 %% ---------------------------------------------------------------------------------------------
 %% Output
 
-%% Writes into a socket, which the caller owns.
+%% The output half for a socket that the caller owns.
 -spec output(socket:socket()) -> output().
 output(Socket) ->
     #output{socket = Socket}.
@@ -107,15 +106,15 @@ reason(Reason) ->
 %% ---------------------------------------------------------------------------------------------
 %% Input
 
-%% Reads from a socket. Spin is the busy-poll budget in microseconds.
+%% The input half for a socket. Spin is the busy-poll budget in microseconds.
 -spec input(socket:socket(), Spin :: non_neg_integer()) -> input().
 input(Socket, Spin) ->
-    %% Once: all that fits, and not all that the peer sends meanwhile as well.
+    %% A receive reads the socket once, and does not go on while the peer sends more.
     _ = socket:setopt(Socket, {otp, rcvbuf}, {1, ?READ}),
     #input{socket = Socket, spin = erlang:convert_time_unit(Spin, microsecond, native)}.
 
-%% What comes is handled at once, however many processes of a busy node want to run; those have their turns
-%% while a wait is spent polling, and after long pieces (passed_on/2).
+%% Input is handled at once, even in a node with many runnable processes. Those get their turns between polls,
+%% and after long pieces (passed_on/2).
 -spec read(term(), input()) ->
     {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
 read(timeout, Input = #input{is_short = IsShort}) ->
@@ -126,16 +125,16 @@ read(timeout, Input = #input{is_short = IsShort}) ->
     end;
 read({'$socket', Socket, select, Handle}, #input{socket = Socket, handle = Handle} = Input) ->
     #input{since = Since, spin = Spin} = Input,
-    IsShort = erlang:monotonic_time() - Since < ?HOPE * Spin,
+    IsShort = erlang:monotonic_time() - Since < ?SHORT_WAIT * Spin,
     receive_now(Input#input{handle = undefined, is_short = IsShort});
 read({'$socket', Socket, abort, {Handle, Reason}}, #input{socket = Socket, handle = Handle}) ->
     {ended, reason(Reason)};
 read(_, _) ->
     ignored.
 
-%% Waking up a sleeping processor takes tens of microseconds, and so does waking up a thread that has to
-%% be told that a socket is ready. A wait that is likely to be short begins with polling; in between,
-%% other processes of the node run.
+%% Waking a sleeping processor takes tens of microseconds, and so does waking the thread that reports a
+%% ready socket. So a wait that is likely to be short begins with polling. Between polls, other processes
+%% of the node run.
 poll(Input = #input{socket = Socket, since = Since, spin = Spin}) ->
     case socket:recv(Socket, 0, [], 0) of
         {ok, Bytes} ->
@@ -166,7 +165,7 @@ receive_now(Input = #input{socket = Socket}) ->
 passed_on(Count, Input) when Count < ?LONG ->
     Input;
 passed_on(_, Input) ->
-    %% The receiver of a long message takes it while the processor has it at hand, and before there is
-    %% much more. The VM counts a read as little work, whatever its length, and would let this process
-    %% go on.
+    %% Let the receiver of a long message handle it while it is in the processor's cache, and before much
+    %% more arrives. The VM would not preempt this process: it counts a read as little work, whatever its
+    %% length.
     Input#input{is_short = false, turn = uds_dist_turn:give(Input#input.turn)}.
