@@ -1,6 +1,6 @@
-%% The application. Distribution runs without it; its start is the moment at which the application
-%% environment is complete, wherever it came from: config/runtime.exs of an Elixir release, or the
-%% configuration of a Mix project or a rebar3 shell, all of which come after distribution.
+%% The application. Distribution runs without it, but its start is the moment at which the application
+%% environment is complete. Settings from config/runtime.exs of an Elixir release, or from the configuration
+%% of a Mix project or a rebar3 shell, arrive only after distribution has started.
 -module(uds_dist_app).
 -behaviour(application).
 -behaviour(supervisor).
@@ -8,7 +8,7 @@
 -export([start/2, stop/1]).
 -export([init/1]).
 
-%% With a wrong setting it does not start, so that a release does not run half reachable.
+%% Fails on an invalid setting, so that a release does not run while nobody can reach it.
 -spec start(application:start_type(), []) -> {ok, pid()} | {error, Reason :: term()}.
 start(_Type, []) ->
     case uds_dist_port:configure() of
@@ -20,7 +20,7 @@ start(_Type, []) ->
 stop(_State) ->
     ok.
 
-%% The processes of distribution belong to net_sup, and none to the application.
+%% There are no children: the processes of distribution belong to net_sup.
 -spec init([]) -> {ok, {supervisor:sup_flags(), []}}.
 init([]) ->
     {ok, {#{}, []}}.

@@ -1,5 +1,5 @@
-%% Counters of one connection, which its controller and its input handler keep and anybody may read
-%% without asking either.
+%% The byte counters of a connection. Its controller and its input handler update them, and any process can
+%% read them without asking either.
 -module(uds_dist_counters).
 
 -export([new/0, sent/2, received/2, read/1, totals/1]).
@@ -12,17 +12,17 @@
 -define(SENT, 1).
 -define(RECEIVED, 2).
 
-%% All zero.
+%% New counters, which are zero.
 -spec new() -> counters().
 new() ->
     counters:new(2, []).
 
-%% Bytes went out.
+%% Adds to the bytes sent.
 -spec sent(non_neg_integer(), counters()) -> ok.
 sent(Bytes, Counters) ->
     counters:add(Counters, ?SENT, Bytes).
 
-%% Bytes came in.
+%% Adds to the bytes received.
 -spec received(non_neg_integer(), counters()) -> ok.
 received(Bytes, Counters) ->
     counters:add(Counters, ?RECEIVED, Bytes).
@@ -34,7 +34,7 @@ read(Counters) ->
         bytes_received => counters:get(Counters, ?RECEIVED)
     }.
 
-%% What only rises, summed up.
+%% The sums of several counters and totals.
 -spec totals([counters() | totals()]) -> totals().
 totals(All) ->
     lists:foldl(

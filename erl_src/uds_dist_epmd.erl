@@ -1,6 +1,6 @@
-%% What stands in for epmd (-epmd_module uds_dist_epmd), for those who ask it for names: the shell's
-%% net_adm:names(), net_adm:world(), and libraries that find nodes that way. Distribution over Unix
-%% sockets needs none. The answers are the nodes of the socket_dir; nothing is registered anywhere.
+%% A stand-in for epmd (-epmd_module uds_dist_epmd), for tools that query epmd, such as net_adm:names/0,
+%% net_adm:world/0 and libraries that discover nodes that way. Distribution over Unix domain sockets does not
+%% need it. The answers are the nodes in the socket_dir; nothing is registered anywhere.
 %%
 %% The callbacks are those of erl_epmd.
 -module(uds_dist_epmd).
@@ -20,7 +20,7 @@ start_link() ->
 register_node(Name, Port) ->
     register_node(Name, Port, inet).
 
-%% Asked by other carriers beside this one.
+%% Called by other carriers that run beside this one.
 -spec register_node(string(), inet:port_number(), atom()) -> {ok, Creation :: 1..3}.
 register_node(_Name, _Port, _Family) ->
     {ok, rand:uniform(3)}.
@@ -47,7 +47,7 @@ is_this_host(Host) ->
 port_please(Name, Host) ->
     port_please(Name, Host, infinity).
 
-%% Whether the node is there.
+%% Returns a port if the node is running.
 -spec port_please(string(), term(), timeout()) -> {port, 0, 6} | noport.
 port_please(Name, Host, _Timeout) ->
     case names(Host) of

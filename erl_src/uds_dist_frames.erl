@@ -1,7 +1,7 @@
-%% A peer's byte stream becomes the frames of the distribution protocol. Pure.
+%% Splits a peer's byte stream into the frames of the distribution protocol. Pure.
 %%
-%% A frame is a length and as many bytes: 16 bits of length during the handshake, 32 after it
-%% (alt_dist, "The Distribution Protocol"). The stream may be cut anywhere.
+%% A frame is a length followed by that many bytes. The length has 16 bits during the handshake and 32 after
+%% it (alt_dist, "The Distribution Protocol"). The stream may be cut anywhere.
 -module(uds_dist_frames).
 
 -export([handshake_frame/1]).
@@ -9,14 +9,15 @@
 
 -export_type([buffer/0]).
 
-%% Longest handshake frame: one with a node name of 255 characters has less than 1100 bytes. A
-%% longer one is no handshake, and its end is not waited for.
+%% Longest handshake frame in bytes. One with a node name of 255 characters has less than 1100; a longer one
+%% is not part of a handshake, and is rejected without waiting for its end.
 -define(MAX_HANDSHAKE_FRAME, 2048).
 
-%% Bytes in hand, bytes that the first frame needs, and the pieces in hand, last one first.
+%% The number of bytes received, the number that the first frame needs, and the pieces received, the latest
+%% first.
 -opaque buffer() :: {Size :: non_neg_integer(), Needed :: pos_integer(), [binary()]}.
 
-%% Takes the first frame of the handshake off a stream.
+%% Takes the first handshake frame off a stream.
 -spec handshake_frame(binary()) ->
     {ok, Frame :: binary(), Rest :: binary()} | more | {error, {too_long, pos_integer()}}.
 handshake_frame(<<Length:16, _/binary>>) when Length > ?MAX_HANDSHAKE_FRAME ->
@@ -26,12 +27,12 @@ handshake_frame(<<Length:16, Frame:Length/binary, Rest/binary>>) ->
 handshake_frame(_) ->
     more.
 
-%% The empty beginning of a stream after the handshake.
+%% An empty buffer, for the stream after the handshake.
 -spec new() -> buffer().
 new() ->
     {0, 4, []}.
 
-%% Adds bytes to the stream and takes all frames that are complete. A tick is an empty frame.
+%% Adds bytes to the stream, and takes all complete frames off it. A tick is an empty frame.
 -spec push(binary(), buffer()) -> {[Frame :: iodata()], buffer()}.
 push(<<>>, Buffer) ->
     {[], Buffer};
@@ -40,7 +41,7 @@ push(Bytes, {Size, Needed, Pieces}) when Size + byte_size(Bytes) < Needed ->
 push(Bytes, {0, _, []}) ->
     split(Bytes, []);
 push(Bytes, {Size, 4, Pieces}) ->
-    %% The length itself was cut: take it whole first. It has less than 4 bytes in hand.
+    %% The length itself was cut: complete it first. Less than 4 bytes have been received.
     Missing = 4 - Size,
     <<Head:Missing/binary, Rest/binary>> = Bytes,
     <<Length:32>> = Start = iolist_to_binary(lists:reverse([Head | Pieces])),

@@ -1,21 +1,22 @@
-%% The nodes that listen in a socket_dir, found without asking any of them: they share a directory,
-%% and need no epmd.
+%% Finds the nodes that listen in a socket_dir, without epmd: by the sockets in the directory, or in the
+%% abstract namespace.
 -module(uds_dist_names).
 
 -export([list/1]).
-%% A process.
+%% Entry point of a process.
 -export([ask/1]).
 
-%% Milliseconds for one that does not answer, such as a stopped process with a full backlog. All are
-%% asked together, so many at a time.
+%% Time limit for connecting to a socket, in milliseconds: a stopped process with a full backlog does not
+%% answer.
 -define(CONNECT_TIMEOUT, 1000).
+%% Number of sockets that are probed in parallel.
 -define(ASKED_AT_ONCE, 256).
 
-%% Names of those that live, sorted. Whoever can write to the directory can put anything there: what cannot
-%% be the socket of a node is left out.
+%% The sorted names of the nodes that are alive. Files that cannot be the socket of a node are left out, as
+%% anyone who can write to the directory can put anything there.
 -spec list(Dir :: binary()) -> {ok, [string()]} | {error, Reason :: file:posix()}.
 list(<<"@", Namespace/binary>>) ->
-    %% The kernel lists abstract sockets, and forgets them with their owner.
+    %% The kernel lists abstract sockets, which do not outlive their owners.
     case read_file("/proc/net/unix") of
         {ok, Table} -> {ok, lists:usort(abstract_names(Table, <<"@", Namespace/binary, "/">>))};
         {error, _} = Error -> Error
@@ -36,8 +37,8 @@ list(Dir) ->
             Error
     end.
 
-%% A name that is no text, or has control characters in it, is not one of ours, and would reach the
-%% terminals and log lines of those who ask.
+%% False for names that are not text or that contain control characters. No node of ours has such a name, and
+%% it would end up in terminals and log lines.
 is_name([_ | _] = Name) ->
     lists:all(fun(Char) -> is_integer(Char) andalso Char >= 32 andalso not is_control(Char) end, Name);
 is_name(_) ->
@@ -57,8 +58,8 @@ answer({Pid, Monitor}) ->
         {'DOWN', Monitor, process, Pid, Reason} -> Reason =:= {shutdown, alive}
     end.
 
-%% Ends with {shutdown, alive} if somebody listens. Connecting is what a carrier of any kind answers to. A
-%% full backlog is a sign of life as well.
+%% Probes a socket, and exits with {shutdown, alive} if a process listens there. It only connects, which works
+%% with any carrier. A full backlog is a sign of life as well.
 -spec ask(Path :: binary()) -> no_return().
 ask(Path) ->
     case gen_tcp:connect({local, Path}, 0, [local, {active, false}], ?CONNECT_TIMEOUT) of
@@ -67,7 +68,7 @@ ask(Path) ->
         {error, _} -> exit({shutdown, dead})
     end.
 
-%% Lines as in proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode Path".
+%% The format of a line is that of proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode Path".
 abstract_names(Table, Prefix) ->
     Length = byte_size(Prefix),
     [
@@ -79,7 +80,7 @@ abstract_names(Table, Prefix) ->
         is_name(Name)
     ].
 
-%% A file of /proc has no size.
+%% Files in /proc report no size, so file:read_file/1 cannot be used.
 read_file(Path) ->
     case file:open(Path, [read, raw, binary]) of
         {ok, File} ->

@@ -1,15 +1,15 @@
-%% The sidecar as a program of the operating system: how it is started and ended.
+%% Starts and ends the sidecar as a program of the operating system.
 -module(uds_dist_program).
 
 -export([start/1, close/1, exit_status/1]).
 
-%% Starts one. The caller is the owner of its port. Spin is the busy-poll budget in microseconds.
+%% Starts a sidecar. The caller becomes the owner of its port. Spin is the busy-poll budget in microseconds.
 -spec start(Spin :: non_neg_integer()) -> {ok, port()} | {error, uds_dist_config:explanation()}.
 start(Spin) ->
     Options = [
         {env, environment(Spin)},
         {packet, 4},
-        %% Only a full pipe makes a sender wait, and not what is on its way to the port.
+        %% Only a full pipe may make senders wait, not the length of the port's message queue.
         {busy_limits_msgq, disabled},
         binary,
         use_stdio,
@@ -21,7 +21,7 @@ start(Spin) ->
         error:Reason -> {error, start_error(Reason)}
     end.
 
-%% Nothing of the VM's environment but what the sidecar reads: there are often secrets in it.
+%% Removes everything from the environment that the sidecar does not read, as it often contains secrets.
 environment(Spin) ->
     [
         {Name, false}
@@ -38,7 +38,7 @@ start_error(eacces) ->
 start_error(Reason) ->
     io_lib:format("it cannot be started (~0tp)", [Reason]).
 
-%% The sidecar sees the end of its input, and ends.
+%% Ends the sidecar: it exits when its input is closed.
 -spec close(port()) -> ok.
 close(Port) ->
     try port_close(Port) of
@@ -47,7 +47,7 @@ close(Port) ->
         error:badarg -> ok
     end.
 
-%% Why it is gone, for people.
+%% Explains an exit status, for people.
 -spec exit_status(non_neg_integer()) -> uds_dist_config:explanation().
 exit_status(Status) when Status > 128 ->
     io_lib:format("it was ended by signal ~b", [Status - 128]);

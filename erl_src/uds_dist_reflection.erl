@@ -1,23 +1,23 @@
-%% Handshakes of this node that come back to it.
+%% Detects handshakes of this node that an attacker relays back to it.
 %%
-%% The handshake of the distribution binds neither names nor the socket: whoever stands between two ends
-%% can pass on the proof that one of them knows the cookie. Where both ends are connections of this VM, a
-%% digest that it has sent comes in again, which no other node could have made, and the connection is
-%% refused. Names and challenges are not looked at: who stands between can rewrite them.
+%% The handshake of the distribution binds neither names nor the socket: a process in the middle can relay
+%% the proof that one end knows the cookie. If both ends are connections of this VM, a digest that it has sent
+%% comes back, and the connection is refused: no other node could have made that digest. Names and challenges
+%% are not compared, because a process in the middle can rewrite them.
 %%
-%% Controllers remember here what they send, input handlers ask about what they receive. The table belongs
-%% to uds_dist_port.
+%% Controllers record what they send, and input handlers look up what they receive. The table belongs to
+%% uds_dist_port.
 -module(uds_dist_reflection).
 
 -export([new/0, remember/1, is_ours/1]).
 
 -define(TABLE, ?MODULE).
 
-%% Milliseconds for which a packet is remembered: longer than a handshake may take, unless somebody has
-%% raised net_setuptime beyond that.
+%% Time for which a packet is remembered, in milliseconds. It exceeds the time limit of a handshake, unless
+%% net_setuptime is set to a larger value.
 -define(LIFE, 60000).
 
-%% Entries from which on old ones are looked for and removed.
+%% Number of entries above which old ones are removed.
 -define(MANY, 1000).
 
 -spec new() -> ok.
@@ -25,7 +25,7 @@ new() ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {write_concurrency, true}]),
     ok.
 
-%% This node sends a packet of a handshake.
+%% Records a handshake packet that this node sends.
 -spec remember(Packet :: iodata()) -> ok.
 remember(Packet) ->
     Now = erlang:monotonic_time(millisecond),
@@ -43,7 +43,7 @@ forget(Size, Now) when Size > ?MANY ->
 forget(_, _) ->
     ok.
 
-%% Whether this node has sent the proof in a packet that came in.
+%% Whether the proof in a received packet is one that this node has sent.
 -spec is_ours(Packet :: binary()) -> boolean().
 is_ours(Packet) ->
     case proof(Packet) of
@@ -51,7 +51,7 @@ is_ours(Packet) ->
         Proof -> ets:member(?TABLE, Proof)
     end.
 
-%% The digest of a challenge reply or of its acknowledgement ("Distribution Handshake" of the ERTS User's
+%% The digest of a challenge reply or a challenge acknowledgement ("Distribution Handshake" in the ERTS User's
 %% Guide).
 proof(<<$r, _Challenge:32, Digest:16/binary>>) -> Digest;
 proof(<<$a, Digest:16/binary>>) -> Digest;

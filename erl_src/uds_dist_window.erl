@@ -1,4 +1,4 @@
-%% The two ends of flow control, as src/protocol.rs words it. Pure.
+%% The two ends of flow control, by the rule of src/port/protocol.rs. Pure.
 %%
 %% A sender has at most a window of bytes of a connection sent and not acknowledged. The receiver
 %% acknowledges bytes when it has passed them on, at the latest when a quarter of the window waits
@@ -13,43 +13,44 @@
 -opaque sender() :: {Unacknowledged :: non_neg_integer(), Size :: pos_integer()}.
 -opaque receiver() :: {Waiting :: non_neg_integer(), Quarter :: pos_integer()}.
 
-%% The sender's end: nothing sent yet.
+%% The sender's end of a window of Size bytes, all of which may be sent.
 -spec sender(Size :: pos_integer()) -> sender().
 sender(Size) ->
     {0, Size}.
 
-%% Bytes that may be sent now.
+%% The number of bytes that may be sent now.
 -spec available(sender()) -> non_neg_integer().
 available({Unacknowledged, Size}) ->
     Size - Unacknowledged.
 
-%% Whether it is worth sending: at least half of the window is available. If not, an acknowledgement
-%% is on its way, or will be when what is sent has been passed on.
+%% Whether sending is worthwhile: at least half of the window is available. If not, an acknowledgement is on
+%% its way, or will be once the receiver has passed on what was sent.
 -spec is_open(sender()) -> boolean().
 is_open({Unacknowledged, Size}) ->
     Unacknowledged =< Size div 2.
 
-%% Whether an acknowledgement is on its way, or will be when what is sent has been passed on.
+%% Whether an acknowledgement is on its way, or will be once the receiver has passed on what was sent.
 -spec is_awaited(sender()) -> boolean().
 is_awaited({Unacknowledged, Size}) ->
     Unacknowledged >= Size div 4.
 
-%% Count bytes, no more than are available, are on their way.
+%% Records that Count bytes were sent, which must not be more than are available.
 -spec sent(non_neg_integer(), sender()) -> sender().
 sent(Count, {Unacknowledged, Size}) when Unacknowledged + Count =< Size ->
     {Unacknowledged + Count, Size}.
 
-%% The receiver has passed on Count bytes.
+%% Records that the receiver acknowledged Count bytes.
 -spec acknowledged(non_neg_integer(), sender()) -> sender().
 acknowledged(Count, {Unacknowledged, Size}) when Count =< Unacknowledged ->
     {Unacknowledged - Count, Size}.
 
-%% The receiver's end: nothing received yet.
+%% The receiver's end of a window of Size bytes, none of which has been received.
 -spec receiver(Size :: pos_integer()) -> receiver().
 receiver(Size) ->
     {0, max(1, Size div 4)}.
 
-%% Count bytes came in and went on: what to acknowledge now, 0 if it is not yet time.
+%% Records that Count bytes were received and passed on. Returns the number of bytes to acknowledge now, 0 if
+%% no acknowledgement is due.
 -spec passed_on(non_neg_integer(), receiver()) -> {non_neg_integer(), receiver()}.
 passed_on(Count, {Waiting, Quarter}) when Waiting + Count >= Quarter ->
     {Waiting + Count, {0, Quarter}};
