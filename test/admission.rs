@@ -163,9 +163,9 @@ fn before_admit_only_the_own_user_and_root_get_in() {
     drop(root);
 }
 
-/// Each way to let somebody in, with somebody whom it lets in and somebody whom it does not.
+/// Each kind of policy, with peers that it admits and peers that it refuses.
 #[test]
-fn admit_lets_in_whom_it_says() {
+fn admit_admits_exactly_those_it_lists() {
     let Some(host) = Host::new() else { return };
     let path = host.directory("run", OWNER, 0o755).join("a.sock");
     let mut sidecar = host.sidecar(OWNER);
@@ -228,7 +228,7 @@ fn supplementary_groups_do_not_count() {
 
 /// Even the own user, if the list does not have it: here the test itself is kept out. Without root.
 #[test]
-fn a_refused_peer_gets_the_end_and_the_vm_hears_nothing() {
+fn a_refused_peer_is_closed_and_not_reported() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -242,7 +242,7 @@ fn a_refused_peer_gets_the_end_and_the_vm_hears_nothing() {
 
 /// The connections that there are stay, as a node that is up is not cut off by a new setting.
 #[test]
-fn a_new_policy_is_for_those_who_come() {
+fn a_new_policy_applies_to_new_peers_only() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -313,7 +313,7 @@ fn refusals_are_logged_once_in_five_seconds_for_each_user() {
 
 /// Somebody was faster at the path of a node, in a directory where everybody may create files.
 #[test]
-fn a_squatter_does_not_hear_a_byte() {
+fn a_squatter_receives_no_byte() {
     let Some(host) = Host::new() else { return };
     let path = host.directory("run", ROOT, 0o1777).join("b.sock");
     let mut squatter = host.attacker(STRANGER);
@@ -378,7 +378,7 @@ fn a_name_that_a_stranger_has_is_not_taken() {
 
 /// Not even by root, who could: whose name it was may have it again.
 #[test]
-fn what_others_left_is_not_swept() {
+fn files_of_other_users_are_not_swept() {
     let Some(host) = Host::new() else { return };
     let directory = host.directory("run", ROOT, 0o1777);
     let mut other = host.sidecar(STRANGER);
@@ -425,7 +425,7 @@ mod abstract_names {
     }
 
     #[test]
-    fn a_squatter_does_not_hear_a_byte() {
+    fn a_squatter_receives_no_byte() {
         let Some(host) = Host::new() else { return };
         let name = name("squatter");
         let mut squatter = host.attacker(STRANGER);
@@ -479,9 +479,9 @@ mod abstract_names {
 
 // --- the socket file -----------------------------------------------------------------------------
 
-/// With the final mode from the first moment on, in a VM whose umask forbids nothing.
+/// The socket is created with its final mode, whatever the umask of the VM.
 #[test]
-fn the_socket_never_has_another_mode() {
+fn the_socket_has_its_mode_from_the_start() {
     let directory = TempDir::new();
     for (number, mode) in [0o600, 0o660, 0o000, 0o666].into_iter().enumerate() {
         for umask in ["umask 0", "umask 777"] {
@@ -897,10 +897,10 @@ fn listen_with_backlog(sidecar: &mut Sidecar, path: &Path, backlog: u32) {
     sidecar.expect_this(&Report::Listening { listener: 0 });
 }
 
-/// As many as fit say nothing and stay, or say a name and no more; one who belongs there is in within a
+/// As many peers as fit stay silent, or send a name and nothing more. A real node still gets in within a
 /// second.
 #[test]
-fn peers_that_do_not_go_on_make_room() {
+fn stalled_handshakes_make_room() {
     for says_a_name in [false, true] {
         let directory = TempDir::new();
         let path = directory.path("a.sock");
@@ -953,7 +953,7 @@ fn silent_peers_make_room_first() {
 
 /// Who is refused ends nobody's handshake, however many come and however full it is.
 #[test]
-fn refused_peers_take_nobodys_place() {
+fn refused_peers_occupy_no_place() {
     let Some(host) = Host::new() else { return };
     let path = host.directory("run", OWNER, 0o755).join("a.sock");
     let mut sidecar = host.sidecar(OWNER);
@@ -1264,9 +1264,9 @@ fn implausible(sidecar: &mut Sidecar) -> usize {
     count.parse().expect("a number")
 }
 
-/// Other bytes of a first message than those of a node are the end, and the VM hears nothing of it.
+/// A first message that cannot be that of a node ends the connection, without a report to the VM.
 #[test]
-fn who_does_not_say_a_name_is_not_heard() {
+fn peers_that_send_something_else_than_a_name_are_not_reported() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -1303,9 +1303,9 @@ fn who_does_not_say_a_name_is_not_heard() {
     sidecar.expect_no_report();
 }
 
-/// What comes with the name, or in pieces, is all there.
+/// No byte is lost, whether the name arrives in pieces or with more data behind it.
 #[test]
-fn a_name_may_come_in_pieces_and_not_alone() {
+fn a_name_may_arrive_in_pieces_and_with_more_behind_it() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -1327,9 +1327,9 @@ fn a_name_may_come_in_pieces_and_not_alone() {
     assert_same(&came, &more);
 }
 
-/// The end is announced once, perhaps before the name was read.
+/// The end is announced only once, and possibly before the name has been read.
 #[test]
-fn who_says_a_name_and_goes_has_gone() {
+fn the_end_of_a_peer_that_sent_its_name_is_reported() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -1352,9 +1352,9 @@ fn who_says_a_name_and_goes_has_gone() {
     }
 }
 
-/// As others look whether this node lives, or somebody tries what happens.
+/// Probes whether this node is alive end like this, and so do connections made out of curiosity.
 #[test]
-fn who_goes_without_a_name_was_not_there() {
+fn peers_that_leave_without_a_name_are_not_reported() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -1371,9 +1371,9 @@ fn who_goes_without_a_name_was_not_there() {
     assert_eq!(implausible(&mut sidecar), 0);
 }
 
-/// Not even if nobody needs its place: nobody else would end it.
+/// Even if no other peer needs the place, as nothing else would end such a connection.
 #[test]
-fn who_does_not_say_its_name_in_time_is_closed() {
+fn peers_that_send_no_name_in_time_are_closed() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut sidecar = Sidecar::start();
@@ -1423,7 +1423,7 @@ fn fails(sidecar: &mut Sidecar, attacker: &mut Sidecar, path: &Path, name: &str)
 
 /// Somebody who may connect, and does not know the cookie, says one new name after the other.
 #[test]
-fn a_user_whose_handshakes_fail_is_held_off_and_nodes_are_not() {
+fn failing_handshakes_hold_off_their_user_but_no_known_node() {
     let Some(host) = Host::new() else { return };
     let path = host.directory("run", OWNER, 0o755).join("a.sock");
     let mut sidecar = host.sidecar(OWNER);
@@ -1535,7 +1535,7 @@ fn the_sidecar_gives_up_what_it_does_not_need() {
 
 /// A process of its own user cannot read what it holds: /proc/PID belongs to root.
 #[test]
-fn the_sidecar_cannot_be_looked_into() {
+fn other_processes_cannot_inspect_the_sidecar() {
     let Some(host) = Host::new() else { return };
     let sidecar = host.sidecar(OWNER);
     for file in ["environ", "maps", "mem", "fd"] {

@@ -14,7 +14,7 @@
     application_starts_without_distribution/1,
     names_are_those_of_living_nodes/1,
     names_in_the_abstract_namespace/1,
-    names_of_nothing_are_an_error/1,
+    names_reports_a_missing_or_invalid_directory/1,
     asking_for_names_is_not_logged/1,
     epmd_module_answers_net_adm/1
 ]).
@@ -176,7 +176,7 @@ names_in_the_abstract_namespace(Config) ->
         gone
     ).
 
-names_of_nothing_are_an_error(Config) ->
+names_reports_a_missing_or_invalid_directory(Config) ->
     A = start("a", Config),
     Missing = filename:join(dir(Config), "missing"),
     ?assertEqual({error, enoent}, call(A, uds_dist, names, [Missing])),

@@ -145,7 +145,7 @@ fn a_socket_of_another_kind_is_an_error() {
 }
 
 #[test]
-fn a_full_backlog_is_told_from_nobody() {
+fn a_full_backlog_is_not_taken_for_a_missing_listener() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let address = SocketAddrUnix::new(&path).expect("an address");
@@ -404,7 +404,7 @@ fn all_bytes_come_before_the_end_of_a_peer_that_closes_in_the_middle_of_a_frame(
 }
 
 #[test]
-fn a_peer_that_closes_before_it_is_accepted_has_still_said_something() {
+fn bytes_of_a_peer_that_closed_before_it_was_accepted_arrive() {
     let (mut sidecar, directory) = listening();
     let mut peer = connect_node(directory.path("a.sock"));
     peer.write_all(b"last words").expect("room");
@@ -447,7 +447,7 @@ fn a_peer_that_is_gone_while_the_vm_sends_is_reported_once() {
 }
 
 #[test]
-fn a_peer_that_says_it_will_send_no_more_has_closed() {
+fn a_peer_that_shuts_down_writing_has_closed() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
     peer.write_all(b"last words").expect("room");
     peer.shutdown(Shutdown::Write).expect("a socket");
@@ -460,7 +460,7 @@ fn a_peer_that_says_it_will_send_no_more_has_closed() {
 }
 
 #[test]
-fn a_peer_that_will_read_no_more_is_found_out_by_writing() {
+fn a_peer_that_shut_down_reading_is_detected_by_writing() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
     peer.write_all(b"last words").expect("room");
     peer.shutdown(Shutdown::Read).expect("a socket");
@@ -473,7 +473,7 @@ fn a_peer_that_will_read_no_more_is_found_out_by_writing() {
 }
 
 #[test]
-fn the_end_waits_until_the_vm_has_taken_the_bytes_before_it() {
+fn the_end_is_reported_after_the_bytes_before_it() {
     // More than the window of a handshake: the sidecar cannot have read to the end yet.
     let (mut sidecar, directory) = listening();
     let mut peer = connect_node(directory.path("a.sock"));
@@ -506,7 +506,7 @@ fn close_ends_a_connection_without_a_report() {
 }
 
 #[test]
-fn what_was_sent_before_close_reaches_a_slow_reader() {
+fn bytes_sent_before_close_reach_a_slow_reader() {
     let (mut sidecar, directory) = listening();
     for connect in [inbound, outbound] {
         let (conn, mut peer) = connect(&mut sidecar, &directory);
@@ -528,7 +528,7 @@ fn what_was_sent_before_close_reaches_a_slow_reader() {
 
 #[cfg(target_os = "linux")] // /proc has the number
 #[test]
-fn what_was_sent_before_close_is_let_go_when_the_peer_goes() {
+fn bytes_sent_before_close_are_dropped_when_the_peer_goes() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
     let before = descriptors(sidecar.pid());
     sidecar.fill(conn, &bytes(1, MUCH));
@@ -542,7 +542,7 @@ fn what_was_sent_before_close_is_let_go_when_the_peer_goes() {
 }
 
 #[test]
-fn a_closed_connection_hears_no_more_of_its_peer() {
+fn input_after_close_is_not_reported() {
     let (mut sidecar, conn, mut peer, _directory) = connected();
     let sent = bytes(1, MUCH);
     let count = sidecar.fill(conn, &sent);

@@ -8,7 +8,7 @@
 -export([connections_outlive_their_sidecars/1, connections_do_without_a_stopped_sidecar/1]).
 -export([one_end_is_direct_and_the_other_relayed/1]).
 -export([node_without_descriptors_loses_the_connection_alone/1]).
--export([channel_that_cannot_be_had_is_done_without/1, transport_may_be_changed_later/1]).
+-export([connections_are_relayed_without_a_channel/1, transport_may_be_changed_later/1]).
 %% Run in the nodes.
 -export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1]).
 
@@ -31,7 +31,7 @@ all() ->
         connections_do_without_a_stopped_sidecar,
         one_end_is_direct_and_the_other_relayed,
         node_without_descriptors_loses_the_connection_alone,
-        channel_that_cannot_be_had_is_done_without,
+        connections_are_relayed_without_a_channel,
         transport_may_be_changed_later
     ].
 
@@ -174,15 +174,15 @@ give_back_descriptors() ->
         given_back -> ok
     end.
 
-%% A sidecar in a PID namespace of its own cannot tell that it is its VM who comes to the channel. The node
-%% says so once, and its connections are relayed.
-channel_that_cannot_be_had_is_done_without(Config) ->
+%% A sidecar in a PID namespace of its own cannot recognize its VM at the channel. The node logs that once,
+%% and its connections are relayed.
+connections_are_relayed_without_a_channel(Config) ->
     case os:cmd("unshare --pid --fork true && echo yes") of
-        "yes\n" -> channel_that_cannot_be_had(Config);
+        "yes\n" -> without_a_channel(Config);
         Problem -> {skip, "no PID namespace can be made here: " ++ Problem}
     end.
 
-channel_that_cannot_be_had(Config) ->
+without_a_channel(Config) ->
     Binary = filename:join(test_node:dir(Config), "other_namespace_sidecar"),
     Script = ["#!/bin/sh\nexec unshare --pid --fork ", uds_dist_config:sidecar_path(), "\n"],
     ok = file:write_file(Binary, Script),

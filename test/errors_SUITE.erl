@@ -22,7 +22,7 @@
     node_without_a_listener_reports_settings/1,
     nobody_is_there/1,
     strangers_are_cut_off/1,
-    flood_is_not_taken_in/1
+    flood_fills_no_memory/1
 ]).
 
 -import(test_node, [
@@ -317,8 +317,9 @@ strangers_are_cut_off(Config) ->
         one_descriptor_more
     ).
 
-%% Who sends without end fills no memory: what the VM has not asked for stays in the socket.
-flood_is_not_taken_in(Config) ->
+%% A stranger that sends without end does not fill the VM's memory: what the VM does not read stays in the
+%% socket.
+flood_fills_no_memory(Config) ->
     A = start("a", #{args => ["-kernel", "net_setuptime", "2"]}, Config),
     Before = memory(A),
     %% The beginning of a packet that the VM waits for the end of.

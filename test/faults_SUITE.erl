@@ -13,7 +13,7 @@
 -export([stopped_sidecar_with_full_pipe_does_not_suspend_the_owner/1]).
 -export([distribution_stops_in_time_beside_a_stopped_sidecar/1]).
 -export([restarts_do_not_multiply_the_tries_to_listen/1]).
--export([missing_binary_is_looked_for_at_intervals/1]).
+-export([missing_binary_is_retried_at_intervals/1]).
 -export([name_that_was_taken_meanwhile_is_taken_back/1]).
 %% Connections.
 -export([message_of_a_peer_that_leaves_at_once_arrives/1]).
@@ -261,7 +261,7 @@ stays(Sidecar, Time, Node) ->
 
 %% A binary that is gone is one line, and not one for each try. When it is back, the node listens again
 %% by itself, and says how often it has tried.
-missing_binary_is_looked_for_at_intervals(Config) ->
+missing_binary_is_retried_at_intervals(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     %% A sidecar that has lived for ten seconds is replaced at once.

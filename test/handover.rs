@@ -121,7 +121,7 @@ fn the_vm_gets_the_socket_of_a_peer_that_it_called() {
 }
 
 #[test]
-fn what_was_sent_before_goes_first() {
+fn bytes_sent_before_the_handover_go_first() {
     let mut vm = Vm::start();
     let (conn, mut peer) = vm.peer();
     vm.sidecar.send_data(conn, b"by the sidecar, ");
@@ -131,7 +131,7 @@ fn what_was_sent_before_goes_first() {
 }
 
 #[test]
-fn what_came_before_comes_as_data_and_the_rest_in_the_socket() {
+fn bytes_read_before_the_handover_come_as_data() {
     let mut vm = Vm::start();
     let (conn, mut peer) = vm.peer();
     let sent: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
@@ -190,7 +190,7 @@ fn the_peer_sees_the_end_when_the_vm_closes() {
 }
 
 #[test]
-fn the_sidecar_keeps_nothing_of_it() {
+fn a_handed_over_connection_leaves_nothing_in_the_sidecar() {
     let mut vm = Vm::start();
     vm.sidecar.settle();
     let before = descriptors(vm.sidecar.pid());
@@ -245,7 +245,7 @@ fn assert_relayed(sidecar: &mut Sidecar, conn: ConnId, peer: &mut UnixStream) {
 }
 
 #[test]
-fn the_sidecar_goes_on_if_the_vm_does_not_connect() {
+fn connections_are_relayed_if_the_vm_does_not_connect() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     sidecar.open_channel(std::process::id(), directory.root());
@@ -269,7 +269,7 @@ fn there_is_no_channel_before_the_vm_asks_for_one() {
 }
 
 #[test]
-fn the_sidecar_goes_on_with_what_the_channel_does_not_take() {
+fn connections_that_a_full_channel_cannot_take_are_relayed() {
     let mut vm = Vm::start();
     let mut handed_over = Vec::new();
     let (conn, mut peer) = loop {
@@ -316,7 +316,7 @@ fn sockets_in(directory: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn in_a_directory_of_ours_it_is_a_socket_for_us_alone() {
+fn in_a_private_directory_the_channel_is_a_private_socket() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     let address = sidecar.open_channel(std::process::id(), directory.root());
@@ -332,7 +332,7 @@ fn in_a_directory_of_ours_it_is_a_socket_for_us_alone() {
 }
 
 #[test]
-fn where_others_could_put_a_socket_it_has_an_abstract_name() {
+fn the_channel_is_abstract_unless_its_directory_is_private() {
     let directory = TempDir::new();
     let link = directory.path("link");
     std::os::unix::fs::symlink(directory.root(), &link).expect("a link");
@@ -362,7 +362,7 @@ fn where_others_could_put_a_socket_it_has_an_abstract_name() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_none_of_ours() {
+fn in_the_directory_of_another_user_the_channel_is_abstract() {
     let directory = TempDir::new();
     let Some(mut program) = as_nobody(&directory) else {
         return;
@@ -393,7 +393,7 @@ fn a_socket_that_a_killed_sidecar_left_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn a_vm_that_does_not_come_is_told_and_may_ask_again() {
+fn a_vm_that_is_late_is_told_and_may_ask_again() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     for _ in 0..2 {
@@ -446,7 +446,7 @@ fn a_vm_that_asks_twice_breaks_the_protocol() {
 // --- who does not get it -------------------------------------------------------------------------
 
 #[test]
-fn the_channel_is_for_one_who_comes_once() {
+fn the_channel_accepts_one_connection_only() {
     for place in [TempDir::new().root().to_owned(), "".into()] {
         let mut sidecar = Sidecar::start();
         let address = sidecar.open_channel(std::process::id(), place);
@@ -457,7 +457,7 @@ fn the_channel_is_for_one_who_comes_once() {
 }
 
 #[test]
-fn who_is_not_the_vm_is_turned_away() {
+fn processes_other_than_the_vm_are_turned_away() {
     // The sidecar's VM is init, and this test is not.
     let mut sidecar = Sidecar::start();
     let address = sidecar.open_channel(1, "");
@@ -482,7 +482,7 @@ fn who_is_not_the_vm_is_turned_away() {
 }
 
 #[test]
-fn the_vm_comes_in_behind_strangers() {
+fn the_vm_gets_in_after_strangers_in_the_backlog() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     let address = sidecar.open_channel(std::process::id(), directory.root());

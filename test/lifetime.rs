@@ -128,14 +128,14 @@ fn an_impossible_connection_is_refused() {
 }
 
 #[test]
-fn a_long_packet_is_refused_before_it_is_there() {
+fn a_long_packet_is_refused_before_it_has_arrived() {
     let over = MAX_CONTROL_BODY as u32 + 1;
     let head = [&over.to_be_bytes()[..], &[3]].concat();
     refused_bytes(&head, "packet of 2049 bytes is over the limit");
 }
 
 #[test]
-fn a_long_data_packet_is_refused_before_it_is_there() {
+fn a_long_data_packet_is_refused_before_it_has_arrived() {
     let over = MAX_DATA_BODY as u32 + 1;
     let head = [&over.to_be_bytes()[..], &[16]].concat();
     refused_bytes(&head, "packet of 1048582 bytes is over the limit");
@@ -331,7 +331,7 @@ fn reports_that_nobody_reads_do_not_hold_the_end_up() {
 }
 
 #[test]
-fn a_vm_that_reads_no_more_is_gone() {
+fn a_vm_that_closes_its_end_is_gone() {
     let (mut sidecar, _, _peer, directory) = connected();
     sidecar.go_deaf();
     sidecar.send(&Command::Unlisten { listener: 7 });
@@ -349,7 +349,7 @@ fn a_sidecar_that_was_just_started_ends_as_well() {
 // --- signals -------------------------------------------------------------------------------------
 
 #[test]
-fn signals_to_end_leave_that_to_the_vm() {
+fn termination_signals_do_not_end_it() {
     let (mut sidecar, conn, mut peer, directory) = connected();
     for (signal, name) in [
         (Signal::TERM, "SIGTERM"),
@@ -417,7 +417,7 @@ fn sigkill_leaves_no_process_and_ends_its_connections() {
 }
 
 #[test]
-fn the_log_filter_is_the_environments() {
+fn the_log_filter_comes_from_the_environment() {
     let directory = TempDir::new();
     let stale = directory.path("a.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("a listener"));
@@ -431,7 +431,7 @@ fn the_log_filter_is_the_environments() {
 }
 
 #[test]
-fn a_wrong_time_to_stay_awake_is_refused() {
+fn an_invalid_busy_poll_budget_is_refused() {
     for wrong in ["1001", "-1", "1ms", " "] {
         let set = format!("export UDS_DIST_SPIN='{wrong}'");
         let mut sidecar = Sidecar::spawn(&mut after_shell(&set)).expect("it starts");

@@ -31,7 +31,7 @@ fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
 
 /// Whatever way a handshake ends, it leaves its place: nobody else has to make room.
 #[test]
-fn a_handshake_that_is_over_leaves_its_place() {
+fn a_completed_handshake_frees_its_place() {
     for way in 0..4 {
         let (mut sidecar, directory) = listening();
         let crowd: Vec<_> = (0..HANDSHAKES)
@@ -71,7 +71,7 @@ fn a_handshake_that_is_over_leaves_its_place() {
 
 /// Peers that come and go faster than the VM can deal with them wait in the backlog.
 #[test]
-fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
+fn a_place_is_freed_only_when_the_vm_is_done_with_its_connection() {
     let (mut sidecar, directory) = listening();
     let crowd: Vec<_> = (0..HANDSHAKES)
         .map(|_| inbound(&mut sidecar, &directory))
@@ -103,7 +103,7 @@ fn a_place_is_free_when_the_vm_is_done_with_who_had_it() {
 }
 
 #[test]
-fn connections_that_the_vm_makes_are_no_strangers() {
+fn outgoing_connections_need_no_place_among_handshakes() {
     let (mut sidecar, directory) = listening();
     let crowd: Vec<_> = (0..HANDSHAKES)
         .map(|_| inbound(&mut sidecar, &directory))
@@ -234,7 +234,7 @@ fn complaints(sidecar: &mut Sidecar) -> usize {
 }
 
 #[test]
-fn without_descriptors_what_there_is_goes_on() {
+fn existing_connections_go_on_without_descriptors() {
     let (mut sidecar, mut connections, _waiting, directory) = exhausted();
     let line = sidecar.expect_log("cannot accept connections");
     assert!(line.contains("existing ones go on"), "{line}");

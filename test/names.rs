@@ -427,7 +427,7 @@ fn the_socket_of_a_killed_sidecar_is_taken_over() {
 }
 
 #[test]
-fn what_killed_sidecars_left_is_swept_and_nothing_else() {
+fn only_files_of_killed_sidecars_are_swept() {
     let directory = TempDir::new();
     let names = ["dead.sock", "live.sock"].map(|name| directory.path(name));
     let [mut dead, mut live] = [Sidecar::start(), Sidecar::start()];
@@ -480,7 +480,7 @@ fn a_lock_file_that_nobody_holds_is_no_obstacle() {
 // --- what is in the way --------------------------------------------------------------------------
 
 #[test]
-fn what_is_not_a_socket_is_never_removed() {
+fn anything_but_a_socket_is_never_removed() {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start();
     fs::write(directory.path("file"), "precious").expect("a file");
@@ -523,7 +523,7 @@ fn a_dangling_link_at_the_lock_file_creates_nothing() {
 }
 
 #[test]
-fn what_is_no_lock_file_is_left_alone() {
+fn anything_but_a_lock_file_is_left_alone() {
     let directory = TempDir::new();
     let lock = directory.path("a.sock.lock");
     let mut sidecar = Sidecar::start();

@@ -12,7 +12,7 @@
     garbage_ends_the_sidecar/1,
     answer_without_a_question_ends_the_sidecar/1,
     number_in_use_ends_the_sidecar/1,
-    truncated_packet_is_not_taken/1
+    truncated_packet_is_rejected/1
 ]).
 -export([
     end_before_the_listener_is_open/1,
@@ -23,17 +23,17 @@
     lost_listener_is_opened_again/1,
     close_ends_a_move/1,
     starts_keep_to_the_backoff/1,
-    missing_program_is_looked_for_with_a_backoff/1
+    missing_program_is_retried_with_a_backoff/1
 ]).
 -export([
     full_pipe_does_not_stop_the_owner/1,
     suspended_input_handler_stops_nobody_else/1,
-    handshake_packets_come_before_the_end/1,
+    handshake_packets_are_delivered_before_the_end/1,
     refusal_by_a_node_is_logged_once/1,
     random_reports_are_survived/1
 ]).
 -export([
-    frames_behind_the_handshake_come_before_the_end/1,
+    frames_after_the_handshake_are_delivered_before_the_end/1,
     nodes_go_down_with_the_sidecar/1,
     suspended_input_handler_stops_no_other_connection/1,
     stopped_sidecar_does_not_stop_the_owner/1
@@ -77,7 +77,7 @@ groups() ->
             garbage_ends_the_sidecar,
             answer_without_a_question_ends_the_sidecar,
             number_in_use_ends_the_sidecar,
-            truncated_packet_is_not_taken
+            truncated_packet_is_rejected
         ]},
         {life, [], [
             end_before_the_listener_is_open,
@@ -88,17 +88,17 @@ groups() ->
             lost_listener_is_opened_again,
             close_ends_a_move,
             starts_keep_to_the_backoff,
-            missing_program_is_looked_for_with_a_backoff
+            missing_program_is_retried_with_a_backoff
         ]},
         {port, [], [
             full_pipe_does_not_stop_the_owner,
             suspended_input_handler_stops_nobody_else,
-            handshake_packets_come_before_the_end,
+            handshake_packets_are_delivered_before_the_end,
             refusal_by_a_node_is_logged_once,
             random_reports_are_survived
         ]},
         {nodes, [], [
-            frames_behind_the_handshake_come_before_the_end,
+            frames_after_the_handshake_are_delivered_before_the_end,
             nodes_go_down_with_the_sidecar,
             suspended_input_handler_stops_no_other_connection,
             stopped_sidecar_does_not_stop_the_owner
@@ -227,7 +227,7 @@ number_in_use_ends_the_sidecar(Config) ->
     ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
 
 %% It ends in the middle of a packet.
-truncated_packet_is_not_taken(Config) ->
+truncated_packet_is_rejected(Config) ->
     Sidecar = listening(Config),
     Connecting = ask(fun() -> connect(b@host) end),
     {connect, 1, _} = test_sidecar:hear(Sidecar),
@@ -371,7 +371,7 @@ starts_keep_to_the_backoff(Config) ->
 enough(Count, List) when length(List) >= Count -> {ok, lists:sublist(List, Count)};
 enough(_, List) -> List.
 
-missing_program_is_looked_for_with_a_backoff(Config) ->
+missing_program_is_retried_with_a_backoff(Config) ->
     Sidecar = listening(Config),
     Path = test_sidecar:path(scripted(Config)),
     ok = file:rename(Path, Path ++ ".gone"),
@@ -427,7 +427,7 @@ suspended_input_handler_stops_nobody_else(Config) ->
     ok = sys:resume(InputHandler),
     ?assertEqual([{ok, "hello"}], Receive(Slow)).
 
-handshake_packets_come_before_the_end(Config) ->
+handshake_packets_are_delivered_before_the_end(Config) ->
     Sidecar = listening(Config),
     ok = start_acceptor(),
     [
@@ -642,7 +642,7 @@ choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
 %% A node whose sidecar is the test's
 
 %% The answer to the challenge, frames, and the end are there before the node has seen any of them.
-frames_behind_the_handshake_come_before_the_end(Config) ->
+frames_after_the_handshake_are_delivered_before_the_end(Config) ->
     {Node, Sidecar} = start_node(Config),
     lists:foreach(
         fun(Round) ->

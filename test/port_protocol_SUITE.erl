@@ -26,7 +26,7 @@
     sender_stops_at_exactly_a_window/1,
     sender_waits_for_half_a_window/1,
     sender_awaits_what_will_be_acknowledged/1,
-    sender_rejects_acknowledgement_of_what_it_never_sent/1,
+    sender_rejects_acknowledgement_of_bytes_it_never_sent/1,
     receiver_acknowledges_at_a_quarter_and_not_before/1,
     full_window_is_never_stuck/1,
     two_ends_of_a_window_keep_to_its_rule/1
@@ -65,7 +65,7 @@ groups() ->
             sender_stops_at_exactly_a_window,
             sender_waits_for_half_a_window,
             sender_awaits_what_will_be_acknowledged,
-            sender_rejects_acknowledgement_of_what_it_never_sent,
+            sender_rejects_acknowledgement_of_bytes_it_never_sent,
             receiver_acknowledges_at_a_quarter_and_not_before,
             full_window_is_never_stuck,
             two_ends_of_a_window_keep_to_its_rule
@@ -420,7 +420,7 @@ sender_waits_for_half_a_window(_Config) ->
     ?assertNot(uds_dist_window:is_open(Less)),
     ?assert(uds_dist_window:is_open(uds_dist_window:acknowledged(1, Less))).
 
-sender_rejects_acknowledgement_of_what_it_never_sent(_Config) ->
+sender_rejects_acknowledgement_of_bytes_it_never_sent(_Config) ->
     Sender = uds_dist_window:sent(10, uds_dist_window:sender(100)),
     ?assertError(_, uds_dist_window:acknowledged(11, Sender)),
     Sender1 = uds_dist_window:acknowledged(10, Sender),

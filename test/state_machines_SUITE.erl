@@ -16,13 +16,13 @@
     put_off_waits_for_the_listener_to_be_closed/1,
     each_close_is_answered/1,
     late_answer_is_not_taken_for_the_next_one/1,
-    place_that_cannot_be_had_is_asked_for_with_a_backoff/1,
-    place_that_is_lost_again_and_again_is_asked_for_with_a_backoff/1,
-    busy_name_is_asked_for_until_the_caller_gives_up/1
+    unavailable_place_is_retried_with_a_backoff/1,
+    place_lost_repeatedly_is_retried_with_a_backoff/1,
+    busy_name_is_retried_until_the_caller_gives_up/1
 ]).
 -export([
     dialer_keeps_its_promises/1,
-    full_backlog_is_tried_again_until_the_caller_gives_up/1,
+    full_backlog_is_retried_until_the_caller_gives_up/1,
     requests_that_were_put_off_keep_their_order/1,
     unreachable_node_is_logged_once_a_minute/1
 ]).
@@ -55,13 +55,13 @@ groups() ->
             put_off_waits_for_the_listener_to_be_closed,
             each_close_is_answered,
             late_answer_is_not_taken_for_the_next_one,
-            place_that_cannot_be_had_is_asked_for_with_a_backoff,
-            place_that_is_lost_again_and_again_is_asked_for_with_a_backoff,
-            busy_name_is_asked_for_until_the_caller_gives_up
+            unavailable_place_is_retried_with_a_backoff,
+            place_lost_repeatedly_is_retried_with_a_backoff,
+            busy_name_is_retried_until_the_caller_gives_up
         ]},
         {dialer, [parallel], [
             dialer_keeps_its_promises,
-            full_backlog_is_tried_again_until_the_caller_gives_up,
+            full_backlog_is_retried_until_the_caller_gives_up,
             requests_that_were_put_off_keep_their_order,
             unreachable_node_is_logged_once_a_minute
         ]},
@@ -409,7 +409,7 @@ late_answer_is_not_taken_for_the_next_one(_Config) ->
     #world{open = Open} = calm_down(Crossing),
     ?assertEqual([?SAME_ADDRESS], maps:values(Open)).
 
-place_that_cannot_be_had_is_asked_for_with_a_backoff(_Config) ->
+unavailable_place_is_retried_with_a_backoff(_Config) ->
     Lost = run([{loses, 0}, reports], listening()),
     World = run_until(?MINUTE, fun(_) -> [refuse()] end, Lost),
     ?assertMatch([_, _], World#world.lines),
@@ -419,7 +419,7 @@ place_that_cannot_be_had_is_asked_for_with_a_backoff(_Config) ->
     ?assertMatch({match, _}, re:run(Back, "listening again at /a, after \\d+ tries")).
 
 %% Somebody else removes the socket each time that it is there.
-place_that_is_lost_again_and_again_is_asked_for_with_a_backoff(_Config) ->
+place_lost_repeatedly_is_retried_with_a_backoff(_Config) ->
     Lose = fun(#world{commands = [{listen, Id, _} | _]}) -> [{obeys, ok}, {loses, Id}] end,
     World = run_until(?MINUTE, Lose, run([{loses, 0}, reports], listening())),
     Tries = length([Obeyed || {obeys, _} = Obeyed <- World#world.events]),
@@ -428,7 +428,7 @@ place_that_is_lost_again_and_again_is_asked_for_with_a_backoff(_Config) ->
     #world{open = Open} = calm_down(World),
     ?assertEqual([?PLACE], maps:values(Open)).
 
-busy_name_is_asked_for_until_the_caller_gives_up(_Config) ->
+busy_name_is_retried_until_the_caller_gives_up(_Config) ->
     Busy = {obeys, {failed, name_busy, <<"somebody is just leaving">>}},
     Started = run([{open, ?PLACE, 1000}, comes_up], #world{}),
     World = run_until(?MINUTE, fun(_) -> [Busy] end, Started),
@@ -641,7 +641,7 @@ dialer_keeps_its_promises(_Config) ->
 disturb_dials(0, Dials) -> Dials;
 disturb_dials(Length, Dials) -> disturb_dials(Length - 1, dials(choose(possible_dials(Dials)), Dials)).
 
-full_backlog_is_tried_again_until_the_caller_gives_up(_Config) ->
+full_backlog_is_retried_until_the_caller_gives_up(_Config) ->
     Ended = fill_backlogs(run_dials([{asks, a@host, 7000} || _ <- lists:seq(1, 50)])),
     ?assertMatch(#dials{pending = Pending} when map_size(Pending) =:= 0, Ended),
     ?assert(Ended#dials.now >= 7000 andalso Ended#dials.now =< 7000 + ?BACKLOG_RETRY),

@@ -7,7 +7,7 @@
 -export([
     payloads_of_all_sizes_go_both_ways/1,
     messages_of_each_sender_stay_in_order/1,
-    who_keeps_a_message_keeps_nothing_else/1,
+    kept_message_holds_no_other_message/1,
     traffic_in_the_first_millisecond/1,
     connection_that_is_cut_loses_only_its_end/1,
     messages_connect_by_themselves/1,
@@ -76,8 +76,8 @@ messages_of_each_sender_stay_in_order(Config) ->
     ok = call(A, test_traffic, count_up, [name(B), 20, 5000, 0]),
     ok = call(A, test_traffic, count_up, [name(B), 20, 500, 10000]).
 
-%% Many frames come in one packet: a small message that somebody keeps must not keep those beside it.
-who_keeps_a_message_keeps_nothing_else(Config) ->
+%% Many frames arrive in one packet. A process that keeps a small message must not keep the others in memory.
+kept_message_holds_no_other_message(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     {Count, Small, Large} = {500, 100, 65536},
     Held = call(A, test_traffic, keep_small, [name(B), Count, Small, Large]),
