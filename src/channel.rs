@@ -221,7 +221,7 @@ fn listen(directory: &Path) -> io::Result<(OwnedFd, Vec<u8>, Option<SocketFile>)
 
 fn listen_in(directory: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     if !directory.is_absolute() || !directory::is_private(directory)? {
-        return Err(io::Error::other("others can put something there"));
+        return Err(io::Error::other("other users can create files in it"));
     }
     let path = directory.join(format!(".uds_dist-{}.channel", std::process::id()));
     let address = os::socket_address(&Address::Path(path.clone()))?;

@@ -86,7 +86,9 @@ impl Switchboard {
                 address,
             } => {
                 if !self.door.is_free(listener) {
-                    return Err(Violation(format!("LISTEN with listener {listener}")));
+                    return Err(Violation(format!(
+                        "LISTEN with listener {listener}, which is in use or out of range"
+                    )));
                 }
                 let address = Address::from_bytes(&address);
                 let listening = self.door.listen(listener, address, backlog, mode, vm_pid);
@@ -98,7 +100,9 @@ impl Switchboard {
             }
             Command::Connect { conn, address } => {
                 if conn % 2 == 0 || self.table.contains(conn) {
-                    return Err(Violation(format!("CONNECT with connection {conn}")));
+                    return Err(Violation(format!(
+                        "CONNECT with connection {conn}, which is in use or even"
+                    )));
                 }
                 let connecting = self.connect(conn, &Address::from_bytes(&address));
                 reports.push(&connected(conn, connecting));
