@@ -76,7 +76,7 @@
 
 %% Bytes that are taken from the VM's queue before the output takes them, in a node where senders have to
 %% wait long for their next turn.
--define(AHEAD, (16 * 1048576)).
+-define(AHEAD, (32 * 1048576)).
 
 %% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
 -define(UNSUPERVISED, 10000).
@@ -217,16 +217,16 @@ handle_call({established, Node, DHandle}, _From, State) ->
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast(relayed, State = #state{phase = awaiting_transport}) ->
-    {noreply, drain(take(State#state{phase = up}))};
+    {noreply, work(take(State#state{phase = up}))};
 handle_cast({handed_over, Socket}, State = #state{phase = awaiting_transport}) ->
     Output = uds_dist_direct:output(Socket),
-    {noreply, drain(take(State#state{phase = up, transport = uds_dist_direct, output = Output}))};
+    {noreply, work(take(State#state{phase = up, transport = uds_dist_direct, output = Output}))};
 handle_cast(_, State = #state{phase = broken}) ->
     {noreply, State}.
 
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info(dist_data, State = #state{phase = up}) ->
-    {noreply, drain(take(State#state{notified = false}))};
+    {noreply, work(take(State#state{notified = false}))};
 handle_info(dist_data, State) ->
     {noreply, State};
 handle_info(tick, State) ->
@@ -246,7 +246,7 @@ handle_info(Message, State = #state{transport = Transport, output = Output}) ->
 code_change(_OldVersion, State, _Extra) ->
     {ok, State}.
 
-go_on(State = #state{phase = up}) -> drain(State);
+go_on(State = #state{phase = up}) -> work(State);
 go_on(State) -> answer_sender(State).
 
 %% Only when the packet is on its way: what the owner sends at the end of the handshake must not overtake
@@ -278,6 +278,11 @@ link_supervisor(Supervisor, State = #state{timer = Timer}) ->
 %% ---------------------------------------------------------------------------------------------
 %% Output
 
+%% Sends what can be sent, and waits for a message then.
+work(State) ->
+    State1 = #state{turn = Turn} = drain(State),
+    State1#state{turn = uds_dist_turn:rest(Turn)}.
+
 %% Sends until the VM has nothing more, and then wants to be told; or until the output takes no more.
 %% What does not fit stays in the VM's queue for the connection, where it makes senders wait
 %% (busy_dist_port).
@@ -290,8 +295,8 @@ drain(State) ->
         false -> drain(Transport:is_open(Output), State)
     end.
 
-drain(false, State = #state{notified = false, turn = Turn}) ->
-    case uds_dist_turn:is_busy(Turn) andalso size_of_waiting(State) < ?AHEAD of
+drain(false, State = #state{notified = false}) ->
+    case size_of_waiting(State) < ?AHEAD andalso uds_dist_turn:is_busy() of
         true -> drain(false, take(State));
         false -> State
     end;

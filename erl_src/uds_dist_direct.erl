@@ -156,7 +156,7 @@ receive_now(Input = #input{socket = Socket}) ->
         {ok, Bytes} ->
             {Bytes, again, Input};
         {select, {select_info, _, Handle}} ->
-            {<<>>, wait, Input#input{handle = Handle}};
+            {<<>>, wait, Input#input{handle = Handle, turn = uds_dist_turn:rest(Input#input.turn)}};
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
