@@ -1,0 +1,136 @@
+%% Software of the distribution's packages that runs over our sockets: as the package's own user, but in
+%% directories and at ports of the test's own. It is set up as the templates in examples/ say.
+-module(test_package).
+
+-export([check/3, set_up/2, install_example/4]).
+-export([background/3, command/3, uds_dist/3, free_ports/1]).
+-export([vms/1, processes/1, expect_none_left/1]).
+
+-export_type([t/0]).
+
+-type t() :: #{
+    user := string(),
+    %% What is in there, the user may read; run/ is for the sockets.
+    dir := file:filename(),
+    env := [{string(), string()}]
+}.
+
+%% Debian's Erlang, which its packages run on.
+-define(ERL, "/usr/bin/erl").
+%% Where the templates have the carrier and the sockets.
+-define(OPT, "/opt/uds_dist").
+
+%% Whether the software is there, and these modules are compiled for its Erlang.
+-spec check(Package :: string(), Program :: file:filename(), User :: string()) -> ok | {skip, string()}.
+check(Package, Program, User) ->
+    This = erlang:system_info(otp_release),
+    case {filelib:is_regular(Program), os:cmd("id -u"), otp_release()} of
+        {false, _, _} -> {skip, Package ++ " is not installed: apt-get install " ++ Package};
+        {true, "0\n", This} -> ok;
+        {true, "0\n", Other} -> {skip, Package ++ " runs on OTP " ++ Other ++ ": make test OTP=" ++ Other};
+        {true, _, _} -> {skip, "only root can run it as the user " ++ User}
+    end.
+
+otp_release() ->
+    Eval = "io:put_chars(erlang:system_info(otp_release)), halt().",
+    {0, Release} = test_project:output("exec \"$0\" -noinput -eval '" ++ Eval ++ "'", #{argument => ?ERL}),
+    Release.
+
+%% A directory with the carrier in opt/, as /opt/uds_dist has it, and a home with a cookie.
+-spec set_up(User :: string(), Env :: [{string(), string()}]) -> t().
+set_up(User, Env) ->
+    Dir = test_project:temporary(),
+    ok = test_project:run(
+        "install -d -m 0755 -o \"$PACKAGE_USER\" . opt"
+        " && install -d -m 0700 -o \"$PACKAGE_USER\" run home log"
+        " && cp -rL \"$APPLICATION/ebin\" \"$APPLICATION/priv\" opt/ && chmod -R go+rX opt"
+        " && printf uds_dist_test >home/.erlang.cookie && chmod 0400 home/.erlang.cookie"
+        " && chown -R \"$PACKAGE_USER\" home",
+        #{
+            dir => Dir,
+            env => [
+                {"PACKAGE_USER", User},
+                {"APPLICATION", filename:dirname(filename:dirname(code:which(uds_dist)))}
+            ]
+        }
+    ),
+    Home = filename:join(Dir, "home"),
+    Base = [{"PATH", "/usr/sbin:/usr/bin:/bin"}, {"HOME", Home}, {"LANG", "C.UTF-8"}],
+    #{user => User, dir => Dir, env => Base ++ Env}.
+
+%% A file of a template, with directories of the test in place of /opt/uds_dist and of the one that the
+%% template has for Sockets. Edit may make mistakes in it.
+-spec install_example(File :: file:filename(), Sockets :: string(), Edit, t()) -> ok when
+    Edit :: fun((string()) -> unicode:chardata()).
+install_example(File, Sockets, Edit, #{dir := Dir}) ->
+    {ok, Text} = file:read_file(filename:join([test_project:root(), "examples", File])),
+    Edited = Edit(unicode:characters_to_list(Text)),
+    Moved = lists:foldl(
+        fun({From, To}, In) -> string:replace(In, From, filename:join(Dir, To), all) end,
+        Edited,
+        [{?OPT, "opt"}, {Sockets, "run"}]
+    ),
+    file:write_file(filename:join(Dir, filename:basename(File)), unicode:characters_to_binary(Moved)).
+
+%% Starts a command of the package as its user, and does not wait.
+-spec background(Command :: string(), Env :: [{string(), string()}], t()) -> port().
+background(Command, Env, Package) ->
+    test_project:background(as_user(Command, Env, Package), options(Package)).
+
+-spec command(Command :: string(), Env :: [{string(), string()}], t()) -> {non_neg_integer(), string()}.
+command(Command, Env, Package) ->
+    test_project:output(as_user(Command, Env, Package), options(Package)).
+
+%% Our own command line.
+-spec uds_dist(Arguments :: string(), Env :: [{string(), string()}], t()) ->
+    {non_neg_integer(), string()}.
+uds_dist(Arguments, Env, #{dir := Dir} = Package) ->
+    Sockets = {"UDS_DIST_DIR", filename:join(Dir, "run")},
+    command(filename:join(Dir, "opt/priv/uds_dist") ++ " " ++ Arguments, [Sockets | Env], Package).
+
+options(#{dir := Dir}) ->
+    #{dir => filename:join(Dir, "home")}.
+
+%% With nothing of the tests' environment.
+as_user(Command, Env, #{user := User, env := Base}) ->
+    Variables = [[$\s, Name, "='", Value, $'] || {Name, Value} <- Base ++ Env],
+    lists:flatten([
+        "exec setpriv --reuid ", User, " --regid ", User, " --init-groups env -i", Variables, $\s, Command
+    ]).
+
+%% Ports at which nobody listens.
+-spec free_ports(pos_integer()) -> [inet:port_number()].
+free_ports(Count) ->
+    Sockets = [
+        element(2, {ok, _} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]))
+     || _ <- lists:seq(1, Count)
+    ],
+    Ports = [element(2, {ok, _} = inet:port(Socket)) || Socket <- Sockets],
+    lists:foreach(fun gen_tcp:close/1, Sockets),
+    Ports.
+
+%% The VMs of the test.
+-spec vms(t()) -> [OsPid :: pos_integer()].
+vms(Package) ->
+    [OsPid || {OsPid, CommandLine} <- processes(Package), is_vm(CommandLine)].
+
+is_vm(CommandLine) ->
+    filename:basename(hd(string:lexemes(CommandLine, " "))) =:= "beam.smp".
+
+%% All that runs in the test's directory.
+-spec processes(t()) -> [{OsPid :: pos_integer(), CommandLine :: string()}].
+processes(#{dir := Dir}) ->
+    test_project:running_of(Dir).
+
+%% Waits until nothing of it is there, neither processes nor sockets nor an epmd.
+-spec expect_none_left(t()) -> true.
+expect_none_left(#{user := User, dir := Dir} = Package) ->
+    test_node:expect(
+        fun() ->
+            Sockets = test_release:sockets_in(filename:join(Dir, "run")),
+            Epmd = os:cmd("pgrep -u " ++ User ++ " -x epmd"),
+            {processes(Package), Sockets, Epmd} =:= {[], [], ""} orelse
+                {processes(Package), Sockets, Epmd}
+        end,
+        nothing_left
+    ).
