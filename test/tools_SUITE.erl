@@ -1,4 +1,5 @@
-%% What comes with Erlang and starts nodes of its own: erl -remsh, peer, Common Test.
+%% What developers use with nodes: tools that start some of their own, find them, or look into them. The
+%% table in docs/applications.md says what each of them needs.
 -module(tools_SUITE).
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
@@ -6,8 +7,18 @@
     remote_shell_with_a_name/1,
     remote_shell_with_nothing_but_the_node/1,
     peer_connects_to_its_origin/1,
-    common_test_runs_as_a_node/1
+    peer_inherits_flags_of_the_environment/1,
+    local_cluster_starts_members/1,
+    common_test_runs_as_a_node/1,
+    rebar3_shell_is_a_node/1,
+    rebar3_ct_runs_as_a_node/1,
+    launchers_need_erl_aflags/1,
+    iex_opens_a_remote_shell/1,
+    libcluster_finds_nodes/1,
+    nodes_look_into_each_other/1
 ]).
+%% Run in nodes.
+-export([trace/2, cover/2, load_everywhere/2]).
 
 -import(test_node, [start/2, call/4, name/1, dir/1]).
 
@@ -56,6 +67,47 @@ peer_connects_to_its_origin(Config) ->
     ok = call(A, peer, stop, [Peer]),
     ?assertEqual([], call(A, erlang, nodes, [])).
 
+%% Neither knows of the other's arguments; both have what is in the environment.
+peer_inherits_flags_of_the_environment(Config) ->
+    A = start_with_environment("a", #{}, Config),
+    {ok, Peer, Node} = call(A, peer, start, [#{name => peer, peer_down => continue}]),
+    ?assertEqual([Node], call(A, erlang, nodes, [])),
+    ?assertEqual({ok, ["a", "peer"]}, call(A, erpc, call, [Node, uds_dist, names, []])),
+    ok = call(A, peer, stop, [Peer]).
+
+%% As LocalCluster.start_link/2 does: members load their modules from their origin. Its server has a fixed
+%% port, and so the nodes have a network of their own.
+local_cluster_starts_members(Config) ->
+    Namespace = ["unshare", "-n", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"],
+    case test_project:output("exec unshare -n ip link set lo up", #{}) of
+        {0, _} ->
+            A = start_with_environment("a@127.0.0.1", #{long => true, prefix => Namespace}, Config),
+            {ok, _} = call(A, erl_boot_server, start, [[{127, 0, 0, 1}]]),
+            Cookie = atom_to_list(call(A, erlang, get_cookie, [])),
+            Member = #{
+                host => "127.0.0.1",
+                name => member1,
+                args => ["-loader", "inet", "-hosts", "127.0.0.1", "-setcookie", Cookie],
+                peer_down => continue
+            },
+            {ok, Peer, Node} = call(A, peer, start, [Member]),
+            ?assertEqual(['member1@127.0.0.1'], call(A, erlang, nodes, [])),
+            ?assertEqual({ok, ["a", "member1"]}, call(A, erpc, call, [Node, uds_dist, names, []])),
+            ok = call(A, peer, stop, [Peer]);
+        {_, Error} ->
+            {skip, "only root can make a network namespace, by ip(8): " ++ Error}
+    end.
+
+%% The cookie is in the file where everybody's is: a VM that is given it twice (-setcookie) takes neither.
+start_with_environment(Name, Options, Config) ->
+    Cookie = filename:join(dir(Config), ".erlang.cookie"),
+    ok = file:write_file(Cookie, "uds_dist_test"),
+    ok = file:change_mode(Cookie, 8#400),
+    Environment = #{
+        carrier => [], dir => none, env => [{"ERL_AFLAGS", carrier(Config)}, {"HOME", dir(Config)}]
+    },
+    test_node:start(Name, maps:merge(Options, Environment), Config).
+
 common_test_runs_as_a_node(Config) ->
     A = name(start("a", Config)),
     Suite = [
@@ -73,9 +125,168 @@ common_test_runs_as_a_node(Config) ->
     ),
     test_node:expect_output_of(Output, "1 ok, 0 failed").
 
+%% It starts an epmd of its own if net_adm:names() fails.
+rebar3_shell_is_a_node(Config) ->
+    A = atom_to_list(name(start("a", Config))),
+    Dir = rebar3_project(Config),
+    {0, Output} = test_project:terminal(
+        "exec rebar3 shell --sname shell",
+        [
+            {"shell@[^)]*\\)1> ", ["net_adm:ping('", A, "').\n"]},
+            {"pong", ""},
+            {"shell@[^)]*\\)2> ", "q().\n"}
+        ],
+        #{dir => Dir, env => rebar3_env(Config)}
+    ),
+    ?assertEqual(nomatch, string:find(Output, "rror")).
+
+rebar3_ct_runs_as_a_node(Config) ->
+    A = name(start("a", Config)),
+    Dir = rebar3_project(Config),
+    Suite = [
+        "-module(node_SUITE).\n-export([all/0, is_connected/1]).\nall() -> [is_connected].\n",
+        io_lib:format("is_connected(_) -> pong = net_adm:ping('~s').~n", [A])
+    ],
+    ok = filelib:ensure_dir(filename:join(Dir, "test/x")),
+    ok = file:write_file(filename:join(Dir, "test/node_SUITE.erl"), Suite),
+    {0, Output} = test_project:output("exec rebar3 ct --sname ct", #{
+        dir => Dir, env => rebar3_env(Config)
+    }),
+    test_node:expect_output_of(Output, "All 1 tests passed").
+
+rebar3_project(Config) ->
+    Dir = test_node:dir("project", Config),
+    test_project:write(Dir, "rebar.config", []),
+    ok = filelib:ensure_dir(filename:join(Dir, "src/x")),
+    App = {application, project, [{vsn, "1"}, {applications, [kernel, stdlib]}]},
+    test_project:write(Dir, "src/project.app.src", [App]),
+    Dir.
+
+rebar3_env(Config) ->
+    [
+        {"ERL_FLAGS", flags(Config) ++ " -epmd_module uds_dist_epmd"},
+        {"HOME", dir(Config)},
+        {"LANG", "C.UTF-8"}
+    ].
+
+%% Livebook and others set ELIXIR_ERL_OPTIONS themselves.
+launchers_need_erl_aflags(Config) ->
+    with_elixir(fun() ->
+        A = atom_to_list(name(start("a", Config))),
+        {0, Output} = test_project:output(
+            "ELIXIR_ERL_OPTIONS='-epmd_module uds_dist_epmd' exec elixir --sname launched -e \"$0\"",
+            #{
+                argument => lists:concat(["IO.inspect(Node.connect(:\"", A, "\"))"]),
+                env => [{"ERL_AFLAGS", flags(Config)}, {"LANG", "C.UTF-8"}]
+            }
+        ),
+        ?assertEqual("true\n", Output)
+    end).
+
+iex_opens_a_remote_shell(Config) ->
+    with_elixir(fun() ->
+        Env = [{"ERL_AFLAGS", flags(Config)}, {"LANG", "C.UTF-8"}],
+        Node = test_project:background("exec elixir --sname a --no-halt -e :ok", #{env => Env}),
+        Socket = filename:join(dir(Config), "a.sock"),
+        test_node:expect(fun() -> test_system:is_listening(Socket) end, {listening, Socket}),
+        Name = "a@" ++ test_project:host(),
+        {0, _} = test_project:terminal(
+            "exec iex --sname iex --remsh " ++ Name,
+            [
+                {"iex\\(" ++ Name ++ "\\)1> ", "IO.puts(\"shell of #{node()}\")\n"},
+                {"shell of " ++ Name, ""},
+                {"iex\\(" ++ Name ++ "\\)2> ", [7]},
+                {"--> ", "q\n"}
+            ],
+            #{dir => dir(Config), env => Env}
+        ),
+        Stop = "exec \"$0\" stop a --cookie uds_dist_test --dir '" ++ dir(Config) ++ "'",
+        {0, _} = test_project:output(Stop, #{argument => test_project:command_line()}),
+        {0, _} = test_project:collect(Node)
+    end).
+
+%% The strategy is the one that docs/applications.md has.
+libcluster_finds_nodes(Config) ->
+    with_elixir(fun() ->
+        [A, B] = [name(start(Name, Config)) || Name <- ["a", "b"]],
+        {ok, Page} = file:read_file(filename:join(test_project:root(), "docs/applications.md")),
+        {match, [Strategy]} = re:run(
+            Page, "```elixir\n(defmodule MyApp.UdsStrategy.*?)```", [dotall, {capture, [1], binary}]
+        ),
+        Main = [
+            "state = %Cluster.Strategy.State{\n"
+            "  topology: :here, connect: {:net_kernel, :connect_node, []},\n"
+            "  list_nodes: {:erlang, :nodes, [:connected]}}\n"
+            "%{start: {module, function, args}} = MyApp.UdsStrategy.child_spec([state])\n"
+            "IO.inspect({apply(module, function, args), Enum.sort(Node.list())})\n"
+        ],
+        Script = filename:join(dir(Config), "main.exs"),
+        ok = file:write_file(Script, [Strategy, Main]),
+        {0, Output} = test_project:output("exec elixir --sname c -r \"$0\" " ++ Script, #{
+            argument => filename:join(test_project:root(), "test/fixtures/libcluster.ex"),
+            env => [{"ERL_AFLAGS", flags(Config)}, {"LANG", "C.UTF-8"}]
+        }),
+        Expected = lists:flatten(io_lib:format("{:ignore, [:~ts@~ts, :~ts@~ts]}", parts(A) ++ parts(B))),
+        ?assertEqual(Expected, string:trim(lists:flatten(string:replace(Output, "\"", "", all))))
+    end).
+
+parts(Node) ->
+    string:split(atom_to_list(Node), "@").
+
+with_elixir(Fun) ->
+    case os:find_executable("elixir") of
+        false -> {skip, "there is no Elixir on PATH"};
+        _ -> Fun()
+    end.
+
+%% The debugger's tracer, cover, nl/1 in the shell, and what observer asks the node that it shows.
+nodes_look_into_each_other(Config) ->
+    [A, B] = [start(Name, Config) || Name <- ["a", "b"]],
+    pong = call(A, net_adm, ping, [name(B)]),
+    ?assertEqual([1, 2, 3], call(A, ?MODULE, trace, [name(B), [1, 3]])),
+    Source = filename:join(dir(Config), "probe.erl"),
+    ok = file:write_file(Source, "-module(probe).\n-export([f/0]).\nf() -> here.\n"),
+    ?assertEqual({ok, {probe, 1}}, call(A, ?MODULE, cover, [name(B), Source])),
+    ?assertEqual(here, call(A, ?MODULE, load_everywhere, [name(B), Source])),
+    System = call(A, rpc, call, [name(B), observer_backend, sys_info, []]),
+    ?assert(is_integer(proplists:get_value(process_count, System))).
+
+%% In a node: a call that the other node's tracer reports, here.
+trace(Node, Range) ->
+    Self = self(),
+    {ok, _} = dbg:tracer(process, {fun(Message, _) -> Self ! Message end, none}),
+    {ok, Node} = dbg:n(Node),
+    {ok, _} = dbg:tp(lists, seq, 2, []),
+    {ok, _} = dbg:p(all, call),
+    [1, 2, 3] = rpc:call(Node, lists, seq, Range),
+    receive
+        {trace, Pid, call, {lists, seq, Range}} when node(Pid) =:= Node ->
+            _ = dbg:stop(),
+            apply(lists, seq, Range)
+    end.
+
+%% In a node: a module's calls in the other one.
+cover(Node, Source) ->
+    {ok, [Node]} = cover:start([Node]),
+    {ok, probe} = cover:compile_module(Source),
+    here = rpc:call(Node, probe, f, []),
+    Calls = cover:analyse(probe, calls, module),
+    ok = cover:stop(),
+    Calls.
+
+%% In a node: a module that is compiled here runs in the other one.
+load_everywhere(Node, Source) ->
+    {ok, probe} = compile:file(Source, [{outdir, filename:dirname(Source)}]),
+    true = code:add_patha(filename:dirname(Source)),
+    _ = c:nl(probe),
+    rpc:call(Node, probe, f, []).
+
 flags(Config) ->
+    "-setcookie uds_dist_test " ++ carrier(Config).
+
+carrier(Config) ->
     lists:flatten([
-        "-proto_dist uds -no_epmd -setcookie uds_dist_test -uds_dist_dir ",
+        "-proto_dist uds -no_epmd -uds_dist_dir ",
         dir(Config),
         " -pa ",
         filename:dirname(code:which(uds_dist))
