@@ -15,10 +15,11 @@ start(Spin) ->
         use_stdio,
         exit_status
     ],
+    Path = uds_dist_config:sidecar_path(),
     try
-        {ok, open_port({spawn_executable, uds_dist_config:sidecar_path()}, Options)}
+        {ok, open_port({spawn_executable, Path}, Options)}
     catch
-        error:Reason -> {error, start_error(Reason)}
+        error:Reason -> {error, uds_dist_executable:explain(Reason, Path)}
     end.
 
 %% Removes everything from the environment that the sidecar does not read, as it often contains secrets.
@@ -30,13 +31,6 @@ environment(Spin) ->
         Name =/= "UDS_DIST_LOG",
         Name =/= "UDS_DIST_SPIN"
     ] ++ [{"UDS_DIST_SPIN", integer_to_list(Spin)}].
-
-start_error(enoent) ->
-    "there is no such file; build it (rebar3 compile) or set UDS_DIST_SIDECAR to its path";
-start_error(eacces) ->
-    "it is not an executable file, or this user may not execute it (chmod +x)";
-start_error(Reason) ->
-    io_lib:format("it cannot be started (~0tp)", [Reason]).
 
 %% Ends the sidecar: it exits when its input is closed.
 -spec close(port()) -> ok.
@@ -52,4 +46,5 @@ close(Port) ->
 exit_status(Status) when Status > 128 ->
     io_lib:format("it was ended by signal ~b", [Status - 128]);
 exit_status(Status) ->
-    io_lib:format("it exited with status ~b", [Status]).
+    Why = uds_dist_executable:explain_status(Status, uds_dist_config:sidecar_path()),
+    io_lib:format("it exited with status ~b~ts", [Status, Why]).

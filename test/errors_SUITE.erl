@@ -5,8 +5,11 @@
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
     sidecar_is_missing/1,
+    sidecar_is_in_an_archive/1,
     sidecar_is_not_executable/1,
-    sidecar_is_not_a_program/1,
+    sidecar_is_on_a_noexec_mount/1,
+    sidecar_is_of_another_architecture/1,
+    sidecar_is_of_another_libc/1,
     sidecar_speaks_another_version/1,
     sidecar_breaks_the_protocol/1,
     sidecar_does_not_say_hello/1,
@@ -65,23 +68,73 @@ sidecar_is_missing(Config) ->
         Config
     ).
 
-%% A binary that lost its mode, for instance in an archive.
+%% As in an escript, or in an .ez.
+sidecar_is_in_an_archive(Config) ->
+    Archive = sidecar_file("archive.ez", "PK", 8#644, Config),
+    Path = Archive ++ "/uds_dist/priv/uds_dist_sidecar",
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it is inside the archive ", Archive, ", .*UDS_DIST_SIDECAR"],
+        Config
+    ).
+
+%% A binary that lost its mode, for instance when it was unpacked.
 sidecar_is_not_executable(Config) ->
     Path = sidecar_file("sidecar", "#!/bin/sh\n", 8#644, Config),
     refuses_to_boot(
         sidecar_options(Path),
-        ["the sidecar ", Path, " did not start: it is not an executable file"],
+        ["the sidecar ", Path, " did not start: this user may not execute it; chmod \\+x"],
         Config
     ).
 
-%% A binary of another machine, or half of one.
-sidecar_is_not_a_program(Config) ->
-    Path = sidecar_file("sidecar", <<0, 1, 2, 3>>, 8#755, Config),
+%% Only root may mount, in a mount namespace of the node's own.
+sidecar_is_on_a_noexec_mount(Config) ->
+    Mount = test_node:dir("noexec", Config),
+    Path = filename:join(Mount, "sidecar"),
+    Prefix = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        "mount -t tmpfs -o noexec tmpfs \"$0\" && cp \"$1\" \"$2\" && shift 2 && exec \"$@\"",
+        Mount,
+        uds_dist_config:sidecar_path(),
+        Path
+    ],
+    case os:cmd("unshare -m mount -t tmpfs -o noexec tmpfs '" ++ Mount ++ "'") of
+        "" ->
+            refuses_to_boot(
+                maps:put(prefix, Prefix, sidecar_options(Path)),
+                ["the sidecar ", Path, " did not start: .* noexec; .*UDS_DIST_SIDECAR"],
+                Config
+            );
+        Error ->
+            {skip, "mount: " ++ Error}
+    end.
+
+%% A binary of another machine.
+sidecar_is_of_another_architecture(Config) ->
+    <<Ident:18/binary, _Machine:16, Rest/binary>> = sidecar_binary(),
+    Path = sidecar_file("sidecar", <<Ident/binary, 16#FFFE:16, Rest/binary>>, 8#755, Config),
     refuses_to_boot(
         sidecar_options(Path),
-        ["the sidecar ", Path, " did not start: it exited with status"],
+        ["the sidecar ", Path, " did not start: it exited with status 8, .* architecture; build it"],
         Config
     ).
+
+%% One that was built for another C library, as for musl on a system with glibc.
+sidecar_is_of_another_libc(Config) ->
+    [Before, After] = binary:split(sidecar_binary(), <<"/ld-linux">>),
+    Path = sidecar_file("sidecar", [Before, "/ld-other", After], 8#755, Config),
+    refuses_to_boot(
+        sidecar_options(Path),
+        ["the sidecar ", Path, " did not start: it exited with status 2, .* C library, .*build it"],
+        Config
+    ).
+
+sidecar_binary() ->
+    {ok, Binary} = file:read_file(uds_dist_config:sidecar_path()),
+    Binary.
 
 %% Both versions are named.
 sidecar_speaks_another_version(Config) ->

@@ -1,0 +1,73 @@
+%% Why the system does not execute the sidecar, and what to do about it. Nothing is cured here.
+-module(uds_dist_executable).
+
+-export([explain/2, explain_status/2]).
+
+-include_lib("kernel/include/file.hrl").
+
+%% Mode bits of chmod(1) +x.
+-define(EXECUTE, 8#111).
+%% As a dependency, it is not built again by `rebar3 compile` alone.
+-define(BUILD_IT,
+    "build it (as a dependency: rebar3 clean -a && rebar3 compile, or "
+    "mix deps.compile uds_dist --force)"
+).
+-define(POINT_TO_IT, "point UDS_DIST_SIDECAR to a copy elsewhere").
+
+%% Why it could not be started.
+-spec explain(Error :: term(), file:filename_all()) -> uds_dist_config:explanation().
+explain(Error, Path) when Error =:= enoent; Error =:= enotdir ->
+    case archive(filename:dirname(Path)) of
+        {ok, Archive} ->
+            [
+                "it is inside the archive ",
+                printable(Archive),
+                ", and the system executes files only; put it beside the archive, and set "
+                "UDS_DIST_SIDECAR to its path"
+            ];
+        none ->
+            "there is no such file; " ?BUILD_IT ", or set UDS_DIST_SIDECAR to its path"
+    end;
+explain(eacces, Path) ->
+    case file:read_file_info(Path, [raw]) of
+        {ok, #file_info{type = regular, mode = Mode}} when Mode band ?EXECUTE =:= ?EXECUTE ->
+            "it may be executed, but not on this file system, which is mounted noexec; " ?POINT_TO_IT;
+        {ok, #file_info{type = regular}} ->
+            "this user may not execute it; chmod +x";
+        {ok, #file_info{type = Type}} ->
+            io_lib:format("it is a ~ts and not a file; " ?BUILD_IT, [Type]);
+        {error, eacces} ->
+            "this user may not enter its directory; chmod go+rx there, or run the node as its owner";
+        {error, Reason} ->
+            io_lib:format("it cannot be looked at (~ts)", [file:format_error(Reason)])
+    end;
+explain(Error, _Path) ->
+    io_lib:format("it cannot be started (~0tp)", [Error]).
+
+%% The file that takes a directory's place: an escript, or an .ez.
+archive(Path) ->
+    case {file:read_file_info(Path, [raw]), filename:dirname(Path)} of
+        {{ok, #file_info{type = regular}}, _} -> {ok, Path};
+        {{ok, _}, _} -> none;
+        {{error, _}, Path} -> none;
+        {{error, _}, Above} -> archive(Above)
+    end.
+
+printable(Path) when is_binary(Path) -> io_lib:format("~ts", [Path]);
+printable(Path) -> Path.
+
+%% What an exit status means that comes from the VM's exec(2), which gives its errno.
+-spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
+explain_status(8, _Path) ->
+    ", since it was built for another architecture; " ?BUILD_IT " where it runs";
+explain_status(2, Path) ->
+    %% Or it has gone between the VM's look at it and the start.
+    case file:read_file_info(Path, [raw]) of
+        {ok, _} ->
+            ", since it was built for another C library, whose loader is not here; " ?BUILD_IT
+            " where it runs";
+        {error, _} ->
+            [", since ", explain(enoent, Path)]
+    end;
+explain_status(_Status, _Path) ->
+    "".
