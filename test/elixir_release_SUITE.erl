@@ -16,6 +16,7 @@
     runtime_exs_is_enough_for_another_user/1,
     runtime_exs_with_reboot_says_where_to_listen/1,
     vm_args_reach_all_commands/1,
+    files_for_the_package_of_hex_go_on_working/1,
     wrong_settings_end_the_boot/1,
     nodes_share_a_volume_that_all_may_write_to/1,
     deployment_files_fit_the_template/1,
@@ -277,6 +278,34 @@ vm_args_reach_all_commands(Config) ->
         stop(Started, runtime_exs, [], Config)
     after
         [ok = file:write_file(File, Text) || {File, {ok, Text}} <- lists:zip(Files, Before)]
+    end.
+
+%% The files are those of the documentation of hex's uds_dist, in a directory of the test instead of /run,
+%% and with the one line that docs/migrating.md adds to env.sh.
+files_for_the_package_of_hex_go_on_working(Config) ->
+    Run = sockets(Config),
+    ok = file:make_dir(Run),
+    Directory = [Run, "/${RELEASE_NAME}"],
+    Files = [
+        {"releases/0.1.0/remote.vm.args", "-dist_listen false\n"},
+        {"releases/0.1.0/env.sh", ["\nmkdir -p \"", Directory, "\"\n"]},
+        {"releases/0.1.0/env.sh", ["export UDS_DIST_DIR=\"", Directory, "\"\n"]}
+    ],
+    Release = release(runtime_exs, Config),
+    Before = [{File, file:read_file(filename:join(Release, File))} || {File, _} <- Files],
+    SocketDir = ["config :uds_dist, socket_dir: \"", Run, "/#{System.get_env(\"RELEASE_NAME\", \"myapp\")}\""],
+    write(Release, "releases/0.1.0/runtime.exs", exs([SocketDir, "config :uds_dist, backlog: 128"])),
+    try
+        [ok = file:write_file(filename:join(Release, File), Text, [append]) || {File, Text} <- Files],
+        Started = start(runtime_exs, [], filename:join(Run, "my_app"), Config),
+        %% No command has a socket of its own.
+        Names = "{:ok, names} = :uds_dist.names()\nIO.inspect(Enum.map(names, &to_string/1))",
+        Rpc = command("rpc '" ++ Names ++ "'", runtime_exs, [], Config),
+        ?assertEqual({0, "[\"my_app\", \"probe\"]\n"}, Rpc),
+        ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", runtime_exs, [], Config)),
+        stop(Started, runtime_exs, [], Config)
+    after
+        [ok = file:write_file(filename:join(Release, File), Text) || {File, {ok, Text}} <- Before]
     end.
 
 %% One line says what is wrong, and there is no node that runs without being reachable. Here they
