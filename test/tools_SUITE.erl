@@ -15,7 +15,8 @@
     launchers_need_erl_aflags/1,
     iex_opens_a_remote_shell/1,
     libcluster_finds_nodes/1,
-    nodes_look_into_each_other/1
+    nodes_look_into_each_other/1,
+    release_handler_upgrades_a_running_node/1
 ]).
 %% Run in nodes.
 -export([trace/2, cover/2, load_everywhere/2]).
@@ -250,6 +251,45 @@ nodes_look_into_each_other(Config) ->
     ?assertEqual(here, call(A, ?MODULE, load_everywhere, [name(B), Source])),
     System = call(A, rpc, call, [name(B), observer_backend, sys_info, []]),
     ?assert(is_integer(proplists:get_value(process_count, System))).
+
+%% By the instructions of uds_dist.appup, there and back, while messages are on their way.
+release_handler_upgrades_a_running_node(Config) ->
+    Old = filename:dirname(filename:dirname(code:which(uds_dist))),
+    New = test_node:dir("uds_dist-0.1.1", Config),
+    Ebin = test_node:dir("uds_dist-0.1.1/ebin", Config),
+    ok = test_project:run("cp \"$0\"/ebin/* ebin/ && ln -s \"$0\"/priv .", #{dir => New, argument => Old}),
+    Appup = filename:join(test_project:root(), "ebin/uds_dist.appup"),
+    [
+        begin
+            {ok, Text} = file:read_file(From),
+            [Before, After] = binary:split(Text, <<"\"0.1.0\"">>),
+            ok = file:write_file(filename:join(Ebin, filename:basename(From)), [Before, "\"0.1.1\"", After])
+        end
+     || From <- [Appup, filename:join(Old, "ebin/uds_dist.app")]
+    ],
+    [A, B] = [start(Name, Config) || Name <- ["a", "b"]],
+    [{ok, _} = call(Node, application, ensure_all_started, [App]) || Node <- [A, B], App <- [sasl, uds_dist]],
+    true = call(A, net_kernel, connect_node, [name(B)]),
+    Controller = call(A, erlang, system_info, [dist_ctrl]),
+    Loaded = fun() -> call(A, uds_dist, module_info, [md5]) end,
+    Md5 = Loaded(),
+    {ok, Unpurged} = call(A, release_handler, upgrade_app, [uds_dist, New]),
+    ?assertEqual([], Unpurged),
+    ?assertEqual({ok, "0.1.1"}, call(A, application, get_key, [uds_dist, vsn])),
+    ?assertEqual(Ebin ++ "/uds_dist.beam", call(A, code, which, [uds_dist])),
+    ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
+    {ok, []} = call(A, release_handler, downgrade_app, [uds_dist, "0.1.0", Old]),
+    ?assertEqual({ok, "0.1.0"}, call(A, application, get_key, [uds_dist, vsn])),
+    ?assertEqual(Md5, Loaded()),
+    ?assertEqual(Controller, call(A, erlang, system_info, [dist_ctrl])),
+    ok = call(A, test_traffic, exchange, [name(B), [[1, 100000], [1, 100000]], 1]),
+    %% No module is missing in it.
+    {ok, [{_, [{_, Up}], [{_, Down}]}]} = file:consult(Appup),
+    {ok, Modules} = call(A, application, get_key, [uds_dist, modules]),
+    [
+        ?assertEqual(lists:sort(Modules), lists:sort([M || {load_module, M, _, _, _} <- Instructions]))
+     || Instructions <- [Up, Down]
+    ].
 
 %% In a node: a call that the other node's tracer reports, here.
 trace(Node, Range) ->
