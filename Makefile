@@ -1,6 +1,6 @@
 # Each target finds the tools it needs on this machine, or sets them up in .toolchain/.
 
-.PHONY: all build install demo test chaos fuzz bench check clean distclean help
+.PHONY: all build install uninstall demo test chaos fuzz bench check clean distclean help
 
 all: build
 
@@ -16,6 +16,13 @@ install:
 	@install -m 755 priv/uds_dist "$(DESTDIR)$(PREFIX)/bin/uds_dist"
 	@PATH="$$(scripts/toolchain cargo)" && export PATH && cargo run --quiet --release --locked \
 		--target-dir target --package uds_dist_command_line --example write_docs "$(DESTDIR)$(PREFIX)/share"
+
+# What install has put there, and no more.
+uninstall: PREFIX ?= /usr/local
+uninstall:
+	@cd "$(DESTDIR)$(PREFIX)" && rm -f bin/uds_dist share/man/man1/uds_dist.1 share/man/man1/uds_dist-*.1 \
+		share/bash-completion/completions/uds_dist share/zsh/site-functions/_uds_dist \
+		share/fish/vendor_completions.d/uds_dist.fish
 
 demo: build
 	@scripts/demo
@@ -54,6 +61,7 @@ help:
 	@echo "make             build the Erlang modules (_build/default), sidecar and command line (priv/)"
 	@echo "make install     install the command line with man pages and completions; needs cargo alone"
 	@echo "  PREFIX=dir     ... below dir instead of /usr/local (DESTDIR=dir for packagers)"
+	@echo "make uninstall   remove what make install has put there; PREFIX and DESTDIR as above"
 	@echo "make demo        start two nodes that talk over Unix domain sockets and show what happens"
 	@echo "make test        run all tests on the Erlang/OTP at hand"
 	@echo "  OTP=\"25 27 29\" ... on each of these, and between them"

@@ -1,5 +1,5 @@
-%% The project as others build it: as a dependency that is a git repository, by `rebar3 compile` and
-%% `rebar3 release` alone.
+%% The project as others build it: as a dependency that is a git repository or a package, by `rebar3
+%% compile` and `rebar3 release` alone.
 -module(packaging_SUITE).
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
@@ -9,12 +9,19 @@
     second_compile_rebuilds_nothing/1,
     release_runs_with_its_own_sidecar/1,
     install_needs_only_cargo/1,
+    package_builds_without_a_network/1,
+    sidecar_that_was_built_elsewhere_is_taken/1,
+    programs_that_are_there_need_no_cargo/1,
+    read_only_tree_is_left_alone/1,
+    crates_can_be_packaged/1,
     missing_cargo_fails_with_what_to_install/1,
     failing_cargo_fails_with_its_error/1,
+    removed_sidecar_is_built_again_as_the_error_says/1,
     clean_removes_what_was_built/1
 ]).
 
 -include_lib("stdlib/include/assert.hrl").
+-include_lib("kernel/include/file.hrl").
 
 all() ->
     [
@@ -22,8 +29,14 @@ all() ->
         second_compile_rebuilds_nothing,
         release_runs_with_its_own_sidecar,
         install_needs_only_cargo,
+        package_builds_without_a_network,
+        sidecar_that_was_built_elsewhere_is_taken,
+        programs_that_are_there_need_no_cargo,
+        read_only_tree_is_left_alone,
+        crates_can_be_packaged,
         missing_cargo_fails_with_what_to_install,
         failing_cargo_fails_with_its_error,
+        removed_sidecar_is_built_again_as_the_error_says,
         clean_removes_what_was_built
     ].
 
@@ -56,7 +69,10 @@ init_per_suite(Config) ->
     %% With a host: to find one, the start script would start a node, and with it an epmd.
     Vm = "-sname probe@localhost\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
     ok = file:write_file(filename:join(Project, "vm.args"), Vm),
-    ok = run("rebar3 compile", Project, []),
+    {0, Output} = output("rebar3 compile", Project, []),
+    %% One line, in place of one for each crate.
+    [_, _] = string:split(Output, "uds_dist: cargo builds the sidecar"),
+    nomatch = string:find(Output, "Compiling uds_dist v"),
     [{packaging, Dir}, {repository, Repository}, {project, Project} | Config].
 
 end_per_suite(Config) ->
@@ -84,7 +100,7 @@ second_compile_rebuilds_nothing(Config) ->
     Programs = [filename:join([dependency(Config), "priv", Name]) || Name <- ["uds_dist", "uds_dist_sidecar"]],
     Before = [mtime(file:read_file_info(Program)) || Program <- Programs],
     {0, Output} = output("rebar3 compile", project(Config), []),
-    ?assertEqual(nomatch, string:find(Output, "Compiling uds_dist v")),
+    ?assertEqual(nomatch, string:find(Output, "cargo")),
     ?assertEqual(Before, [mtime(file:read_file_info(Program)) || Program <- Programs]).
 
 mtime({ok, Info}) -> element(6, Info).
@@ -127,10 +143,145 @@ install_needs_only_cargo(Config) ->
     {0, "uds_dist " ++ _} = output("'" ++ Prefix ++ "/bin/uds_dist' --version", "/", []),
     ?assertMatch([_ | _], filelib:wildcard(filename:join(Prefix, "share/man/man1/uds_dist*.1"))),
     Completions = filename:join(Prefix, "share/bash-completion/completions/uds_dist"),
-    ?assert(filelib:is_regular(Completions)).
+    ?assert(filelib:is_regular(Completions)),
+    ok = run("make uninstall PREFIX=\"$0\"", dependency(Config), [{"PATH", Bin}], Prefix),
+    ?assertEqual("", os:cmd("find '" ++ Prefix ++ "' -type f")).
 
 real(Path) ->
     string:trim(os:cmd("realpath '" ++ Path ++ "'")).
+
+%% What a package of hex has, with vendored crates, in a network namespace with nothing in it. Cargo is
+%% told to build for a target, and elsewhere. It does not optimize, which takes most of the time.
+package_builds_without_a_network(Config) ->
+    Project = test_node:dir("offline", Config),
+    Dir = filename:join(Project, "_checkouts/uds_dist"),
+    ok = unpack_package(Dir, Config),
+    {match, [Vendor]} = re:run(
+        element(2, file:read_file(filename:join(test_project:root(), "docs/releases.md"))),
+        "^ *(mkdir -p .cargo && cargo vendor .*)$",
+        [multiline, {capture, [1], list}]
+    ),
+    ok = run(Vendor, Dir, []),
+    test_project:write(Project, "rebar.config", [{deps, [uds_dist]}]),
+    ok = filelib:ensure_dir(filename:join(Project, "src/x")),
+    App = {application, project, [{vsn, "1"}, {applications, [kernel, stdlib, uds_dist]}]},
+    test_project:write(Project, "src/project.app.src", [App]),
+    Elsewhere = filename:join(Project, "elsewhere"),
+    {match, [Host]} = re:run(os:cmd("rustc -vV"), "host: (.*)", [{capture, [1], list}]),
+    Env = [
+        {"CARGO_HOME", test_node:dir("cargo", Config)},
+        {"CARGO_TARGET_DIR", Elsewhere},
+        {"CARGO_BUILD_TARGET", Host},
+        {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"},
+        {"CARGO_PROFILE_RELEASE_LTO", "off"},
+        {"CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"}
+    ],
+    case output("exec unshare -n true", Project, []) of
+        {0, _} ->
+            ok = run("exec unshare -n rebar3 compile", Project, Env),
+            Built = filename:join([Elsewhere, Host, "release"]),
+            [
+                {ok, _} = file:read_file_info(filename:join(Built, Program))
+             || Program <- ["uds_dist", "uds_dist_sidecar"]
+            ],
+            ?assertNot(filelib:is_dir(filename:join(Dir, "target"))),
+            {0, "uds_dist " ++ _} = output("exec priv/uds_dist --version", Dir, []),
+            Otp = {test_node:erl(), filename:join(Project, "_build/default/checkouts/uds_dist/ebin")},
+            Args = ["-pa", filename:dirname(code:which(?MODULE))],
+            A = test_node:start("a", #{otp => Otp, args => Args}, Config),
+            ?assertEqual(
+                filename:join(Project, "_build/default/checkouts/uds_dist/priv/uds_dist_sidecar"),
+                test_node:call(A, uds_dist_config, sidecar_path, [])
+            );
+        {_, Error} ->
+            {skip, "only root can make a network namespace: " ++ Error}
+    end.
+
+%% As rebar3_hex makes a package: the files of the application's `files`, in contents.tar.gz, beside a
+%% metadata.config that has what hex asks for. It is unpacked as rebar3 unpacks it.
+unpack_package(Dir, Config) ->
+    Repository = proplists:get_value(repository, Config),
+    {ok, [{application, uds_dist, App}]} = file:consult(filename:join(Repository, "erl_src/uds_dist.app.src")),
+    Get = fun(Key) -> proplists:get_value(Key, App) end,
+    Files = lists:append([files(Repository, Pattern) || Pattern <- Get(files)]),
+    ?assertEqual([], [File || File <- Files, string:find(File, "target/") =/= nomatch]),
+    Metadata = [
+        {<<"name">>, <<"uds_dist">>},
+        {<<"version">>, list_to_binary(Get(vsn))},
+        {<<"description">>, list_to_binary(Get(description))},
+        {<<"licenses">>, [list_to_binary(L) || L <- Get(licenses)]},
+        {<<"links">>, [{list_to_binary(K), list_to_binary(V)} || {K, V} <- Get(links)]},
+        {<<"build_tools">>, [<<"rebar3">>]},
+        {<<"requirements">>, []},
+        {<<"files">>, [list_to_binary(File) || File <- Files]}
+    ],
+    ?assertEqual([], [Key || {Key, Value} <- Metadata, Value =:= <<>>]),
+    ?assertMatch([_ | _], Get(licenses)),
+    Contents = filename:join(test_node:dir(Config), "contents.tar.gz"),
+    ok = erl_tar:create(Contents, [{F, filename:join(Repository, F)} || F <- Files], [compressed]),
+    {ok, #file_info{size = Size}} = file:read_file_info(Contents),
+    %% Hex takes 8 MiB.
+    ?assert(Size < 8 bsl 20),
+    erl_tar:extract(Contents, [compressed, {cwd, Dir}]).
+
+%% A file, or all in a directory.
+files(Root, Pattern) ->
+    [_ | _] = Found = filelib:wildcard(Pattern, Root),
+    lists:append([
+        case filelib:is_dir(filename:join(Root, Name)) of
+            true -> lists:append([files(Root, filename:join(Name, F)) || F <- names(Root, Name)]);
+            false -> [Name]
+        end
+     || Name <- Found
+    ]).
+
+names(Root, Dir) ->
+    {ok, Names} = file:list_dir(filename:join(Root, Dir)),
+    Names.
+
+%% Cargo is not asked. The command line comes along if it is beside the sidecar.
+sidecar_that_was_built_elsewhere_is_taken(Config) ->
+    Copy = copy(Config),
+    Sidecar = filename:join(dependency(Config), "priv/uds_dist_sidecar"),
+    Path = {"PATH", programs(["cargo", "rustc"], Config)},
+    {Status, Output} = output("rebar3 compile", Copy, [Path, {"UDS_DIST_SIDECAR", Sidecar ++ "x"}]),
+    ?assertNotEqual(0, Status),
+    test_node:expect_output_of(Output, "UDS_DIST_SIDECAR=.*x is not an executable file"),
+    ok = run("rebar3 compile", Copy, [Path, {"UDS_DIST_SIDECAR", Sidecar}]),
+    ok = run("cmp priv/uds_dist_sidecar \"$0\"", Copy, [], Sidecar),
+    ?assert(filelib:is_regular(filename:join(Copy, "priv/uds_dist"))).
+
+%% Sources that are newer than the programs need it.
+programs_that_are_there_need_no_cargo(Config) ->
+    Copy = copy(Config),
+    Path = {"PATH", programs(["cargo", "rustc"], Config)},
+    ok = run("cp \"$0\"/priv/uds_dist* priv/ && touch priv/uds_dist*", Copy, [], dependency(Config)),
+    ok = run("rebar3 compile", Copy, [Path]),
+    ok = run("touch -d '1 hour' src/lib.rs", Copy, []),
+    {Status, Output} = output("rebar3 compile", Copy, [Path]),
+    ?assertNotEqual(0, Status),
+    test_node:expect_output_of(Output, "or take a sidecar that was built elsewhere: UDS_DIST_SIDECAR=path").
+
+%% As in the store of Nix.
+read_only_tree_is_left_alone(Config) ->
+    Tree = dependency(Config),
+    Mount = "mount --bind . . && mount -o remount,ro,bind . && cd \"$PWD\"",
+    case output("exec unshare -m sh -c '" ++ Mount ++ " && ! touch x 2>/dev/null'", Tree, []) of
+        {0, _} -> ok = run("exec unshare -m sh -c '" ++ Mount ++ " && scripts/build-programs'", Tree, []);
+        {_, Error} -> {skip, "only root can mount: " ++ Error}
+    end.
+
+%% Their metadata is complete, and the sidecar's package has what it is built of.
+crates_can_be_packaged(Config) ->
+    Tree = proplists:get_value(repository, Config),
+    {0, Listed} = output("cargo package --list --offline --package uds_dist", Tree, []),
+    Files = string:lexemes(Listed, "\n"),
+    ?assertEqual(["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "src/lib.rs"], [
+        File
+     || File <- ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "src/lib.rs"], lists:member(File, Files)
+    ]),
+    ?assertEqual([], [File || File <- Files, string:prefix(File, "test/") =/= nomatch]),
+    ?assertEqual(nomatch, string:find(Listed, "warning")).
 
 missing_cargo_fails_with_what_to_install(Config) ->
     Bin = programs(["cargo", "rustc"], Config),
@@ -158,6 +309,21 @@ failing_cargo_fails_with_its_error(Config) ->
     ?assertNotEqual(0, Status),
     ?assertMatch([_ | _], string:find(Output, "src/sidecar/main.rs")),
     ?assertMatch([_ | _], string:find(Output, "cargo could not build the sidecar")).
+
+%% `rebar3 compile` alone does nothing to a dependency that it has compiled.
+removed_sidecar_is_built_again_as_the_error_says(Config) ->
+    Sidecar = filename:join(dependency(Config), "priv/uds_dist_sidecar"),
+    %% Cargo would take a minute.
+    Elsewhere = filename:join(test_node:dir(Config), "uds_dist_sidecar"),
+    ok = run("cp priv/uds_dist priv/uds_dist_sidecar \"$0\"", dependency(Config), [], test_node:dir(Config)),
+    Compile = fun(Command) -> ok = run(Command, project(Config), [{"UDS_DIST_SIDECAR", Elsewhere}]) end,
+    ok = file:delete(Sidecar),
+    ok = Compile("rebar3 compile"),
+    ?assertNot(filelib:is_regular(Sidecar)),
+    Error = lists:flatten(uds_dist_executable:explain(enoent, Sidecar)),
+    [_, Cure] = test_node:expect_output_of(Error, "\\(as a dependency: (rebar3.*?), or"),
+    ok = Compile(binary_to_list(Cure)),
+    ?assert(filelib:is_regular(Sidecar)).
 
 %% Neither the programs nor what cargo made is left.
 clean_removes_what_was_built(Config) ->
