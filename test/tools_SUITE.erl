@@ -258,7 +258,7 @@ release_handler_upgrades_a_running_node(Config) ->
     New = test_node:dir("uds_dist-0.1.1", Config),
     Ebin = test_node:dir("uds_dist-0.1.1/ebin", Config),
     ok = test_project:run("cp \"$0\"/ebin/* ebin/ && ln -s \"$0\"/priv .", #{dir => New, argument => Old}),
-    Appup = filename:join(test_project:root(), "ebin/uds_dist.appup"),
+    Appup = filename:join(Old, "ebin/uds_dist.appup"),
     [
         begin
             {ok, Text} = file:read_file(From),
