@@ -10,7 +10,8 @@
 %%
 %%     net_sup
 %%      |-- uds_dist_port         the owner of the sidecar's port               childspecs/0
-%%      |    '== port ==> sidecar (an OS process), restarted when it dies
+%%      |    |== port ==> sidecar (an OS process), restarted when it dies
+%%      |    '-- uds_dist_log_writer     runs the handlers of logger
 %%      '-- net_kernel
 %%           |-- uds_dist_acceptor     gives peers that come in to net_kernel   accept/1
 %%           '-- supervisor            handshake, ticks (dist_util)             setup/5,
@@ -81,15 +82,20 @@ names(SocketDir) ->
 -if(?OTP_RELEASE >= 27).
 -doc "How this node is: where it listens, its settings, its sidecar, and totals that only rise.
 
-It answers at once, also while connections are saturated.
+It answers at once, also while connections are saturated, and after half a second if the sidecar does
+not answer.
 
+- `version`: that of the application.
 - `name`: the node's name without its host.
 - `listening_at`, `should_listen_at`: where it listens, and where it should; `undefined` if it does
   not listen.
-- `settings`: those in force, and where `socket_dir` came from.
+- `transport`: what a new connection gets.
+- `settings`: those in force, and in `sources` where each of them comes from.
 - `sidecar`: its `status` (`up`, `starting`, `resting` before the next try, or `down` if none is
-  needed yet), `os_pid`, `program`, `up_for` in seconds, and `ended`, the number of sidecars that
-  were up and have ended.
+  needed yet), `os_pid`, `program` and `version`; `started` in seconds of Unix time and `up_for` in
+  seconds; `restarts`, the number of starts after the first one, failed ones included; `ended`, the
+  number of sidecars that were up and have ended; open `descriptors`, `descriptor_limit`, and resident
+  `memory` in bytes, each `undefined` if it is not known.
 - `connections`: how many there are, in any state.
 - `totals`: `connections_accepted`, `connections_made`, `bytes_sent`, `bytes_received`.
 
@@ -112,6 +118,10 @@ info() ->
 - `frames_sent`, `frames_received`: frames of the distribution, ticks included; `undefined` during
   the handshake.
 - `queued`: bytes in the VM's queue for the connection. Senders are suspended from `+zdbbl` on.
+- `window`, `unacknowledged`: with `relay`, the most bytes that may be on their way to the peer's
+  socket, and those that were sent and not acknowledged; with `direct`, `undefined`.
+- `address`: of the socket at the other end; `undefined` if that is not bound, as that of most peers
+  that have connected to this node.
 
 Like `info/0`, it asks no process that carries messages.".
 -endif.

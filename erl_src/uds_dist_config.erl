@@ -5,18 +5,17 @@
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
--export([settings/1, check_command_name/2, is_embedded/0]).
+-export([settings/1, check_command_name/2, is_embedded/0, is_debugged/0]).
 -export([sidecar_path/0, remember_working_directory/0]).
--export([check_socket_dir/3, limit/1]).
+-export([check_socket_dir/3, limit/1, is_dynamic/1]).
 
--export_type([config/0, explanation/0]).
+-export_type([config/0, log_level/0, setting/0, explanation/0]).
 
 -type config() :: #{
     %% Absolute path, or "@" and the name of an abstract namespace.
     socket_dir := binary(),
     %% Some source has a socket_dir: it is not the default.
     is_set := boolean(),
-    socket_dir_source := string(),
     %% Connections that may wait to be accepted, as in listen(2).
     backlog := 1..65535,
     %% Mode of the socket file, as in chmod(2).
@@ -27,9 +26,23 @@
     transport := relay | direct,
     %% Busy-poll budget in microseconds: how long a wait for input may be spent polling.
     spin := non_neg_integer(),
+    %% The least important level of the sidecar's log.
+    log := log_level(),
+    %% Where the settings come from, such as "UDS_DIST_DIR" or "the default".
+    sources := #{setting() => string()},
     %% Settings that a stronger source has overridden, each as a line for the log.
     overridden := [explanation()]
 }.
+-type log_level() :: off | error | warn | info | debug.
+-type setting() ::
+    socket_dir
+    | backlog
+    | socket_mode
+    | allowed_uids
+    | allowed_gids
+    | transport
+    | spin
+    | log.
 %% What is wrong, where, and what to do: one line.
 -type explanation() :: unicode:chardata().
 
@@ -60,9 +73,10 @@ read() ->
             fun socket_mode/1,
             fun policy/1,
             fun transport/1,
-            fun spin/1
+            fun spin/1,
+            fun log/1
         ],
-        #{overridden => []}
+        #{overridden => [], sources => #{}}
     ).
 
 maybe_read([], Config) ->
@@ -143,9 +157,9 @@ read_sources([{Source, Read} | More]) ->
 accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
     case check_socket_dir(Value, Source, os:type()) of
         {ok, Dir} ->
-            {ok, Config#{
+            Config1 = from(socket_dir, Source, Config),
+            {ok, Config1#{
                 socket_dir => Dir,
-                socket_dir_source => Source,
                 overridden := [
                     io_lib:format("socket_dir is ~ts (~ts); ~0tp of ~ts is not used", [
                         Dir, Source, Other, OtherSource
@@ -333,24 +347,35 @@ not_a_directory(Value, Source) ->
     ]).
 
 backlog(Config) ->
-    case application:get_env(uds_dist, backlog, ?DEFAULT_BACKLOG) of
-        Backlog when is_integer(Backlog), Backlog >= 1, Backlog =< 65535 ->
-            {ok, Config#{backlog => Backlog}};
-        Other ->
+    case configured(backlog, ?DEFAULT_BACKLOG, Config) of
+        {Backlog, Config1} when is_integer(Backlog), Backlog >= 1, Backlog =< 65535 ->
+            {ok, Config1#{backlog => Backlog}};
+        {Other, _} ->
             invalid("backlog ~0tp must be an integer from 1 to 65535", [Other])
     end.
 
 socket_mode(Config) ->
-    case application:get_env(uds_dist, socket_mode, ?DEFAULT_SOCKET_MODE) of
-        Mode when is_integer(Mode), Mode >= 0, Mode =< 8#777 ->
-            {ok, Config#{socket_mode => Mode}};
-        Other ->
+    case configured(socket_mode, ?DEFAULT_SOCKET_MODE, Config) of
+        {Mode, Config1} when is_integer(Mode), Mode >= 0, Mode =< 8#777 ->
+            {ok, Config1#{socket_mode => Mode}};
+        {Other, _} ->
             invalid("socket_mode ~0tp must be an integer from 0 to 8#777, as 8#660", [Other])
     end.
 
+%% What the application environment has, and that it does.
+configured(Setting, Default, Config) ->
+    case application:get_env(uds_dist, Setting) of
+        {ok, Value} -> {Value, from(Setting, "the application environment", Config)};
+        undefined -> {Default, from(Setting, "the default", Config)}
+    end.
+
+from(Setting, Source, Config = #{sources := Sources}) ->
+    Config#{sources := Sources#{Setting => Source}}.
+
 policy(Config) ->
-    Gids = application:get_env(uds_dist, allowed_gids, []),
-    case {users(application:get_env(uds_dist, allowed_uids)), is_ids(Gids, ?MAX_IDS)} of
+    {AllowedUids, Config1} = configured(allowed_uids, own_user_and_root, Config),
+    {Gids, Config2} = configured(allowed_gids, [], Config1),
+    case {users(AllowedUids), is_ids(Gids, ?MAX_IDS)} of
         {{error, _} = Error, _} ->
             Error;
         {_, false} ->
@@ -358,14 +383,14 @@ policy(Config) ->
                 Gids, ?MAX_IDS
             ]);
         {{Base, Uids}, true} ->
-            {ok, Config#{policy => {Base, Uids, Gids}}}
+            {ok, Config2#{policy => {Base, Uids, Gids}}}
     end.
 
-users(undefined) ->
+users(own_user_and_root) ->
     {own_user_and_root, []};
-users({ok, any}) ->
+users(any) ->
     {anybody, []};
-users({ok, Uids}) ->
+users(Uids) ->
     case is_ids(Uids, ?MAX_IDS) of
         true ->
             {nobody, Uids};
@@ -383,30 +408,56 @@ is_ids(_, _) ->
     false.
 
 transport(Config) ->
-    case application:get_env(uds_dist, transport, relay) of
-        Transport when Transport =:= relay; Transport =:= direct ->
-            {ok, Config#{transport => Transport}};
-        Other ->
+    case configured(transport, relay, Config) of
+        {Transport, Config1} when Transport =:= relay; Transport =:= direct ->
+            {ok, Config1#{transport => Transport}};
+        {Other, _} ->
             invalid("transport ~0tp must be relay or direct", [Other])
     end.
 
 %% The sidecar gets this number too. Where there is one processor, polling would keep the others from it.
 spin(Config) ->
-    case {os:getenv("UDS_DIST_SPIN", ""), processors()} of
-        {"", 1} ->
-            {ok, Config#{spin => 0}};
-        {"", _} ->
-            {ok, Config#{spin => ?DEFAULT_SPIN}};
-        {Text, _} ->
+    case {variable("UDS_DIST_SPIN", spin, Config), processors()} of
+        {{"", Config1}, 1} ->
+            {ok, Config1#{spin => 0}};
+        {{"", Config1}, _} ->
+            {ok, Config1#{spin => ?DEFAULT_SPIN}};
+        {{Text, Config1}, _} ->
             case string:to_integer(Text) of
                 {Spin, ""} when Spin >= 0, Spin =< ?MAX_SPIN ->
-                    {ok, Config#{spin => Spin}};
+                    {ok, Config1#{spin => Spin}};
                 _ ->
                     invalid(
                         "UDS_DIST_SPIN=~ts must be a number of microseconds from 0 to ~b",
                         [Text, ?MAX_SPIN]
                     )
             end
+    end.
+
+%% A level of the sidecar, which filters its lines before this VM sees them.
+log(Config) ->
+    Levels = [off, error, warn, info, debug],
+    case variable("UDS_DIST_LOG", log, Config) of
+        {"", Config1} ->
+            {ok, Config1#{log => info}};
+        {Text, Config1} ->
+            case [Level || Level <- Levels, atom_to_list(Level) =:= Text] of
+                [Level] -> {ok, Config1#{log => Level}};
+                [] -> invalid("UDS_DIST_LOG=~ts must be off, error, warn, info or debug", [Text])
+            end
+    end.
+
+%% Whether lines at the level debug were asked for. The level of logger alone says nothing: that of Elixir
+%% nodes is debug by default.
+-spec is_debugged() -> boolean().
+is_debugged() ->
+    os:getenv("UDS_DIST_LOG") =:= "debug".
+
+%% A variable of the OS environment; empty counts as unset.
+variable(Name, Setting, Config) ->
+    case os:getenv(Name, "") of
+        "" -> {"", from(Setting, "the default", Config)};
+        Text -> {Text, from(Setting, Name, Config)}
     end.
 
 %% Processors that this VM may use, by its affinity and by the quota of its cgroup. Where the system does
@@ -459,6 +510,17 @@ address(Node, #{socket_dir := Dir}) ->
         _ -> {error, io_lib:format("~0tp is not a node name", [Node])}
     end.
 
+%% Whether a node was given its name by the one that it connected to, as a remote shell: such names are
+%% thirteen digits of base 36 or a few less.
+-spec is_dynamic(node()) -> boolean().
+is_dynamic(Node) ->
+    [Name | _] = string:split(atom_to_list(Node), "@"),
+    length(Name) >= 10 andalso
+        length(Name) =< 13 andalso
+        lists:all(
+            fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
+        ).
+
 join(<<"@", Namespace/binary>> = Dir, Name) ->
     check_length(<<0, Namespace/binary, "/", Name/binary>>, limit(os:type()) + 1, Dir);
 join(Dir, Name) ->
@@ -489,10 +551,12 @@ format_address(Path) -> Path.
 
 %% The settings, for people.
 -spec settings(config()) -> uds_dist_info:settings().
-settings(#{policy := {Base, Uids, Gids}, socket_dir_source := Source} = Config) ->
-    Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin], Config),
+settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
+    Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin, log], Config),
+    Binaries = maps:map(fun(_, Source) -> list_to_binary(Source) end, Sources),
     Settings#{
-        socket_dir_source => list_to_binary(Source),
+        socket_dir_source => maps:get(socket_dir, Binaries),
+        sources => Binaries,
         allowed_uids =>
             case Base of
                 anybody -> any;

@@ -7,7 +7,7 @@
 -module(uds_dist_connections).
 
 -export([new/0, dial/2, dialled/2]).
--export([accepted/3, connected/5]).
+-export([accepted/4, connected/5]).
 -export([data/3, acknowledged/3, closed/3]).
 -export([established/4, await_handover/2, relayed/2, not_handed_over/2]).
 -export([handed_over/4, handover_failed/3]).
@@ -20,12 +20,17 @@
     %% Time at which the connection was opened, in seconds of system time.
     since = erlang:system_time(second) :: integer(),
     counters = uds_dist_counters:new() :: uds_dist_counters:counters(),
+    window :: pos_integer(),
     transport = relay :: relay | direct,
     %% Known once the handshake is complete.
     dhandle :: undefined | erlang:dist_handle(),
     controller :: pid(),
     input_handler :: pid(),
     peer :: uds_dist_protocol:peer(),
+    %% Where the peer's socket is bound.
+    address :: undefined | uds_dist_protocol:address(),
+    %% At which its end is logged, once the node is known.
+    level = info :: info | debug,
     %% The node that we dialled; undefined if the peer dialled us.
     called :: undefined | node(),
     %% The node at the other end; known once the handshake is complete.
@@ -69,13 +74,15 @@
     state := handshake | up | ending,
     since := integer(),
     peer := uds_dist_protocol:peer(),
+    address := undefined | uds_dist_protocol:address(),
     counters := uds_dist_counters:counters(),
+    window := pos_integer(),
     dhandle := undefined | erlang:dist_handle()
 }.
 
 %% What has ended, for the log; none if it is not worth a line.
 -type ended() ::
-    {node, node()}
+    {node, node(), info | debug}
     | {handshake, uds_dist_protocol:peer()}
     %% The node that we dialled, which closed the connection without sending anything.
     | {silent_node, node()}
@@ -121,7 +128,9 @@ entry(C = #conn{called = Called, node = Node, stage = Stage}) ->
             end,
         since => C#conn.since,
         peer => C#conn.peer,
+        address => C#conn.address,
         counters => C#conn.counters,
+        window => C#conn.window,
         dhandle => C#conn.dhandle
     }.
 
@@ -169,13 +178,15 @@ dialled(Conn, Connections = #connections{by_number = ByNumber}) ->
     end.
 
 %% Adds an incoming connection, which is given to the acceptor in its turn. The sidecar uses even numbers.
--spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), connections()) ->
-    {ok, connections()} | wrong_number.
-accepted(Link, Peer, Connections) ->
+-spec accepted(uds_dist_relay:link(), uds_dist_protocol:peer(), Address, connections()) ->
+    {ok, connections()} | wrong_number
+when
+    Address :: undefined | uds_dist_protocol:address().
+accepted(Link, Peer, Address, Connections) ->
     #connections{by_number = ByNumber, unclaimed = Unclaimed} = Connections,
     case uds_dist_relay:number(Link) of
         Conn when Conn rem 2 =:= 0, not is_map_key(Conn, ByNumber) ->
-            {_, Connections1} = add(Link, Peer, {undefined, undefined}, Connections),
+            {_, Connections1} = add(Link, {Peer, Address}, {undefined, undefined}, Connections),
             {ok, claim(Connections1#connections{unclaimed = Unclaimed ++ [Conn]})};
         _ ->
             wrong_number
@@ -187,13 +198,13 @@ accepted(Link, Peer, Connections) ->
 when
     Called :: {node(), Supervisor :: pid()}, Address :: uds_dist_protocol:address().
 connected(Link, Peer, Called, Address, Connections) ->
-    {C, Connections1} = add(Link, Peer, Called, Connections),
-    {connection(C, Address), Connections1}.
+    {C, Connections1} = add(Link, {Peer, Address}, Called, Connections),
+    {connection(C), Connections1}.
 
-connection(#conn{controller = Controller, input_handler = InputHandler}, Address) ->
+connection(#conn{controller = Controller, input_handler = InputHandler, address = Address}) ->
     uds_dist_controller:connection(Controller, InputHandler, Address).
 
-add(Link, Peer, {Called, Supervisor}, Connections) ->
+add(Link, {Peer, Address}, {Called, Supervisor}, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor, opened = Opened} = Connections,
     Counters = uds_dist_counters:new(),
     InputHandler = uds_dist_input:start(Link, Called, Counters),
@@ -206,8 +217,10 @@ add(Link, Peer, {Called, Supervisor}, Connections) ->
         controller = Controller,
         input_handler = InputHandler,
         peer = Peer,
+        address = Address,
         called = Called,
-        counters = Counters
+        counters = Counters,
+        window = uds_dist_relay:window(Link)
     },
     {C, Connections#connections{
         by_number = ByNumber#{Conn => {Monitor, C}},
@@ -223,7 +236,7 @@ acceptor(Acceptor, Connections) ->
 claim(Connections = #connections{is_ready = true, unclaimed = [Conn | Unclaimed]}) ->
     #connections{acceptor = Acceptor, by_number = ByNumber} = Connections,
     #{Conn := {_, C}} = ByNumber,
-    ok = uds_dist_acceptor:accepted(Acceptor, connection(C, undefined)),
+    ok = uds_dist_acceptor:accepted(Acceptor, connection(C)),
     Connections#connections{is_ready = false, unclaimed = Unclaimed};
 claim(Connections) ->
     Connections.
@@ -275,7 +288,7 @@ end_input(C = #conn{controller = Controller, input_handler = InputHandler}, Reas
     _ = C#conn.stage =:= handing_over andalso uds_dist_controller:relayed(Controller),
     uds_dist_relay:closed(InputHandler, Reason).
 
-what_ended(#conn{node = Node}) when Node =/= undefined -> {node, Node};
+what_ended(#conn{node = Node, level = Level}) when Node =/= undefined -> {node, Node, Level};
 what_ended(#conn{called = Node, has_data = false}) when Node =/= undefined -> {silent_node, Node};
 %% The peer only probed whether this node is alive, as uds_dist:names/0 on another node does.
 what_ended(#conn{has_data = false}) -> none;
@@ -284,14 +297,19 @@ what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
 %% ---------------------------------------------------------------------------------------------
 %% The end of the handshake, and the choice of the transport
 
-%% Records that the handshake is complete. Returns which side dialled, or that the connection has ended.
+%% Records that the handshake is complete, with a node whose end is logged at Level. Returns which side dialled,
+%% or that the connection has ended.
 -spec established(
-    {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle(), connections()
+    {uds_dist_protocol:conn(), Controller :: pid()},
+    {node(), Level :: info | debug},
+    erlang:dist_handle(),
+    connections()
 ) -> {{called, node()} | {called_by, uds_dist_protocol:peer()} | ended, connections()}.
-established({Conn, Controller}, Node, DHandle, Connections = #connections{by_number = ByNumber}) ->
+established({Conn, Controller}, {Node, Level}, DHandle, Connections) ->
+    #connections{by_number = ByNumber} = Connections,
     case ByNumber of
         #{Conn := {Monitor, #conn{controller = Controller, stage = handshake} = C}} ->
-            C1 = C#conn{node = Node, dhandle = DHandle},
+            C1 = C#conn{node = Node, level = Level, dhandle = DHandle},
             {caller(C), update(Conn, Monitor, C1, Connections)};
         #{} ->
             %% The peer or the sidecar has ended in the meantime. Data that has arrived still goes to the VM.
@@ -401,7 +419,7 @@ forget(#conn{counters = Counters}, Connections = #connections{totals = Totals}) 
 
 %% An end that the sidecar reported has been logged already, with its reason.
 what_to_log(#conn{stage = ended}) -> none;
-what_to_log(#conn{node = Node}) when Node =/= undefined -> {node, Node};
+what_to_log(#conn{node = Node, level = Level}) when Node =/= undefined -> {node, Node, Level};
 what_to_log(#conn{peer = Peer}) -> {handshake, Peer}.
 
 %% Ends all connections whose sockets died with the sidecar. Input handlers first give the VM the data that

@@ -20,8 +20,8 @@
 
 -export_type([connection/0]).
 
-%% What dist_util carries around as the "socket": the two processes of the connection, and where the
-%% peer listens, if we connected to it.
+%% What dist_util carries around as the "socket": the two processes of the connection, and the address of
+%% the socket at the other end, if it has one.
 -opaque connection() :: {
     Controller :: pid(), InputHandler :: pid(), undefined | uds_dist_protocol:address()
 }.
@@ -114,7 +114,7 @@ connection(Controller, InputHandler, Address) ->
 low_level({Controller, _, _}) ->
     {ok, Controller}.
 
-%% Where the peer listens; undefined if it connected to us.
+%% Where the peer's socket is bound; undefined if it connected to us from one that is not.
 -spec address(connection()) -> undefined | uds_dist_protocol:address().
 address({_, _, Address}) ->
     Address.
@@ -236,7 +236,7 @@ handle_info({timeout, Timer, unsupervised}, State = #state{timer = Timer}) ->
     {noreply, State};
 handle_info(Message, State = #state{transport = Transport, output = Output}) ->
     case Transport:writable(Message, Output) of
-        {ok, Output1} -> {noreply, go_on(State#state{output = Output1})};
+        {ok, Output1} -> {noreply, go_on(output(Output1, State))};
         {error, Reason} -> {noreply, go_on(broken(Reason, State))};
         %% Such as an acknowledgement of the handshake, which went by way of the sidecar.
         ignored -> {noreply, State}
@@ -387,10 +387,14 @@ write(Size, Data, State = #state{transport = Transport, output = Output, counter
     case Transport:write(Size, Data, Output) of
         {ok, Output1} ->
             ok = uds_dist_counters:sent(Size, Counters),
-            State#state{output = Output1};
+            output(Output1, State);
         {error, Reason} ->
             broken(Reason, State)
     end.
+
+output(Output, State = #state{transport = Transport, counters = Counters}) ->
+    ok = uds_dist_counters:unacknowledged(Transport:unacknowledged(Output), Counters),
+    State#state{output = Output}.
 
 %% The input handler ends the connection when it has read what the peer sent before.
 broken(Reason, State = #state{input_handler = InputHandler}) ->

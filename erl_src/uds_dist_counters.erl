@@ -2,7 +2,7 @@
 %% read them without asking either.
 -module(uds_dist_counters).
 
--export([new/0, sent/2, received/2, read/1, totals/1]).
+-export([new/0, sent/2, received/2, unacknowledged/2, read/1, unacknowledged/1, totals/1]).
 
 -export_type([counters/0, totals/0]).
 
@@ -11,11 +11,12 @@
 
 -define(SENT, 1).
 -define(RECEIVED, 2).
+-define(UNACKNOWLEDGED, 3).
 
 %% New counters, which are zero.
 -spec new() -> counters().
 new() ->
-    counters:new(2, []).
+    counters:new(3, []).
 
 %% Adds to the bytes sent.
 -spec sent(non_neg_integer(), counters()) -> ok.
@@ -26,6 +27,15 @@ sent(Bytes, Counters) ->
 -spec received(non_neg_integer(), counters()) -> ok.
 received(Bytes, Counters) ->
     counters:add(Counters, ?RECEIVED, Bytes).
+
+%% So many bytes of those that went out are not acknowledged.
+-spec unacknowledged(non_neg_integer(), counters()) -> ok.
+unacknowledged(Bytes, Counters) ->
+    counters:put(Counters, ?UNACKNOWLEDGED, Bytes).
+
+-spec unacknowledged(counters()) -> non_neg_integer().
+unacknowledged(Counters) ->
+    counters:get(Counters, ?UNACKNOWLEDGED).
 
 -spec read(counters()) -> totals().
 read(Counters) ->

@@ -5,7 +5,7 @@
 
 -export([new/0, dial/4, put_off/4, take_put_off/1]).
 -export([up/1, down/1, connected/2, connect_failed/5, timeout/2]).
--export([reached/2, failed/4]).
+-export([reached/2, failed/5]).
 
 -export_type([dialer/0, key/0, tag/0, effect/0]).
 
@@ -23,7 +23,7 @@
     %% Set the timer, and cancel the previous one.
     | {timer, Milliseconds :: non_neg_integer()}
     %% Log that the node cannot be reached.
-    | {unreachable, node(), uds_dist_config:explanation()}.
+    | {unreachable, node(), Reason :: atom(), uds_dist_config:explanation()}.
 
 -record(request, {
     node :: node(),
@@ -135,22 +135,13 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
             {timer(Retries, Now), Dialer1#dialer{retries = Retries}};
         false ->
             {Effects, Dialer2} =
-                case Reason =:= not_listening andalso is_dynamic(Node) of
+                %% A remote shell never listens. When it is gone, somebody may still ask for it.
+                case Reason =:= not_listening andalso uds_dist_config:is_dynamic(Node) of
                     true -> {[], Dialer1};
-                    false -> unreachable(Node, Explanation, Now, Dialer1)
+                    false -> unreachable(Node, Reason, Explanation, Now, Dialer1)
                 end,
             {[{failed, Tag, Reason} | Effects], Dialer2}
     end.
-
-%% A node with a dynamic name, such as a remote shell, never listens. Requests for it may still come after it
-%% is gone, and are not worth a log line. Dynamic names are up to thirteen digits in base 36.
-is_dynamic(Node) ->
-    [Name | _] = string:split(atom_to_list(Node), "@"),
-    length(Name) >= 10 andalso
-        length(Name) =< 13 andalso
-        lists:all(
-            fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
-        ).
 
 %% The timer has fired.
 -spec timeout(Now :: integer(), dialer()) -> result().
@@ -163,12 +154,13 @@ timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 
 %% A node has no address to connect to, or a connection to it ended before its handshake was complete.
--spec failed(node(), uds_dist_config:explanation(), Now :: integer(), dialer()) -> result().
-failed(Node, Explanation, Now, Dialer) ->
-    unreachable(Node, Explanation, Now, Dialer).
+-spec failed(node(), Reason :: atom(), uds_dist_config:explanation(), Now :: integer(), dialer()) ->
+    result().
+failed(Node, Reason, Explanation, Now, Dialer) ->
+    unreachable(Node, Reason, Explanation, Now, Dialer).
 
 %% Callers tend to retry a node that is not there again and again, so the line is logged only now and then.
-unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
+unreachable(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
     case Unreachable of
         #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
             {[], Dialer};
@@ -178,7 +170,7 @@ unreachable(Node, Explanation, Now, Dialer = #dialer{unreachable = Unreachable})
                     true -> Unreachable;
                     false -> #{}
                 end,
-            {[{unreachable, Node, Explanation}], Dialer#dialer{unreachable = Kept#{Node => Now}}}
+            {[{unreachable, Node, Reason, Explanation}], Dialer#dialer{unreachable = Kept#{Node => Now}}}
     end.
 
 %% The node was reached, so the next failure is logged again.

@@ -7,7 +7,8 @@
 -behaviour(uds_dist_transport).
 
 -export([output/1, input/2]).
--export([available/1, is_open/1, is_awaited/1, write/3, writable/2, read/2, passed_on/2]).
+-export([available/1, is_open/1, is_awaited/1, write/3, unacknowledged/1, writable/2]).
+-export([read/2, passed_on/2]).
 
 -export_type([output/0, input/0]).
 
@@ -71,6 +72,10 @@ write(Size, Data, Output = #output{socket = Socket}) when Size < ?FLATTEN ->
     sent(socket:send(Socket, iolist_to_binary(Data), [], nowait), Data, Output);
 write(_Size, Data, Output) ->
     send(erlang:iolist_to_iovec(Data), Output).
+
+%% The kernel does not tell.
+-spec unacknowledged(output()) -> 0.
+unacknowledged(#output{}) -> 0.
 
 -spec writable(term(), output()) ->
     {ok, output()} | {error, uds_dist_transport:reason()} | ignored.

@@ -1,9 +1,10 @@
 %% Every line that the carrier logs, one function for each kind. Other modules tell what has happened, and
 %% not how it is worded or at which level.
 %%
-%% Each is one line, with metadata for handlers and filters that want more than text: `subsystem`, which is uds_dist, and peer_node,
-%% uid, gid, os_pid and reason, as far as they are known. There is no domain: the filters of OTP's default
-%% handler drop every event of a domain that is not OTP's own.
+%% Each is one line, with metadata for handlers and filters that want more than text: `subsystem`, which is
+%% [uds_dist], or [uds_dist, sidecar] for what the sidecar says, and peer_node, uid, gid, os_pid, address and
+%% reason, as far as they are known. There is no domain: the filters of OTP's default handler (stop all but
+%% the domains [otp], [otp, sasl] and none) would drop every line.
 -module(uds_dist_log).
 
 -export([
@@ -17,11 +18,13 @@
     sidecar_ended/2,
     no_channel/1,
     lost_handover/2,
-    connected/2,
+    level/1,
+    connected/3,
     ended/2,
     reflected/0,
     too_long/1,
-    unreachable/2,
+    unreachable/3,
+    sidecar_line/1,
     mistake/3
 ]).
 -type line() :: uds_dist_config:explanation().
@@ -99,29 +102,50 @@ lost_handover(Node, Explanation) ->
 %% ---------------------------------------------------------------------------------------------
 %% Connections
 
+%% The level at which the coming and going of a node is logged. Tools, probes and shells come as hidden nodes
+%% or let the other node choose their name; they are none of the operator's business.
+-spec level(node()) -> info | debug.
+level(Node) ->
+    case uds_dist_config:is_dynamic(Node) orelse lists:member(Node, nodes(hidden)) of
+        true -> debug;
+        false -> info
+    end.
+
 %% Once a connection, where it comes in: a release's remote and rpc commands, which call, often have
 %% a logger that shows everything on stdout.
--spec connected(node(), {called, node()} | {called_by, uds_dist_protocol:peer()}) -> ok.
-connected(Node, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}) ->
+-spec connected(node(), info | debug, {called, node()} | {called_by, uds_dist_protocol:peer()}) -> ok.
+connected(Node, Level, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}) ->
     Line = format("connected with ~ts, uid ~b, gid ~b, pid ~b", [Node, Uid, Gid, Pid]),
-    log(info, Line, (metadata(Peer))#{peer_node => Node});
-connected(_, _) ->
+    log(Level, Line, (metadata(Peer))#{peer_node => Node});
+connected(_, _, _) ->
     ok.
 
--spec ended(Which, Why :: line() | {exit, term()}) -> ok when
-    Which :: none | {node, node()} | {handshake, uds_dist_protocol:peer()}.
+%% What has ended, and why: by a word of the sidecar's, or as a process ended.
+-spec ended(uds_dist_connections:ended(), {closed, uds_dist_protocol:reason(), line()} | {exit, term()}) ->
+    ok.
 ended(none, _) ->
     ok;
-ended(What, {exit, connection_closed}) ->
-    ended(What, "the peer closed the connection");
-ended(What, {exit, Reason}) ->
-    ended(What, format("~0tp", [Reason]));
-ended({node, Node}, Why) ->
-    Line = format("the connection with ~ts ended: ~ts", [Node, Why]),
-    log(info, Line, #{peer_node => Node, reason => Why});
+ended({node, Node, Level}, Why) ->
+    Line = format("the connection with ~ts ended: ~ts", [Node, why(Why)]),
+    log(at_least_notice(Level, Why), Line, #{peer_node => Node, reason => reason(Why)});
 ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
-    Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, Why]),
-    log(info, Line, (metadata(Peer))#{reason => Why}).
+    Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, why(Why)]),
+    log(info, Line, (metadata(Peer))#{reason => reason(Why)}).
+
+%% A connection that somebody has closed is one thing, and one that was lost another.
+at_least_notice(Level, Why) ->
+    case lists:member(reason(Why), [peer_closed, normal, shutdown, disconnect, killed]) of
+        true -> Level;
+        false -> notice
+    end.
+
+reason({closed, Reason, _}) -> Reason;
+reason({exit, connection_closed}) -> peer_closed;
+reason({exit, Reason}) -> Reason.
+
+why({closed, _, Explanation}) -> Explanation;
+why({exit, connection_closed}) -> "the peer closed the connection";
+why({exit, Reason}) -> format("~0tp", [Reason]).
 
 %% A handshake of this node came back to it.
 -spec reflected() -> ok.
@@ -130,18 +154,31 @@ reflected() ->
         warning,
         "refused a connection on which a handshake of this node came back to it: a process that is "
         "allowed to connect (allowed_uids, allowed_gids) has passed it on",
-        #{}
+        #{reason => reflected}
     ).
 
 %% A packet of a handshake announced more bytes than any has.
 -spec too_long(pos_integer()) -> ok.
 too_long(Length) ->
-    log(info, format("refused a connection with a handshake packet of ~b bytes", [Length]), #{}).
+    Line = format("refused a connection with a handshake packet of ~b bytes", [Length]),
+    log(notice, Line, #{reason => too_long}).
 
--spec unreachable(node(), line()) -> ok.
-unreachable(Node, Explanation) ->
+-spec unreachable(node(), Reason :: atom(), line()) -> ok.
+unreachable(Node, Reason, Explanation) ->
     Line = format("cannot connect to ~ts: ~ts", [Node, Explanation]),
-    notice(Line, #{peer_node => Node, reason => Explanation}).
+    notice(Line, #{peer_node => Node, reason => Reason}).
+
+%% What the sidecar says, in its words. The names of nodes that it knows are those that this VM has told it.
+-spec sidecar_line(uds_dist_protocol:line()) -> ok.
+sidecar_line(#{level := Level, text := Text} = Line) ->
+    Facts = maps:with([reason, address], Line),
+    Node = maps:from_list([{peer_node, binary_to_atom(Name, utf8)} || #{node := Name} <- [Line]]),
+    Peer =
+        case Line of
+            #{peer := Known} -> metadata(Known);
+            #{} -> #{}
+        end,
+    log(Level, ["sidecar: ", Text], maps:merge(Facts, maps:merge(Node, Peer)), [uds_dist, sidecar]).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -157,56 +194,32 @@ metadata(#{uid := Uid, gid := Gid, pid := Pid}) ->
 format(Format, Arguments) ->
     io_lib:format(Format, Arguments).
 
-%% The stdout of a script belongs to the script: there a notice goes to stderr.
 notice(Line, Metadata) ->
-    case is_script() andalso logger:allow(notice, ?MODULE) of
-        true ->
-            ok = log(info, Line, Metadata),
-            display(["uds_dist: ", Line, $\n]);
-        false ->
-            log(notice, Line, Metadata)
-    end.
-
-is_script() ->
-    lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
-        not uds_dist_config:is_embedded() andalso
-        logs_to_stdout().
-
-logs_to_stdout() ->
-    case logger:get_handler_config(default) of
-        {ok, #{module := logger_std_h, config := #{type := standard_io}}} -> true;
-        %% In the early boot there is only the primitive handler, which writes there too.
-        {error, _} -> whereis(kernel_safe_sup) =:= undefined;
-        _ -> false
-    end.
+    log(notice, Line, Metadata).
 
 %% While kernel starts there is no handler that would print an error before the VM ends, which is what an
 %% error does to a boot; then the line goes to stderr right away.
 error_line(Line, Metadata) ->
     case whereis(kernel_safe_sup) of
-        undefined -> display(["uds_dist: ", Line, $\n]);
+        undefined -> uds_dist_log_writer:display(["uds_dist: ", Line]);
         _ -> log(error, Line, Metadata)
     end.
 
-%% As a format and not as a report: the primitive handler, which is there in the early boot, would print a
-%% report as a map.
 log(Level, Line, Metadata) ->
-    case logger:allow(Level, ?MODULE) of
+    log(Level, Line, Metadata, [uds_dist]).
+
+log(Level, Line, Metadata, Subsystem) ->
+    case is_wanted(Level) andalso logger:allow(Level, ?MODULE) of
         true ->
             Text = unicode:characters_to_binary(["uds_dist: ", Line]),
-            logger:log(Level, "~ts", [Text], Metadata#{subsystem => uds_dist});
+            %% With mfa, the level of this module counts, and not only the primary one.
+            uds_dist_log_writer:write(Level, Text, Metadata#{
+                subsystem => Subsystem, mfa => {?MODULE, log, 3}
+            });
         false ->
             ok
     end.
 
-display(Line) ->
-    Bytes = binary_to_list(unicode:characters_to_binary(Line)),
-    case erlang:function_exported(erlang, display_string, 2) of
-        true ->
-            true = apply(erlang, display_string, [stderr, Bytes]),
-            ok;
-        false ->
-            %% OTP 25 has it with one argument, and writes to stderr.
-            true = erlang:display_string(Bytes),
-            ok
-    end.
+%% Elixir nodes log at debug if nobody says otherwise, and would show each probe.
+is_wanted(debug) -> uds_dist_config:is_debugged();
+is_wanted(_) -> true.

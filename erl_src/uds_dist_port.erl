@@ -14,7 +14,7 @@
 %% For uds_dist_app.
 -export([configure/0]).
 %% For uds_dist_info.
--export([info/0, connections/0]).
+-export([info/0, sidecar_status/0, connections/0]).
 %% For uds_dist_acceptor.
 -export([accept/1]).
 %% For uds_dist_controller and uds_dist_input.
@@ -43,6 +43,7 @@
     uds_dist_input,
     uds_dist_listener,
     uds_dist_log,
+    uds_dist_log_writer,
     uds_dist_pipe,
     uds_dist_program,
     uds_dist_protocol,
@@ -99,10 +100,15 @@ close_listener(Name) ->
         exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
     end.
 
-%% What there is, without the connections one by one.
--spec info() -> uds_dist_info:info().
+%% What there is, without the connections one by one and without what only the sidecar knows.
+-spec info() -> uds_dist_info:known().
 info() ->
     gen_server:call(?SERVER, info).
+
+%% What only the sidecar knows. The owner answers without it if it takes longer than half a second.
+-spec sidecar_status() -> uds_dist_protocol:status().
+sidecar_status() ->
+    gen_server:call(?SERVER, sidecar_status).
 
 -spec connections() -> [uds_dist_connections:entry()].
 connections() ->
@@ -155,6 +161,7 @@ init([]) ->
     process_flag(trap_exit, true),
     ok = uds_dist_config:remember_working_directory(),
     ok = uds_dist_reflection:new(),
+    {ok, _} = uds_dist_log_writer:start_link(),
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
@@ -226,6 +233,8 @@ call({connect, Node, GiveUp}, From, State) ->
     {noreply, connect(Node, From, GiveUp, State)};
 call(info, _From, State) ->
     {reply, describe(State), State};
+call(sidecar_status, From, State = #state{sidecar = Sidecar}) ->
+    {noreply, State#state{sidecar = uds_dist_sidecar:ask_status(From, Sidecar)}};
 call(connections, _From, State = #state{connections = Connections}) ->
     {reply, uds_dist_connections:list(Connections), State}.
 
@@ -235,6 +244,7 @@ describe(#state{listener = Listener, config = Config} = State) ->
         name => uds_dist_listener:name(Listener),
         listening_at => address(uds_dist_listener:actual(Listener)),
         should_listen_at => address(uds_dist_listener:wanted(Listener)),
+        transport => transport(State),
         settings =>
             case Config of
                 undefined -> undefined;
@@ -245,17 +255,27 @@ describe(#state{listener = Listener, config = Config} = State) ->
         totals => uds_dist_connections:totals(Connections)
     }.
 
+%% What a new connection gets.
+transport(#state{config = #{transport := direct}, channel = Channel}) ->
+    case uds_dist_channel:is_open(Channel) of
+        true -> direct;
+        false -> relay
+    end;
+transport(#state{}) ->
+    relay.
+
 address({Address, _, _}) -> iolist_to_binary(uds_dist_config:format_address(Address));
 address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
     Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
-    unreachable(Called, Explanation, State);
+    unreachable(Called, another_node, Explanation, State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
-cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
+cast({established, {Conn, _} = Connection, Node, DHandle}, State = #state{connections = Connections}) ->
+    Level = uds_dist_log:level(Node),
     {Called, Connections1} =
-        uds_dist_connections:established(Connection, Node, DHandle, State#state.connections),
+        uds_dist_connections:established(Connection, {Node, Level}, DHandle, Connections),
     State1 = State#state{
         connections = Connections1, dialer = uds_dist_dialer:reached(Node, State#state.dialer)
     },
@@ -263,17 +283,16 @@ cast({established, {Conn, _} = Connection, Node, DHandle}, State) ->
         ended ->
             State1;
         _ ->
-            ok = uds_dist_log:connected(Node, Called),
+            ok = uds_dist_log:connected(Node, Level, Called),
             choose_transport(Conn, Node, State1)
     end.
 
-choose_transport(Conn, Node, State = #state{connections = Connections, config = Config}) ->
-    #{transport := Transport} = Config,
-    case Transport =:= direct andalso uds_dist_channel:is_open(State#state.channel) of
-        true ->
+choose_transport(Conn, Node, State = #state{connections = Connections}) ->
+    case transport(State) of
+        direct ->
             Connections1 = uds_dist_connections:await_handover(Conn, Connections),
             transmit(uds_dist_protocol:hand_over(Conn, Node), State#state{connections = Connections1});
-        false ->
+        relay ->
             Connections1 = uds_dist_connections:relayed(Conn, Connections),
             transmit(uds_dist_protocol:established(Conn, Node), State#state{connections = Connections1})
     end.
@@ -302,6 +321,9 @@ other({'DOWN', Monitor, process, _, Reason}, State = #state{connections = Connec
         error ->
             State
     end;
+other({'EXIT', _, _}, State) ->
+    _ = whereis(uds_dist_log_writer) =:= undefined andalso uds_dist_log_writer:start_link(),
+    State;
 other(_, State) ->
     %% Left over from a sidecar that is gone.
     State.
@@ -347,12 +369,17 @@ report({ack, Conn, Count}, State = #state{connections = Connections}) ->
 report({closed, Conn, Reason, Explanation}, State = #state{connections = Connections}) ->
     {What, Connections1} =
         uds_dist_connections:closed(Conn, end_reason(Reason, Explanation), Connections),
-    ended(What, Explanation, State#state{connections = Connections1});
-report({accepted, Conn, _Listener, Peer} = Report, State = #state{connections = Connections}) ->
-    case uds_dist_connections:accepted(relay_link(Conn, State), Peer, Connections) of
+    ended(What, {closed, Reason, Explanation}, State#state{connections = Connections1});
+report({accepted, Conn, _Listener, Peer, Address} = Report, State) ->
+    case
+        uds_dist_connections:accepted(relay_link(Conn, State), Peer, Address, State#state.connections)
+    of
         {ok, Connections1} -> State#state{connections = Connections1};
         wrong_number -> broke_protocol(Report, State)
     end;
+report({log, Line}, State) ->
+    ok = uds_dist_log:sidecar_line(Line),
+    State;
 report({connected, Conn, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
 report({connect_failed, Conn, _, _} = Report, State) ->
@@ -388,16 +415,16 @@ report(Report, State) ->
 end_reason(peer_closed, _) -> connection_closed;
 end_reason(_, Explanation) -> {connection_failed, Explanation}.
 
-ended({silent_node, Node}, Explanation, State) ->
-    unreachable(Node, Explanation, State);
-ended(What, Explanation, State) ->
-    ok = uds_dist_log:ended(What, Explanation),
+ended({silent_node, Node}, {closed, Reason, Explanation}, State) ->
+    unreachable(Node, Reason, Explanation, State);
+ended(What, Why, State) ->
+    ok = uds_dist_log:ended(What, Why),
     State.
 
 %% Logged now and then.
-unreachable(Node, Explanation, State) ->
+unreachable(Node, Reason, Explanation, State) ->
     Now = now_ms(),
-    dialer(fun(D) -> uds_dist_dialer:failed(Node, Explanation, Now, D) end, State).
+    dialer(fun(D) -> uds_dist_dialer:failed(Node, Reason, Explanation, Now, D) end, State).
 
 %% What became of a CONNECT.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
@@ -468,17 +495,17 @@ dialer_effect({timer, Milliseconds}, State) ->
 dialer_effect({failed, From, Reason}, State) ->
     gen_server:reply(From, {error, Reason}),
     State;
-dialer_effect({unreachable, Node, Explanation}, State) ->
-    ok = uds_dist_log:unreachable(Node, Explanation),
+dialer_effect({unreachable, Node, Reason, Explanation}, State) ->
+    ok = uds_dist_log:unreachable(Node, Reason, Explanation),
     State.
 
 need_sidecar(State = #state{sidecar = Sidecar, config = Config}) ->
-    Spin =
+    Settings =
         case Config of
-            #{spin := Configured} -> Configured;
-            undefined -> 0
+            undefined -> #{spin => 0, log => info};
+            _ -> maps:with([spin, log], Config)
         end,
-    State#state{sidecar = uds_dist_sidecar:need(Spin, Sidecar)}.
+    State#state{sidecar = uds_dist_sidecar:need(Settings, Sidecar)}.
 
 start_timer(Whose, Milliseconds, State = #state{timers = Timers}) ->
     _ = [erlang:cancel_timer(Timer) || #{Whose := Timer} <- [Timers]],
@@ -627,7 +654,7 @@ connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
 
 cannot_connect(Node, From, Explanation, State) ->
     gen_server:reply(From, {error, bad_configuration}),
-    unreachable(Node, Explanation, State).
+    unreachable(Node, bad_configuration, Explanation, State).
 
 dial_put_off(State = #state{dialer = Dialer}) ->
     {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),

@@ -3,11 +3,16 @@
 
 -export([start/1, close/1, exit_status/1]).
 
-%% Starts a sidecar. The caller becomes the owner of its port. Spin is the busy-poll budget in microseconds.
--spec start(Spin :: non_neg_integer()) -> {ok, port()} | {error, uds_dist_config:explanation()}.
-start(Spin) ->
+-export_type([settings/0]).
+
+%% What a sidecar is told when it starts: its busy-poll budget in microseconds, and the level of its log.
+-type settings() :: #{spin := non_neg_integer(), log := uds_dist_config:log_level()}.
+
+%% Starts a sidecar. The caller becomes the owner of its port.
+-spec start(settings()) -> {ok, port()} | {error, uds_dist_config:explanation()}.
+start(Settings) ->
     Options = [
-        {env, environment(Spin)},
+        {env, environment(Settings)},
         {packet, 4},
         %% Only a full pipe may make senders wait, not the length of the port's message queue.
         {busy_limits_msgq, disabled},
@@ -23,14 +28,14 @@ start(Spin) ->
     end.
 
 %% Removes everything from the environment that the sidecar does not read, as it often contains secrets.
-environment(Spin) ->
+environment(#{spin := Spin, log := Level}) ->
+    Given = [{"UDS_DIST_SPIN", integer_to_list(Spin)}, {"UDS_DIST_LOG", atom_to_list(Level)}],
     [
         {Name, false}
      || Variable <- os:getenv(),
         [Name, _] <- [string:split(Variable, "=")],
-        Name =/= "UDS_DIST_LOG",
-        Name =/= "UDS_DIST_SPIN"
-    ] ++ [{"UDS_DIST_SPIN", integer_to_list(Spin)}].
+        not lists:keymember(Name, 1, Given)
+    ] ++ Given.
 
 %% Ends the sidecar: it exits when its input is closed.
 -spec close(port()) -> ok.

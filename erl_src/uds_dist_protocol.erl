@@ -6,10 +6,10 @@
 
 -export([version/0]).
 -export([admit/1, listen/5, unlisten/1, connect/2]).
--export([established/2, open_channel/2, hand_over/2, close/1, data_head/1, ack/2]).
+-export([established/2, open_channel/2, hand_over/2, close/1, ask_status/0, data_head/1, ack/2]).
 -export([decode/1]).
 
--export_type([conn/0, listener/0, address/0, policy/0, peer/0, reason/0, report/0]).
+-export_type([conn/0, listener/0, address/0, policy/0, peer/0, reason/0, line/0, status/0, report/0]).
 
 -type conn() :: 1..16#3FFFFFFF.
 -type listener() :: 0..15.
@@ -33,16 +33,33 @@
     | peer_closed
     | system_error
     | refused.
+%% A line of the sidecar's log, and the facts in it that are known.
+-type line() :: #{
+    level := logger:level(),
+    text := binary(),
+    reason => atom(),
+    peer => peer(),
+    address => binary(),
+    node => binary()
+}.
+%% Descriptors, and resident memory in bytes; undefined where the system does not tell.
+-type status() :: #{
+    descriptors := undefined | pos_integer(),
+    descriptor_limit := undefined | pos_integer(),
+    memory := undefined | pos_integer()
+}.
 -type report() ::
     {data, conn(), binary()}
     | {ack, conn(), non_neg_integer()}
-    | {hello, #{version := non_neg_integer(), window := non_neg_integer()}}
+    | {hello, #{
+        version := non_neg_integer(), window := non_neg_integer(), release := binary()
+    }}
     %% A HELLO of another version: its other fields cannot be understood.
     | {hello, #{version := non_neg_integer()}}
     | {listening, listener()}
     | {listen_failed, listener(), reason(), Explanation :: binary()}
     | {unlistened, listener()}
-    | {accepted, conn(), listener(), peer()}
+    | {accepted, conn(), listener(), peer(), undefined | address()}
     | {connected, conn(), peer()}
     | {connect_failed, conn(), reason(), Explanation :: binary()}
     | {closed, conn(), reason(), Explanation :: binary()}
@@ -50,9 +67,11 @@
     | {relayed, conn()}
     | {channel, address()}
     | {channel_failed, Explanation :: binary()}
-    | {listener_lost, listener(), Explanation :: binary()}.
+    | {listener_lost, listener(), Explanation :: binary()}
+    | {log, line()}
+    | {status, status()}.
 
--define(VERSION, 3).
+-define(VERSION, 4).
 
 %% Longest packets, for the reasons that src/port/protocol.rs gives.
 -define(MAX_DATA, (1 bsl 20)).
@@ -67,6 +86,7 @@
 -define(ADMIT, 6).
 -define(HAND_OVER, 7).
 -define(OPEN_CHANNEL, 8).
+-define(ASK_STATUS, 9).
 -define(DATA, 16).
 -define(ACK, 17).
 -define(HELLO, 32).
@@ -82,6 +102,8 @@
 -define(CHANNEL, 42).
 -define(CHANNEL_FAILED, 43).
 -define(LISTENER_LOST, 44).
+-define(LOG, 45).
+-define(STATUS, 46).
 
 %% The version of the protocol that this module speaks.
 -spec version() -> pos_integer().
@@ -131,6 +153,10 @@ hand_over(Conn, Node) ->
 close(Conn) ->
     <<?CLOSE, Conn:32>>.
 
+-spec ask_status() -> binary().
+ask_status() ->
+    <<?ASK_STATUS>>.
+
 %% What stands before the bytes of a DATA packet; they follow in the same port_command/2.
 -spec data_head(conn()) -> binary().
 data_head(Conn) ->
@@ -154,8 +180,8 @@ decode(Packet) ->
 
 control(<<?ACK, Conn:32, Count:32>>) when ?IS_CONN(Conn) ->
     {ack, Conn, Count};
-control(<<?HELLO, ?VERSION:16, Window:32>>) ->
-    {hello, #{version => ?VERSION, window => Window}};
+control(<<?HELLO, ?VERSION:16, Window:32, Release/binary>>) ->
+    with_text(Release, {hello, #{version => ?VERSION, window => Window, release => Release}});
 control(<<?HELLO, Version:16, _/binary>>) when Version =/= ?VERSION ->
     {hello, #{version => Version}};
 control(<<?LISTENING, Listener:32>>) ->
@@ -164,10 +190,10 @@ control(<<?LISTEN_FAILED, Listener:32, Reason, Explanation/binary>>) ->
     failure(listen_failed, Listener, reason(Reason), Explanation);
 control(<<?UNLISTENED, Listener:32>>) ->
     {unlistened, Listener};
-control(<<?ACCEPTED, Conn:32, Listener:32, Uid:32, Gid:32, Pid:32>>) when ?IS_CONN(Conn) ->
-    {accepted, Conn, Listener, #{uid => Uid, gid => Gid, pid => Pid}};
-control(<<?CONNECTED, Conn:32, Uid:32, Gid:32, Pid:32>>) when ?IS_CONN(Conn) ->
-    {connected, Conn, #{uid => Uid, gid => Gid, pid => Pid}};
+control(<<?ACCEPTED, Conn:32, Listener:32, Peer:12/binary, Address/binary>>) when ?IS_CONN(Conn) ->
+    {accepted, Conn, Listener, peer(Peer), bound(Address)};
+control(<<?CONNECTED, Conn:32, Peer:12/binary>>) when ?IS_CONN(Conn) ->
+    {connected, Conn, peer(Peer)};
 control(<<?CONNECT_FAILED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(Conn) ->
     failure(connect_failed, Conn, reason(Reason), Explanation);
 control(<<?CLOSED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(Conn) ->
@@ -182,15 +208,69 @@ control(<<?CHANNEL_FAILED, Explanation/binary>>) ->
     with_text(Explanation, {channel_failed, Explanation});
 control(<<?LISTENER_LOST, Listener:32, Explanation/binary>>) ->
     with_text(Explanation, {listener_lost, Listener, Explanation});
+control(<<?LOG, Level, Cause, Peer:12/binary, Subject, Size:16, Name:Size/binary, Text/binary>>) ->
+    line([level(Level), cause(Cause), about(peer(Peer)), subject(Subject, Name), text(Text)]);
+control(<<?STATUS, Descriptors:32, Limit:32, Memory:64>>) ->
+    {status, #{
+        descriptors => known(Descriptors), descriptor_limit => known(Limit), memory => known(Memory)
+    }};
 control(_) ->
     invalid.
+
+peer(<<Uid:32, Gid:32, Pid:32>>) ->
+    #{uid => Uid, gid => Gid, pid => Pid}.
+
+bound(<<>>) -> undefined;
+bound(Address) -> Address.
+
+known(0) -> undefined;
+known(Number) -> Number.
+
+line(Facts) ->
+    case lists:member(invalid, Facts) of
+        true -> invalid;
+        false -> {log, maps:from_list(lists:append(Facts))}
+    end.
+
+level(3) -> [{level, error}];
+level(4) -> [{level, warning}];
+level(5) -> [{level, notice}];
+level(6) -> [{level, info}];
+level(7) -> [{level, debug}];
+level(_) -> invalid.
+
+cause(0) -> [];
+cause(1) -> [{reason, refused}];
+cause(2) -> [{reason, implausible_name}];
+cause(3) -> [{reason, handshakes_failed}];
+cause(4) -> [{reason, cannot_accept}];
+cause(5) -> [{reason, accepts_again}];
+cause(6) -> [{reason, took_over}];
+cause(7) -> [{reason, file_taken}];
+cause(8) -> [{reason, not_handed_over}];
+cause(9) -> [{reason, undelivered}];
+cause(10) -> [{reason, signal}];
+cause(11) -> [{reason, lines_lost}];
+cause(_) -> invalid.
+
+%% All ones is nobody.
+about(#{uid := 16#FFFFFFFF}) -> [];
+about(Peer) -> [{peer, Peer}].
+
+subject(0, <<>>) -> [];
+subject(1, Name) -> with_text(Name, [{address, Name}]);
+subject(2, Name) -> with_text(Name, [{node, Name}]);
+subject(_, _) -> invalid.
+
+text(Text) ->
+    with_text(Text, [{text, Text}]).
 
 failure(_, _, unknown, _) -> invalid;
 failure(Type, Id, Reason, Explanation) -> with_text(Explanation, {Type, Id, Reason, Explanation}).
 
-with_text(Text, Report) ->
+with_text(Text, Result) ->
     case unicode:characters_to_binary(Text) of
-        Text -> Report;
+        Text -> Result;
         _ -> invalid
     end.
 

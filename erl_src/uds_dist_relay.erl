@@ -6,10 +6,11 @@
 -module(uds_dist_relay).
 -behaviour(uds_dist_transport).
 
--export([link/3, number/1, output/1, input/1]).
+-export([link/3, number/1, window/1, output/1, input/1]).
 %% For the owner of the port.
 -export([data/2, closed/2, acknowledged/2]).
--export([available/1, is_open/1, is_awaited/1, write/3, writable/2, read/2, passed_on/2]).
+-export([available/1, is_open/1, is_awaited/1, write/3, unacknowledged/1, writable/2]).
+-export([read/2, passed_on/2]).
 
 -export_type([link/0, output/0, input/0]).
 
@@ -38,6 +39,11 @@ link(Port, Conn, Window) ->
 -spec number(link()) -> uds_dist_protocol:conn().
 number({_, Conn, _}) ->
     Conn.
+
+%% Bytes that may be unacknowledged in each direction.
+-spec window(link()) -> pos_integer().
+window({_, _, Window}) ->
+    Window.
 
 -spec output(link()) -> output().
 output({Pipe, Conn, Window}) ->
@@ -97,6 +103,10 @@ write(Size, Data, Output = #output{pipe = Pipe, conn = Conn, window = Window}) -
 sent({ok, Pipe}, Output) -> {ok, Output#output{pipe = Pipe}};
 %% The sidecar is gone. The owner of the port says so to the input handler and in the log.
 sent(closed, _) -> {error, connection_closed}.
+
+-spec unacknowledged(output()) -> non_neg_integer().
+unacknowledged(#output{window = Window}) ->
+    uds_dist_window:unacknowledged(Window).
 
 -spec writable(term(), output()) ->
     {ok, output()} | {error, uds_dist_transport:reason()} | ignored.

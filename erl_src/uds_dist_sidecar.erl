@@ -3,7 +3,7 @@
 %% Nothing here waits for the sidecar.
 -module(uds_dist_sidecar).
 
--export([new/0, need/2, send/2, handle/2, broke_protocol/2, close/1]).
+-export([new/0, need/2, send/2, ask_status/2, handle/2, broke_protocol/2, close/1]).
 -export([is_up/1, port/1, info/1]).
 
 -export_type([sidecar/0, event/0]).
@@ -21,8 +21,16 @@
     timer :: undefined | reference(),
     %% Another one is needed after the rest.
     is_needed = false :: boolean(),
-    spin = 0 :: non_neg_integer(),
+    settings = #{spin => 0, log => info} :: uds_dist_program:settings(),
+    %% The release of the program that is up, and since when it is, in milliseconds of monotonic time.
+    release :: undefined | binary(),
     up_since = 0 :: integer(),
+    %% Those that wait for its status, and until when. Asked again only when it has answered.
+    asking = [] :: [gen_server:from()],
+    is_asked = false :: boolean(),
+    status_timer :: undefined | reference(),
+    %% Starts so far, whether or not it came up.
+    starts = 0 :: non_neg_integer(),
     %% Sidecars that were up and have ended.
     ended = 0 :: non_neg_integer(),
     backoff = uds_dist_backoff:new(25) :: uds_dist_backoff:backoff()
@@ -45,6 +53,8 @@
 
 %% Milliseconds from the start of a sidecar to its HELLO. It takes about two; a loaded machine is patient.
 -define(HELLO_TIMEOUT, 5000).
+%% Milliseconds until a question for its status is answered without it.
+-define(STATUS_TIMEOUT, 500).
 %% The longest backoff in milliseconds: of a sidecar that keeps dying, and of one that cannot even start
 %% (its binary is gone, or of another version).
 -define(MAX_BACKOFF_DIED, 500).
@@ -64,19 +74,22 @@ is_up(#sidecar{status = Status}) -> Status =:= up.
 -spec port(sidecar()) -> port().
 port(#sidecar{status = up, port = Port}) -> Port.
 
--spec info(sidecar()) -> uds_dist_info:sidecar().
-info(#sidecar{status = Status, port = Port, up_since = UpSince, ended = Ended}) ->
-    #{
+%% All that uds_dist_info:sidecar() has but what only the sidecar knows.
+-spec info(sidecar()) -> #{atom() => term()}.
+info(#sidecar{status = Status, port = Port, starts = Starts, ended = Ended} = Sidecar) ->
+    maps:merge(age(Sidecar), #{
         status => Status,
         program => unicode:characters_to_binary(uds_dist_config:sidecar_path()),
         os_pid => os_pid(Port),
-        up_for =>
-            case Status of
-                up -> (now_ms() - UpSince) div 1000;
-                _ -> undefined
-            end,
+        restarts => max(0, Starts - 1),
         ended => Ended
-    }.
+    }).
+
+age(#sidecar{status = up, release = Release, up_since = UpSince}) ->
+    UpFor = (now_ms() - UpSince) div 1000,
+    #{version => Release, started => erlang:system_time(second) - UpFor, up_for => UpFor};
+age(#sidecar{}) ->
+    #{version => undefined, started => undefined, up_for => undefined}.
 
 os_pid(undefined) ->
     undefined;
@@ -86,17 +99,16 @@ os_pid(Port) ->
         undefined -> undefined
     end.
 
-%% One is needed: starts it if there is none, after the rest if the last one has just ended. Spin is its
-%% busy-poll budget in microseconds.
--spec need(Spin :: non_neg_integer(), sidecar()) -> sidecar().
-need(Spin, Sidecar = #sidecar{status = down}) ->
-    start(Sidecar#sidecar{spin = Spin});
-need(Spin, Sidecar) ->
-    Sidecar#sidecar{is_needed = true, spin = Spin}.
+%% One is needed: starts it if there is none, after the rest if the last one has just ended.
+-spec need(uds_dist_program:settings(), sidecar()) -> sidecar().
+need(Settings, Sidecar = #sidecar{status = down}) ->
+    start(Sidecar#sidecar{settings = Settings});
+need(Settings, Sidecar) ->
+    Sidecar#sidecar{is_needed = true, settings = Settings}.
 
-start(Sidecar = #sidecar{spin = Spin}) ->
-    Sidecar1 = Sidecar#sidecar{status = starting, is_needed = false},
-    case uds_dist_program:start(Spin) of
+start(Sidecar = #sidecar{settings = Settings, starts = Starts}) ->
+    Sidecar1 = Sidecar#sidecar{status = starting, is_needed = false, starts = Starts + 1},
+    case uds_dist_program:start(Settings) of
         {ok, Port} ->
             Timer = timer(?HELLO_TIMEOUT, hello),
             Sidecar1#sidecar{port = Port, pipe = uds_dist_pipe:new(Port), timer = Timer};
@@ -117,6 +129,32 @@ sent({ok, Pipe}, Sidecar) -> Sidecar#sidecar{pipe = Pipe};
 %% A message that says so is on its way.
 sent(closed, Sidecar) -> Sidecar.
 
+%% From is sent its status: by the sidecar if it answers in time, and else without what it knows.
+-spec ask_status(gen_server:from(), sidecar()) -> sidecar().
+ask_status(From, Sidecar = #sidecar{status = up, asking = Asking, is_asked = IsAsked}) ->
+    Sidecar1 =
+        case IsAsked of
+            true -> Sidecar;
+            false -> send(uds_dist_protocol:ask_status(), Sidecar)
+        end,
+    Timer =
+        case Asking of
+            [] -> timer(?STATUS_TIMEOUT, status);
+            [_ | _] -> Sidecar#sidecar.status_timer
+        end,
+    Sidecar1#sidecar{asking = [From | Asking], is_asked = true, status_timer = Timer};
+ask_status(From, Sidecar) ->
+    gen_server:reply(From, unknown_status()),
+    Sidecar.
+
+unknown_status() ->
+    #{descriptors => undefined, descriptor_limit => undefined, memory => undefined}.
+
+answer(Status, Sidecar = #sidecar{asking = Asking, status_timer = Timer}) ->
+    ok = cancel(Timer),
+    lists:foreach(fun(From) -> gen_server:reply(From, Status) end, Asking),
+    Sidecar#sidecar{asking = [], status_timer = undefined}.
+
 %% Takes a message of the owner; `ignored` if it is not about the sidecar.
 -spec handle(Message :: term(), sidecar()) -> {event(), sidecar()} | ignored.
 handle({Port, {data, Packet}}, Sidecar = #sidecar{port = Port}) ->
@@ -127,6 +165,8 @@ handle({'EXIT', Port, Reason}, Sidecar = #sidecar{port = Port}) ->
     ended(io_lib:format("its port was closed (~0tp)", [Reason]), Sidecar);
 handle({timeout, Timer, Event}, Sidecar = #sidecar{timer = Timer}) ->
     timeout(Event, Sidecar#sidecar{timer = undefined});
+handle({timeout, Timer, status}, Sidecar = #sidecar{status_timer = Timer}) ->
+    {none, answer(unknown_status(), Sidecar)};
 handle(_, #sidecar{pipe = undefined}) ->
     ignored;
 handle(Message, Sidecar = #sidecar{pipe = Pipe}) ->
@@ -139,6 +179,8 @@ packet({error, {bad_packet, Packet}}, Sidecar) ->
     broke_protocol(Packet, Sidecar);
 packet({hello, Hello}, Sidecar = #sidecar{status = starting}) ->
     hello(Hello, Sidecar);
+packet({status, Status}, Sidecar = #sidecar{status = up, is_asked = true}) ->
+    {none, answer(Status, Sidecar#sidecar{is_asked = false})};
 packet(Report, Sidecar = #sidecar{status = up}) when element(1, Report) =/= hello ->
     {{report, Report}, Sidecar};
 packet(Report, Sidecar) ->
@@ -149,11 +191,14 @@ packet(Report, Sidecar) ->
 broke_protocol(What, Sidecar) ->
     ended(io_lib:format("it broke the port protocol with ~0tP", [What, 12]), Sidecar).
 
-hello(#{version := Version, window := Window}, Sidecar = #sidecar{timer = Timer, backoff = Backoff}) ->
+hello(#{version := Version, window := Window, release := Release}, Sidecar) ->
+    #sidecar{timer = Timer, backoff = Backoff} = Sidecar,
     Version = uds_dist_protocol:version(),
     ok = cancel(Timer),
     Tries = uds_dist_backoff:tries(Backoff) + 1,
-    {{up, Window, Tries}, Sidecar#sidecar{status = up, timer = undefined, up_since = now_ms()}};
+    {{up, Window, Tries}, Sidecar#sidecar{
+        status = up, timer = undefined, release = Release, up_since = now_ms()
+    }};
 hello(#{version := Theirs}, Sidecar) ->
     Ours = uds_dist_protocol:version(),
     ended(
@@ -177,7 +222,7 @@ timeout(rested, Sidecar) ->
 ended(Explanation, Sidecar) ->
     #sidecar{status = Status, timer = Timer, up_since = UpSince, backoff = Backoff} = Sidecar,
     ok = cancel(Timer),
-    Sidecar1 = close(Sidecar),
+    Sidecar1 = answer(unknown_status(), close(Sidecar)),
     WasUp = Status =:= up,
     Backoff1 =
         case WasUp andalso now_ms() - UpSince >= ?GOOD_LIFE of
@@ -196,6 +241,7 @@ ended(Explanation, Sidecar) ->
             status = resting,
             timer = timer(Delay, rested),
             is_needed = false,
+            is_asked = false,
             ended = Sidecar#sidecar.ended + length([was_up || WasUp]),
             backoff = Backoff2
         }

@@ -29,6 +29,9 @@
 -callback write(Size :: pos_integer(), iodata(), output()) ->
     {ok, output()} | {error, reason()}.
 
+%% Bytes that were written and that the other end of the transport has not taken, as far as it tells.
+-callback unacknowledged(output()) -> non_neg_integer().
+
 %% Handles a message to the controller. One that belongs to the transport may make more bytes available.
 -callback writable(Message :: term(), output()) ->
     {ok, output()} | {error, reason()} | ignored.

@@ -5,7 +5,7 @@
 %% for its acknowledgement.
 -module(uds_dist_window).
 
--export([sender/1, available/1, is_open/1, is_awaited/1, sent/2, acknowledged/2]).
+-export([sender/1, available/1, unacknowledged/1, is_open/1, is_awaited/1, sent/2, acknowledged/2]).
 -export([receiver/1, passed_on/2]).
 
 -export_type([sender/0, receiver/0]).
@@ -22,6 +22,11 @@ sender(Size) ->
 -spec available(sender()) -> non_neg_integer().
 available({Unacknowledged, Size}) ->
     Size - Unacknowledged.
+
+%% Bytes that were sent and not acknowledged.
+-spec unacknowledged(sender()) -> non_neg_integer().
+unacknowledged({Unacknowledged, _}) ->
+    Unacknowledged.
 
 %% Whether sending is worthwhile: at least half of the window is available. If not, an acknowledgement is on
 %% its way, or will be once the receiver has passed on what was sent.

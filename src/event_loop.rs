@@ -4,9 +4,10 @@
 //! returns `WouldBlock`. No turn is longer than one buffer, and nothing here waits for one particular
 //! peer, or for the VM.
 
+use crate::journal;
 use crate::os;
 use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
-use crate::port::protocol::{Report, VERSION, WINDOW};
+use crate::port::protocol::{Cause, Report, VERSION, WINDOW};
 use crate::switchboard::Switchboard;
 use crate::token::Source;
 use crate::wait::BusyPoll;
@@ -58,7 +59,9 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         reports.queue().push(&Report::Hello {
             version: VERSION,
             window: WINDOW,
+            release: env!("CARGO_PKG_VERSION").into(),
         });
+        journal::begin();
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -100,6 +103,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
     /// # Errors
     /// The same as those of [`run`](Self::run).
     pub fn turn(&mut self, limit: Option<Duration>) -> io::Result<bool> {
+        self.report_lines();
         if !self.write_reports()? {
             return Ok(false);
         }
@@ -130,6 +134,16 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
     }
 
     // --- the port --------------------------------------------------------------------------------
+
+    /// Lines of the log give way to all else: they wait while the VM does not keep up.
+    fn report_lines(&mut self) {
+        while self.reports.has_room() {
+            match journal::next() {
+                Some(line) => self.reports.queue().push(&Report::Log(line)),
+                None => return,
+            }
+        }
+    }
 
     /// Writes reports until the pipe is full; false if the VM is gone.
     fn write_reports(&mut self) -> io::Result<bool> {
@@ -204,6 +218,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
 
     /// Delivers what the VM has sent, and gives up on peers that do not read it in time.
     fn shut_down(&mut self) -> io::Result<()> {
+        journal::end();
         let deadline = Instant::now() + SHUTDOWN;
         self.switchboard.begin_shutdown(self.reports.queue());
         // A failed write of a report can be the first sign that the VM is gone. Its last commands may then
@@ -237,10 +252,11 @@ fn handle_signals(signals: &mut Option<Signals>, switchboard: &mut Switchboard) 
     for signal in signals.iter_mut().flat_map(Signals::pending) {
         match signal {
             SIGUSR1 => switchboard.log_table(),
-            SIGTERM => log::info!("SIGTERM: going on until the VM ends"),
-            SIGINT => log::info!("SIGINT: going on until the VM ends"),
+            SIGTERM => log::info!(reason = Cause::Signal; "SIGTERM: going on until the VM ends"),
+            SIGINT => log::info!(reason = Cause::Signal; "SIGINT: going on until the VM ends"),
             SIGHUP => {
                 log::info!(
+                    reason = Cause::Signal;
                     "SIGHUP: going on until the VM ends, and looking after the socket files"
                 );
                 switchboard.check_listeners();

@@ -22,6 +22,7 @@
 //! | [`address`]      | unix(7) addresses                                                             |
 //! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
+//! | [`journal`]      | the log: lines for the VM, and for stderr while there is none                 |
 //! | [`log_limit`]    | rate limits for log lines that strangers can trigger                          |
 //! | [`token`]        | maps mio tokens to the sources of readiness events                            |
 //! | [`os`]           | the system calls that std lacks, with one file per operating system           |
@@ -40,6 +41,7 @@ pub mod directory;
 pub mod door;
 pub mod event_loop;
 pub mod failure;
+pub mod journal;
 pub mod log_limit;
 pub mod os;
 pub mod peer;

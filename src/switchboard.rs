@@ -8,11 +8,13 @@ use crate::address::Address;
 use crate::channel::Channel;
 use crate::door::{Arrival, Door, Introduction, Newcomer};
 use crate::failure::Failure;
+use crate::journal::NOTICE;
+use crate::os;
 use crate::peer::Credentials;
 use crate::peers::connection::{Connection, Direction};
 use crate::peers::table::{Table, Turn};
 use crate::port::pipes::Moved;
-use crate::port::protocol::{Command, ConnId, ListenerId, MAX_CONN, Report};
+use crate::port::protocol::{Cause, Command, ConnId, ListenerId, MAX_CONN, Report, Status};
 use crate::port::queue::ReportQueue;
 use crate::port::reader::Input;
 use crate::token::Source;
@@ -126,6 +128,7 @@ impl Switchboard {
                 }
             }
             Command::Admit(policy) => self.door.set_policy(policy),
+            Command::AskStatus => reports.push(&Report::Status(status())),
             Command::Ack { conn, count } => {
                 self.table.acknowledged(conn, count).map_err(|_| {
                     Violation(format!(
@@ -161,7 +164,10 @@ impl Switchboard {
                 reports.push(&Report::HandedOver { conn });
             }
             Some(Err(error)) => {
-                log::warn!("the connection with {node} is not handed over to the VM: {error}");
+                log::warn!(
+                    reason = Cause::NotHandedOver, node = node.as_str();
+                    "the connection with {node} is not handed over to the VM: {error}"
+                );
                 self.table.establish(conn, node);
                 reports.push(&Report::Relayed { conn });
             }
@@ -282,11 +288,13 @@ impl Switchboard {
             listener,
             stream,
             peer,
+            address,
         } = newcomer;
         reports.push(&Report::Accepted {
             conn,
             listener,
             peer,
+            address,
         });
         reports.push_bytes(conn, &bytes);
         let mut connection = Connection::introduced(stream, peer, bytes.len());
@@ -396,9 +404,10 @@ impl Switchboard {
     pub fn log_table(&self) {
         let connections = self.table.describe();
         for line in self.door.describe() {
-            log::info!("{line}");
+            log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
         }
         log::info!(
+            target: NOTICE, reason = Cause::Signal;
             "{} connections, {} shaking hands, {} handed over so far; refused: {} implausible names, \
              {} of users whose handshakes fail",
             connections.len(),
@@ -407,9 +416,27 @@ impl Switchboard {
             self.door.turned_away(),
             self.door.held_off()
         );
+        let Status {
+            descriptors,
+            descriptor_limit,
+            memory,
+        } = status();
+        log::info!(
+            target: NOTICE, reason = Cause::Signal;
+            "{descriptors} descriptors of {descriptor_limit} are open; {} KiB of memory are resident",
+            memory >> 10
+        );
         for line in connections {
-            log::info!("{line}");
+            log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
         }
+    }
+}
+
+fn status() -> Status {
+    Status {
+        descriptors: os::open_descriptors().unwrap_or_default(),
+        descriptor_limit: os::descriptor_limit().unwrap_or_default(),
+        memory: os::resident_memory().unwrap_or_default(),
     }
 }
 

@@ -290,6 +290,8 @@ settings_are_invalid(Config) ->
         {spin("soon"), "UDS_DIST_SPIN=soon must be a number of microseconds from 0 to 1000"},
         {spin("1001"), "UDS_DIST_SPIN=1001 must be a number of microseconds"},
         {spin("-1"), "UDS_DIST_SPIN=-1 must be a number of microseconds"},
+        {log_level("loud"), "UDS_DIST_LOG=loud must be off, error, warn, info or debug"},
+        {log_level("uds_dist=debug"), "UDS_DIST_LOG=uds_dist=debug must be off, error"},
         {config(backlog, many), "backlog many must be an integer from 1 to 65535"},
         {arguments(["-uds_dist", "socket_dir", "/x"]), "socket_dir /x is not an Erlang string"},
         {arguments(["-uds_dist_dir"]), "-uds_dist_dir takes one directory"},
@@ -303,6 +305,9 @@ config(Key, Value) ->
 
 spin(Text) ->
     #{env => [{"UDS_DIST_SPIN", Text}]}.
+
+log_level(Text) ->
+    #{env => [{"UDS_DIST_LOG", Text}]}.
 
 arguments(Arguments) ->
     #{dir => none, args => Arguments}.

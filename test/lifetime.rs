@@ -44,6 +44,7 @@ fn hello_is_the_first_report() {
         Report::Hello {
             version: VERSION,
             window: WINDOW,
+            release: env!("CARGO_PKG_VERSION").into(),
         }
     );
     assert_eq!(
@@ -385,12 +386,14 @@ fn sigusr1_logs_a_table() {
         "2 connections, 1 shaking hands, 0 handed over so far; refused: 0 implausible names",
     );
     let who = format!(
-        "uid {} pid {}",
+        "uid {} gid {} pid {}, 0 s old",
         rustix::process::geteuid(),
+        rustix::process::getegid(),
         std::process::id()
     );
     sidecar.expect_log(&format!(
-        "{conn} from peer{conn}@host {who}: {} bytes in, 5 out, 0 wait for the peer, 3 for the VM",
+        "{conn} from peer{conn}@host {who}: {} bytes in, 5 out, 0 wait for the peer, 3 \
+         of the window of {WINDOW} for the VM",
         NAME.len() + 3
     ));
     sidecar.expect_log(&format!(
@@ -422,12 +425,24 @@ fn the_log_filter_comes_from_the_environment() {
     let stale = directory.path("a.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("a listener"));
     let mut sidecar = Sidecar::start_program(&mut after_shell("export UDS_DIST_LOG=warn"));
-    sidecar.listen(&stale); // "took over" is information
+    sidecar.listen(&stale); // "took over" is a notice
     sidecar.signal(Signal::TERM);
     sidecar.settle();
     sidecar.hang_up();
     assert!(sidecar.expect_exit().success());
     assert_eq!(sidecar.log(), Vec::<String>::new());
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    for wrong in ["loud", "INFO", "uds_dist=debug", "7"] {
+        let set = format!("export UDS_DIST_LOG='{wrong}'");
+        let mut sidecar = Sidecar::spawn(&mut after_shell(&set)).expect("it starts");
+        let expected = format!("UDS_DIST_LOG={wrong} must be off, error, warn, info or debug");
+        sidecar.expect_log(&expected);
+        assert_eq!(sidecar.expect_exit().code(), Some(64));
+        assert_eq!(sidecar.log().len(), 1);
+    }
 }
 
 #[test]

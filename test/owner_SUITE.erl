@@ -197,7 +197,9 @@ answer_without_a_question_ends_the_sidecar(Config) ->
     Answers = [
         {connected, 1, ?PEER},
         {connect_failed, 1, refused, ""},
-        [{accepted, 2, 0, ?PEER}, {relayed, 2}],
+        [{accepted, 2, 0, ?PEER, undefined}, {relayed, 2}],
+        %% It was not asked.
+        [{status, #{descriptors => 1, descriptor_limit => 2, memory => 3}}],
         {handed_over, 2},
         {channel, "/nowhere"},
         {channel_failed, "no reason"}
@@ -221,7 +223,7 @@ number_in_use_ends_the_sidecar(Config) ->
     Sidecar = listening(Config),
     Connecting = ask(fun() -> connect(b@host) end),
     {connect, 1, _} = test_sidecar:hear(Sidecar),
-    ok = test_sidecar:say(Sidecar, {accepted, 1, 0, ?PEER}),
+    ok = test_sidecar:say(Sidecar, {accepted, 1, 0, ?PEER, undefined}),
     _ = listens_again(Sidecar, Config),
     ?assertEqual({error, sidecar_failed}, answer(Connecting)),
     ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
@@ -307,7 +309,7 @@ end_with_connections(Config) ->
     Sidecar = listening(Config),
     ok = start_acceptor(),
     {Controller, _, _} = Accepted = peer_comes(2, Sidecar),
-    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER}, {accepted, 6, 0, ?PEER}]),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER, undefined}, {accepted, 6, 0, ?PEER, undefined}]),
     receive
         {accept, _, Untaken, local, stream} ->
             Receiving = ask(fun() -> uds_dist_controller:recv(Accepted, 0, ?LIMIT) end),
@@ -399,7 +401,7 @@ full_pipe_does_not_stop_the_owner(Config) ->
     Callers1 = Callers ++ [ask(fun() -> connect(Node) end) || Node <- Others],
     ok = expect_full_pipe(),
     ok = answers_at_once(),
-    ok = test_sidecar:say(Sidecar, {accepted, 2, 0, ?PEER}),
+    ok = test_sidecar:say(Sidecar, {accepted, 2, 0, ?PEER, undefined}),
     ok = start_acceptor(),
     ok = test_sidecar:say(Sidecar, {data, 2, <<5:16, "hello">>}),
     Accepted = accept(),
@@ -433,7 +435,7 @@ handshake_packets_are_delivered_before_the_end(Config) ->
     [
         begin
             ok = test_sidecar:say(Sidecar, [
-                {accepted, Conn, 0, ?PEER},
+                {accepted, Conn, 0, ?PEER, undefined},
                 {data, Conn, <<3:16, "one", 3:16, "t">>},
                 {data, Conn, <<"wo", 9:16, "cut">>},
                 {closed, Conn, peer_closed, "it closed"}
@@ -592,8 +594,8 @@ report() ->
         {30, {listener_lost, Id, Text}},
         {100, {closed, Conn, Reason, Text}},
         {10, {relayed, Conn}},
-        {10, {accepted, 2 * Conn, Id, ?PEER}},
-        {1, {accepted, Conn, Id, ?PEER}},
+        {10, {accepted, 2 * Conn, Id, ?PEER, undefined}},
+        {1, {accepted, Conn, Id, ?PEER, undefined}},
         {1, {channel_failed, Text}},
         {1, {channel, "/nowhere"}},
         {1, {handed_over, Conn}},
@@ -732,7 +734,7 @@ challenge(Conn, Name, Sidecar) ->
     {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
     Hello = <<$N, Flags:64, 1:32, (byte_size(Name)):16, Name/binary>>,
     ok = test_sidecar:say(Sidecar, [
-        {accepted, Conn, 0, ?PEER}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
+        {accepted, Conn, 0, ?PEER, undefined}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
     ]),
     {data, Conn, <<3:16, "sok">>} = test_sidecar:hear(Sidecar),
     {data, Conn, <<_:16, $N, _:64, Challenge:32, _/binary>>} = test_sidecar:hear(Sidecar),
@@ -815,7 +817,7 @@ modules_are_loaded_while_the_pipe_is_full(Config) ->
     ok = shake_hands(2, Sidecar),
     ok = fill_pipe(Node, Sidecar),
     Before = processes(Node),
-    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER}, {closed, 4, peer_closed, "it closed"}]),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER, undefined}, {closed, 4, peer_closed, "it closed"}]),
     ok = test_node:call(Node, ?MODULE, load_modules, []),
     true = test_node:expect(fun() -> processes(Node) =:= Before orelse processes(Node) end, Before),
     {close, 4} = heard_or_next(expect_all(2, Sidecar), Sidecar),
@@ -881,7 +883,7 @@ connect(Node) ->
 
 %% A peer comes in and is given to a supervisor.
 peer_comes(Conn, Sidecar) ->
-    ok = test_sidecar:say(Sidecar, {accepted, Conn, 0, ?PEER}),
+    ok = test_sidecar:say(Sidecar, {accepted, Conn, 0, ?PEER, undefined}),
     accept().
 
 %% This process stands in for net_kernel.
@@ -1042,6 +1044,8 @@ log(Event, _Config) ->
 %% The number of lines that a regular expression matches, when the owner has done what it was at.
 lines(Regexp) ->
     ok = answers_at_once(),
+    %% What the owner has left there has been logged when this is answered.
+    _ = sys:get_state(uds_dist_log_writer),
     length([Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, Regexp, [unicode]) =/= nomatch]).
 
 expect_lines(Count, Regexp) ->

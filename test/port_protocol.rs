@@ -8,7 +8,7 @@ mod vectors;
 
 use std::collections::BTreeSet;
 use uds_dist::port::codec::{DecodeError, data_head};
-use uds_dist::port::protocol::{Command, DATA, MAX_CONTROL_BODY, Report};
+use uds_dist::port::protocol::{Cause, Command, DATA, MAX_CONTROL_BODY, Report};
 use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood};
 use vectors::{Sender, Vector, vectors, vectors_of};
@@ -21,9 +21,11 @@ fn every_type_of_packet_has_a_vector() {
             .filter_map(|vector| Some(vector.packet?.name))
             .collect()
     };
-    let vm = "LISTEN UNLISTEN CONNECT ESTABLISHED HAND_OVER OPEN_CHANNEL CLOSE ADMIT DATA ACK";
+    let vm = "LISTEN UNLISTEN CONNECT ESTABLISHED HAND_OVER OPEN_CHANNEL CLOSE ADMIT \
+              ASK_STATUS DATA ACK";
     let sidecar = "HELLO LISTENING LISTEN_FAILED UNLISTENED ACCEPTED CONNECTED CONNECT_FAILED \
-                   CLOSED HANDED_OVER RELAYED CHANNEL CHANNEL_FAILED LISTENER_LOST DATA ACK";
+                   CLOSED HANDED_OVER RELAYED CHANNEL CHANNEL_FAILED LISTENER_LOST LOG STATUS \
+                   DATA ACK";
     assert_eq!(names(Sender::Vm), vm.split(' ').collect());
     assert_eq!(names(Sender::Sidecar), sidecar.split(' ').collect());
 }
@@ -116,6 +118,19 @@ fn packets_of_the_sidecar_are_rejected_as_in_the_vectors() {
             );
         }
     }
+}
+
+#[test]
+fn every_reason_of_a_line_has_a_vector() {
+    let causes: BTreeSet<u8> = vectors_of(Sender::Sidecar)
+        .into_iter()
+        .filter_map(|vector| match vector.packet?.name {
+            "LOG" => Some(vector.body[2]),
+            _ => None,
+        })
+        .collect();
+    let all = Cause::ALL.into_iter().map(|cause| cause as u8);
+    assert_eq!(causes, all.chain([0]).collect());
 }
 
 #[test]

@@ -91,7 +91,7 @@ every_type_of_packet_has_a_vector(Config) ->
     ?assertEqual(
         lists:sort([
             "LISTEN", "UNLISTEN", "CONNECT", "ESTABLISHED", "OPEN_CHANNEL", "HAND_OVER", "CLOSE", "ADMIT",
-            "DATA", "ACK"
+            "ASK_STATUS", "DATA", "ACK"
         ]),
         Names("vm")
     ),
@@ -99,7 +99,7 @@ every_type_of_packet_has_a_vector(Config) ->
         lists:sort([
             "HELLO", "LISTENING", "LISTEN_FAILED", "UNLISTENED", "ACCEPTED", "CONNECTED",
             "CONNECT_FAILED", "CLOSED", "HANDED_OVER", "RELAYED", "CHANNEL", "CHANNEL_FAILED",
-            "LISTENER_LOST", "DATA", "ACK"
+            "LISTENER_LOST", "LOG", "STATUS", "DATA", "ACK"
         ]),
         Names("sidecar")
     ).
@@ -163,6 +163,8 @@ encode("CLOSE", #{"conn" := Conn}) ->
 encode("ADMIT", #{"base" := Number, "uids" := Uids, "gids" := Gids}) ->
     Base = lists:nth(Number + 1, [nobody, own_user_and_root, anybody]),
     uds_dist_protocol:admit({Base, numbers(Uids), numbers(Gids)});
+encode("ASK_STATUS", #{}) ->
+    uds_dist_protocol:ask_status();
 encode("DATA", #{"conn" := Conn, "bytes" := Bytes}) ->
     [uds_dist_protocol:data_head(Conn) | Bytes];
 encode("ACK", #{"conn" := Conn, "count" := Count}) ->
@@ -189,8 +191,8 @@ report("LISTEN_FAILED", #{"listener" := Listener, "reason" := Reason, "explanati
     {listen_failed, Listener, reason(Reason), Text};
 report("UNLISTENED", #{"listener" := Listener}) ->
     {unlistened, Listener};
-report("ACCEPTED", #{"conn" := Conn, "listener" := Listener} = Fields) ->
-    {accepted, Conn, Listener, peer(Fields)};
+report("ACCEPTED", #{"conn" := Conn, "listener" := Listener, "address" := Address} = Fields) ->
+    {accepted, Conn, Listener, peer(Fields), hd([A || A <- [Address, undefined], A =/= <<>>])};
 report("CONNECTED", #{"conn" := Conn} = Fields) ->
     {connected, Conn, peer(Fields)};
 report("CONNECT_FAILED", #{"conn" := Conn, "reason" := Reason, "explanation" := Text}) ->
@@ -206,7 +208,41 @@ report("CHANNEL", #{"address" := Address}) ->
 report("CHANNEL_FAILED", #{"explanation" := Text}) ->
     {channel_failed, Text};
 report("LISTENER_LOST", #{"listener" := Listener, "explanation" := Text}) ->
-    {listener_lost, Listener, Text}.
+    {listener_lost, Listener, Text};
+report("LOG", #{"level" := Level, "reason" := Reason, "text" := Text} = Fields) ->
+    #{"uid" := Uid, "subject" := Subject, "name" := Name} = Fields,
+    Facts = [
+        {level, lists:nth(Level - 2, [error, warning, notice, info, debug])},
+        {text, Text}
+        | [{reason, cause(Reason)} || Reason =/= 0] ++
+            [{peer, peer(Fields)} || Uid =/= 16#FFFFFFFF] ++
+            [{address, Name} || Subject =:= 1] ++
+            [{node, Name} || Subject =:= 2]
+    ],
+    {log, maps:from_list(Facts)};
+report("STATUS", Fields) ->
+    Known = fun
+        (_, 0) -> undefined;
+        (_, Number) -> Number
+    end,
+    Named = maps:from_list([{list_to_atom(Field), Value} || {Field, Value} <- maps:to_list(Fields)]),
+    {status, maps:map(Known, Named)}.
+
+%% In the order of Cause in src/port/protocol.rs.
+cause(Number) ->
+    lists:nth(Number, [
+        refused,
+        implausible_name,
+        handshakes_failed,
+        cannot_accept,
+        accepts_again,
+        took_over,
+        file_taken,
+        not_handed_over,
+        undelivered,
+        signal,
+        lines_lost
+    ]).
 
 peer(#{"uid" := Uid, "gid" := Gid, "pid" := Pid}) ->
     #{uid => Uid, gid => Gid, pid => Pid}.
@@ -274,8 +310,10 @@ hexadecimal(Word) ->
 packet("rejected " ++ _) ->
     rejected;
 packet(Text) ->
-    [Name, Fields] = string:split(Text, " "),
-    {Name, maps:from_list(fields(Fields))}.
+    case string:split(Text, " ") of
+        [Name, Fields] -> {Name, maps:from_list(fields(Fields))};
+        [Name] -> {Name, #{}}
+    end.
 
 fields("") ->
     [];

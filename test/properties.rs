@@ -5,6 +5,7 @@
 mod understood;
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
@@ -16,7 +17,9 @@ use uds_dist::failure::Reason;
 use uds_dist::peer::{Base, Credentials, Policy};
 use uds_dist::peers::window::{ReceiveWindow, RuleBroken, SendWindow};
 use uds_dist::port::codec::data_head;
-use uds_dist::port::protocol::{Command, MAX_CONN, PACKET_HEAD, Report};
+use uds_dist::port::protocol::{
+    Cause, Command, Level, Line, MAX_CONN, PACKET_HEAD, Report, Status, Subject,
+};
 use uds_dist::port::queue::{MAX_READ, MAX_SPLICE, Next, ReportQueue};
 use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood, understood_with};
@@ -666,6 +669,7 @@ fn command() -> impl Strategy<Value = Command> {
         policy().prop_map(Command::Admit),
         (any::<u32>(), vec(any::<u8>(), 0..200))
             .prop_map(|(vm_pid, directory)| Command::OpenChannel { vm_pid, directory }),
+        Just(Command::AskStatus),
         (conn(), any::<u32>()).prop_map(|(conn, count)| Command::Ack { conn, count }),
     ]
 }
@@ -682,8 +686,23 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn report() -> impl Strategy<Value = Report> {
     prop_oneof![
-        (any::<u16>(), any::<u32>())
-            .prop_map(|(version, window)| Report::Hello { version, window }),
+        (any::<u16>(), any::<u32>(), any::<String>()).prop_map(|(version, window, release)| {
+            Report::Hello {
+                version,
+                window,
+                release,
+            }
+        }),
+        line().prop_map(Report::Log),
+        (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
+            |(descriptors, descriptor_limit, memory)| {
+                Report::Status(Status {
+                    descriptors,
+                    descriptor_limit,
+                    memory,
+                })
+            }
+        ),
         conn().prop_map(|conn| Report::HandedOver { conn }),
         conn().prop_map(|conn| Report::Relayed { conn }),
         vec(any::<u8>(), 1..200).prop_map(|address| Report::Channel { address }),
@@ -703,13 +722,20 @@ fn report() -> impl Strategy<Value = Report> {
             }
         }),
         any::<u32>().prop_map(|listener| Report::Unlistened { listener }),
-        (conn(), any::<u32>(), credentials()).prop_map(|(conn, listener, peer)| {
-            Report::Accepted {
-                conn,
-                listener,
-                peer,
-            }
-        }),
+        (
+            conn(),
+            any::<u32>(),
+            credentials(),
+            vec(any::<u8>(), 0..108)
+        )
+            .prop_map(|(conn, listener, peer, address)| {
+                Report::Accepted {
+                    conn,
+                    listener,
+                    peer,
+                    address,
+                }
+            }),
         (conn(), credentials()).prop_map(|(conn, peer)| Report::Connected { conn, peer }),
         (conn(), a_reason(), any::<String>()).prop_map(|(conn, reason, explanation)| {
             Report::ConnectFailed {
@@ -727,6 +753,25 @@ fn report() -> impl Strategy<Value = Report> {
             }
         }),
     ]
+}
+
+fn line() -> impl Strategy<Value = Line> {
+    let subject = prop_oneof![
+        Just(Subject::Nothing),
+        any::<String>().prop_map(Subject::Address),
+        any::<String>().prop_map(Subject::Node)
+    ];
+    let cause = option::of(select(Cause::ALL.to_vec()));
+    let level = select(Level::ALL.to_vec());
+    (level, cause, credentials(), subject, any::<String>()).prop_map(
+        |(level, cause, peer, subject, text)| Line {
+            level,
+            cause,
+            peer,
+            subject,
+            text,
+        },
+    )
 }
 
 fn conn() -> impl Strategy<Value = u32> {

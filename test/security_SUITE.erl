@@ -512,7 +512,7 @@ the_cookie_stays_in_the_vm(Config) ->
     Pid = sidecar(Alice),
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
     ?assertMatch([_, <<>>], binary:split(CommandLine, <<0>>, [global])),
-    ?assertMatch(["UDS_DIST_SPIN=" ++ _], environment(Pid)),
+    ?assertMatch(["UDS_DIST_LOG=info", "UDS_DIST_SPIN=" ++ _], lists:sort(environment(Pid))),
     %% Who calls it says nothing, and hears nothing.
     Tmp = proplists:get_value(tmp, Config),
     {ok, Client} = connect(filename:join(Tmp, "alice.sock")),

@@ -604,7 +604,7 @@ dial_effect({failed, Tag, _Reason}, Dials = #dials{pending = Pending}) ->
         waiting = lists:delete(Tag, Dials#dials.waiting),
         retries = maps:remove(Tag, Dials#dials.retries)
     };
-dial_effect({unreachable, Node, <<"why">>}, Dials = #dials{now = Now, logged = Logged}) ->
+dial_effect({unreachable, Node, _Reason, <<"why">>}, Dials = #dials{now = Now, logged = Logged}) ->
     ?assert(Now - maps:get(Node, Logged, Now - ?MINUTE) >= ?MINUTE),
     Dials#dials{logged = Logged#{Node => Now}}.
 

@@ -27,6 +27,7 @@
     | {close, uds_dist_protocol:conn()}
     | {admit, Policy :: binary()}
     | {open_channel, VmPid :: pos_integer(), Directory :: binary()}
+    | ask_status
     | {data, uds_dist_protocol:conn(), binary()}
     | {ack, uds_dist_protocol:conn(), non_neg_integer()}.
 
@@ -171,7 +172,7 @@ tell(#{socket := Socket}, Command) ->
 
 -spec hello() -> uds_dist_protocol:report().
 hello() ->
-    {hello, #{version => uds_dist_protocol:version(), window => ?WINDOW}}.
+    {hello, #{version => uds_dist_protocol:version(), window => ?WINDOW, release => <<"0.0.0">>}}.
 
 %% Says hello, and listens where it is told to. Returns where.
 -spec serve(t()) -> {Listener :: 0..15, uds_dist_listener:place()}.
@@ -190,11 +191,13 @@ serve(Sidecar) ->
 -spec body(uds_dist_protocol:report()) -> iodata().
 body({data, Conn, Bytes}) -> [<<16, Conn:32>>, Bytes];
 body({ack, Conn, Count}) -> <<17, Conn:32, Count:32>>;
-body({hello, #{version := Version, window := Window}}) -> <<32, Version:16, Window:32>>;
+body({hello, #{version := Version, window := Window} = Hello}) ->
+    [<<32, Version:16, Window:32>>, maps:get(release, Hello, <<>>)];
 body({listening, Id}) -> <<33, Id:32>>;
 body({listen_failed, Id, Reason, Text}) -> [<<34, Id:32, (reason(Reason))>>, text(Text)];
 body({unlistened, Id}) -> <<35, Id:32>>;
-body({accepted, Conn, Id, Peer}) -> <<36, Conn:32, Id:32, (peer(Peer))/binary>>;
+body({accepted, Conn, Id, Peer, undefined}) -> <<36, Conn:32, Id:32, (peer(Peer))/binary>>;
+body({accepted, Conn, Id, Peer, Address}) -> [<<36, Conn:32, Id:32>>, peer(Peer), Address];
 body({connected, Conn, Peer}) -> <<37, Conn:32, (peer(Peer))/binary>>;
 body({connect_failed, Conn, Reason, Text}) -> [<<38, Conn:32, (reason(Reason))>>, text(Text)];
 body({closed, Conn, Reason, Text}) -> [<<39, Conn:32, (reason(Reason))>>, text(Text)];
@@ -202,7 +205,18 @@ body({handed_over, Conn}) -> <<40, Conn:32>>;
 body({relayed, Conn}) -> <<41, Conn:32>>;
 body({channel, Address}) -> [42, Address];
 body({channel_failed, Text}) -> [43, text(Text)];
-body({listener_lost, Id, Text}) -> [<<44, Id:32>>, text(Text)].
+body({listener_lost, Id, Text}) -> [<<44, Id:32>>, text(Text)];
+%% Without facts.
+body({log, #{level := Level, text := Text}}) ->
+    [<<45, (level(Level)), 0, -1:32, -1:32, 0:32, 0, 0:16>>, text(Text)];
+body({status, #{descriptors := Descriptors, descriptor_limit := Limit, memory := Memory}}) ->
+    <<46, Descriptors:32, Limit:32, Memory:64>>.
+
+level(error) -> 3;
+level(warning) -> 4;
+level(notice) -> 5;
+level(info) -> 6;
+level(debug) -> 7.
 
 text(Text) ->
     unicode:characters_to_binary(Text).
@@ -236,6 +250,8 @@ command(<<7, Conn:32, Node/binary>>) ->
     {hand_over, Conn, Node};
 command(<<8, VmPid:32, Directory/binary>>) ->
     {open_channel, VmPid, Directory};
+command(<<9>>) ->
+    ask_status;
 command(<<16, Conn:32, Bytes/binary>>) ->
     {data, Conn, Bytes};
 command(<<17, Conn:32, Count:32>>) ->

@@ -40,12 +40,17 @@ impl Admission {
         self.policy = policy;
     }
 
+    /// Whether this may be a peer.
+    pub fn admits(&self, peer: &Credentials) -> bool {
+        self.policy.admits(peer, self.own_uid)
+    }
+
     /// Checks whether `peer` is admitted.
     ///
     /// # Errors
     /// If it is not.
     pub fn check(&mut self, peer: &Credentials, now: Instant) -> Result<(), Refusal> {
-        if self.policy.admits(peer, self.own_uid) {
+        if self.admits(peer) {
             return Ok(());
         }
         let count = self.refused.count(peer.uid, now);

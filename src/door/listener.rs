@@ -84,11 +84,11 @@ impl Listener {
         self.acceptable = true;
     }
 
-    /// Takes a peer that waits; `WouldBlock` if none does.
-    pub fn accept(&mut self) -> io::Result<UnixStream> {
+    /// Takes a peer that waits, and where its socket is bound; `WouldBlock` if none does.
+    pub fn accept(&mut self) -> io::Result<(UnixStream, Vec<u8>)> {
         loop {
             match self.socket.accept() {
-                Ok((stream, _)) => return Ok(stream),
+                Ok((stream, address)) => return Ok((stream, os::address_bytes(&address))),
                 // The peer closed its connection before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),

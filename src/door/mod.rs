@@ -16,10 +16,11 @@ pub mod visitors;
 
 use crate::address::Address;
 use crate::failure::{Failure, Reason};
+use crate::journal::NOTICE;
 use crate::log_limit::LogLimit;
 use crate::os;
 use crate::peer::{Credentials, Policy};
-use crate::port::protocol::{ConnId, ListenerId, MAX_LISTENERS};
+use crate::port::protocol::{Cause, ConnId, ListenerId, MAX_LISTENERS};
 use crate::token::Source;
 use admission::{Admission, Refusal};
 use crowd::Crowd;
@@ -86,6 +87,8 @@ pub struct Newcomer {
     pub stream: UnixStream,
     /// The identity of the peer.
     pub peer: Credentials,
+    /// Where its socket is bound, as the protocol writes it; empty if it is not.
+    pub address: Vec<u8>,
 }
 
 impl Door {
@@ -225,13 +228,16 @@ impl Door {
             return Arrival::Nobody;
         };
         match listener.accept() {
-            Ok(stream) => {
-                self.next = self.examine(id, stream, now);
+            Ok((stream, address)) => {
+                self.next = self.examine(id, stream, address, now);
                 Arrival::Examined
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if self.pause.recover() {
-                    log::warn!("accepting connections again, nobody waits any more");
+                    log::info!(
+                        target: NOTICE, reason = Cause::AcceptsAgain;
+                        "accepting connections again, nobody waits any more"
+                    );
                 }
                 Arrival::Examined
             }
@@ -246,6 +252,7 @@ impl Door {
         &mut self,
         listener: ListenerId,
         stream: UnixStream,
+        address: Vec<u8>,
         now: Instant,
     ) -> Option<Newcomer> {
         let peer = match os::peer_credentials(stream.as_fd()) {
@@ -260,10 +267,16 @@ impl Door {
                 listener,
                 stream,
                 peer,
+                address,
             }),
             Err(Refusal { count }) => {
                 if let Some(count) = count {
-                    log::warn!("refused a peer, {}", describe_refused(&peer, count));
+                    log::warn!(
+                        reason = Cause::Refused, uid = peer.uid, gid = peer.gid, pid = peer.pid;
+                        "refused a peer, uid {}, gid {}, pid {}: allowed_uids and allowed_gids do \
+                         not include it ({count} refused of this uid)",
+                        peer.uid, peer.gid, peer.pid
+                    );
                 }
                 None
             }
@@ -276,7 +289,10 @@ impl Door {
                 true => "; raise the limit of open files (ulimit -n, LimitNOFILE=)",
                 false => "",
             };
-            log::error!("cannot accept connections: {error}; existing ones go on{advice}");
+            log::error!(
+                reason = Cause::CannotAccept;
+                "cannot accept connections: {error}; existing ones go on{advice}"
+            );
         }
     }
 
@@ -290,7 +306,10 @@ impl Door {
 
     fn dropped(&mut self, error: &io::Error, now: Instant) {
         if let Some(count) = self.failing.count(Credentials::UNKNOWN.uid, now) {
-            log::warn!("dropped a peer that came in: {error} ({count} of them)");
+            log::warn!(
+                reason = Cause::CannotAccept;
+                "dropped a peer that came in: {error} ({count} of them)"
+            );
         }
     }
 
@@ -323,6 +342,8 @@ impl Door {
                 self.turned_away += 1;
                 if let Some(count) = self.implausible.count(peer.uid, now) {
                     log::warn!(
+                        reason = Cause::ImplausibleName,
+                        uid = peer.uid, gid = peer.gid, pid = peer.pid;
                         "refused an implausible name of uid {}, pid {}: {problem} ({count} of this \
                          uid)",
                         peer.uid,
@@ -342,6 +363,8 @@ impl Door {
                 self.held_off += 1;
                 if let Some(count) = self.failing.count(peer.uid, now) {
                     log::warn!(
+                        reason = Cause::HandshakesFailed,
+                        uid = peer.uid, gid = peer.gid, pid = peer.pid;
                         "refused a peer, uid {}, pid {}: too many handshakes of its user have failed, \
                          under new names ({count} refused of this uid)",
                         peer.uid,
@@ -418,11 +441,8 @@ impl Door {
             os::connect(&socket_address).map_err(|error| unreachable_peer(address, &error))?;
         let peer = os::peer_credentials(&socket)
             .map_err(|error| failed("identify the peer at", address, &error))?;
-        if let Err(Refusal { count }) = self.admission.check(&peer, Instant::now()) {
-            if let Some(count) = count {
-                let who = describe_refused(&peer, count);
-                log::warn!("refused to connect to {address}, {who}");
-            }
+        // The VM logs the refusal, at most once a minute for each node that it dials.
+        if !self.admission.admits(&peer) {
             return Err(Failure::new(
                 Reason::Refused,
                 format!(
@@ -479,15 +499,6 @@ impl Door {
         let line = |listener: &Listener| format!("listening at {}", listener.address());
         self.listeners.values().map(line).collect()
     }
-}
-
-/// Says who was refused, how often, and what decides about it.
-fn describe_refused(peer: &Credentials, count: u32) -> String {
-    format!(
-        "uid {}, gid {}, pid {}: allowed_uids and allowed_gids do not include it \
-         ({count} refused of this uid)",
-        peer.uid, peer.gid, peer.pid
-    )
 }
 
 fn unreachable_peer(address: &Address, error: &io::Error) -> Failure {

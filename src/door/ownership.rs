@@ -9,7 +9,9 @@ use super::probe::{Probe, probe};
 use crate::address::Address;
 use crate::directory;
 use crate::failure::{Failure, Reason};
+use crate::journal::NOTICE;
 use crate::os;
+use crate::port::protocol::Cause;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -95,7 +97,11 @@ impl OwnedName {
         match probe(&Address::Path(path.clone())) {
             Probe::Nobody => match fs::remove_file(path) {
                 Ok(()) => {
-                    log::info!("took over {}, whose owner is dead", path.display());
+                    log::info!(
+                        target: NOTICE, reason = Cause::TookOver, address:% = path.display();
+                        "took over {}, whose owner is dead",
+                        path.display()
+                    );
                     Ok(())
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -113,9 +119,9 @@ impl Drop for OwnedName {
             match fs::symlink_metadata(&self.path) {
                 Ok(found) if identity(&found) == ours => remove(&self.path),
                 _ if self.is_lost => (),
-                Ok(_) => log::warn!("{} is no longer ours; left alone", self.path.display()),
+                Ok(_) => not_ours(&self.path, "is no longer ours; left alone"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    log::warn!("{} was removed by somebody else", self.path.display());
+                    not_ours(&self.path, "was removed by somebody else");
                 }
                 Err(error) => log::warn!("cannot look at {}: {error}", self.path.display()),
             }
@@ -125,9 +131,14 @@ impl Drop for OwnedName {
         match (lock, self.lock.metadata()) {
             (Ok(found), Ok(ours)) if found == identity(&ours) => remove(&self.lock_path),
             _ if self.is_lost => (),
-            _ => log::warn!("{} is no longer ours; left alone", self.lock_path.display()),
+            _ => not_ours(&self.lock_path, "is no longer ours; left alone"),
         }
     }
+}
+
+fn not_ours(path: &Path, what: &str) {
+    let path = path.display();
+    log::warn!(reason = Cause::FileTaken, address:% = path; "{path} {what}");
 }
 
 /// What has happened to a file of ours, if anything.
@@ -204,7 +215,8 @@ fn sweep_name(path: &Path, lock_path: &Path) {
         Err(_) => return,
     }
     remove(lock_path);
-    log::info!("removed {}, whose owner is dead", path.display());
+    let path = path.display();
+    log::info!(reason = Cause::TookOver, address:% = path; "removed {path}, whose owner is dead");
 }
 
 fn remove(path: &Path) {

@@ -7,6 +7,7 @@ use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, socket};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::SocketAddr;
 
 /// Longest path of a socket in bytes: `sun_path` of unix(4) has 104, the last of which is a NUL.
 pub const MAX_PATH: usize = 103;
@@ -43,6 +44,19 @@ pub fn unix_socket() -> io::Result<OwnedFd> {
 /// Always fails: these systems have no abstract names.
 pub fn abstract_address(_name: &[u8]) -> io::Result<SocketAddrUnix> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// This system has no abstract names.
+pub fn abstract_name(_address: &SocketAddr) -> Option<&[u8]> {
+    None
+}
+
+/// Directory with an entry for each descriptor of this process.
+pub const DESCRIPTORS: &str = "/dev/fd";
+
+/// These systems tell it only by ways that are not worth a dependency.
+pub fn resident_memory() -> Option<u64> {
+    None
 }
 
 /// Always fails: these systems have no abstract names.

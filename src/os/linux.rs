@@ -14,7 +14,8 @@ use rustix::thread::set_no_new_privs;
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::LazyLock;
 
 /// Longest path of a socket in bytes: `sun_path` of unix(7) has 108, the last of which is a NUL.
@@ -76,6 +77,24 @@ pub fn unix_socket() -> io::Result<OwnedFd> {
 /// The address of an abstract `name`, which is given without its leading NUL.
 pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(name)?)
+}
+
+/// The abstract name of an address, without its leading NUL, if it is one.
+pub fn abstract_name(address: &SocketAddr) -> Option<&[u8]> {
+    address.as_abstract_name()
+}
+
+/// Directory with an entry for each descriptor of this process.
+pub const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// Resident memory of this process in bytes, if the system tells.
+pub fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// Opens a listener under an abstract name that the kernel chooses (autobind of unix(7)), and returns it

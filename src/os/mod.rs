@@ -15,10 +15,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, RawMode, flock};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{SocketAddrUnix, sockopt};
-use rustix::process::{Resource, Rlimit, geteuid, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::SocketAddr;
 use std::path::Path;
 
 /// Flags of open(2) for a file that another user may have created: they do not follow a symbolic link, and
@@ -80,6 +82,15 @@ pub fn socket_address(address: &Address) -> io::Result<SocketAddrUnix> {
     }
 }
 
+/// The kernel's address as the protocol writes it: a path, or NUL and an abstract name; empty if the socket
+/// is not bound.
+pub fn address_bytes(address: &SocketAddr) -> Vec<u8> {
+    match address.as_pathname() {
+        Some(path) => path.as_os_str().as_bytes().to_vec(),
+        None => system::abstract_name(address).map_or_else(Vec::new, |name| [b"\0", name].concat()),
+    }
+}
+
 /// Connects a new non-blocking, close-on-exec socket. A Unix domain socket connects at once or not at all.
 ///
 /// # Errors
@@ -134,6 +145,26 @@ pub fn lock(file: &File) -> io::Result<()> {
         flock(file, FlockOperation::NonBlockingLockExclusive)
     })?)
 }
+
+// --- this process --------------------------------------------------------------------------------
+
+/// Open descriptors of this process, if the system tells.
+pub fn open_descriptors() -> Option<u32> {
+    match std::fs::read_dir(system::DESCRIPTORS) {
+        // One of them is for looking.
+        Ok(entries) => Some((entries.count() as u32).saturating_sub(1)),
+        Err(error) if is_out_of_descriptors(&error) => descriptor_limit(),
+        Err(_) => None,
+    }
+}
+
+/// How many descriptors this process may have; `None` if there is no limit.
+pub fn descriptor_limit() -> Option<u32> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    Some(u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+pub use system::resident_memory;
 
 // --- users and privileges ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ use mio::net::UnixStream;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 /// Smaller pieces are collected, up to this many bytes, and written together at the end of a turn. A larger
 /// piece is worth a system call of its own, which saves the copy.
@@ -56,6 +57,7 @@ pub struct Connection {
     stream: UnixStream,
     peer: Credentials,
     direction: Direction,
+    opened: Instant,
     stage: Stage,
     /// Bytes from the VM that the socket has not taken yet.
     outgoing: VecDeque<u8>,
@@ -84,6 +86,7 @@ impl Connection {
             stream,
             peer,
             direction,
+            opened: Instant::now(),
             stage: Stage::Handshake,
             outgoing: VecDeque::new(),
             write_error: None,
@@ -419,13 +422,17 @@ impl Connection {
             Stage::Closing => "(closing)",
         };
         format!(
-            "{direction} {node} uid {} pid {}: {} bytes in, {} out, {} wait for the peer, {} for the VM",
+            "{direction} {node} uid {} gid {} pid {}, {} s old: {} bytes in, {} out, {} wait for the \
+             peer, {} of the window of {} for the VM",
             self.peer.uid,
+            self.peer.gid,
             self.peer.pid,
+            self.opened.elapsed().as_secs(),
             self.bytes_in,
             self.bytes_out,
             self.outgoing.len(),
             self.to_vm.unacknowledged(),
+            self.to_vm.size(),
         )
     }
 }

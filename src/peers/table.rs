@@ -9,7 +9,7 @@ use super::splice::PendingSplice;
 use super::window::RuleBroken;
 use crate::failure::Failure;
 use crate::port::pipes::Moved;
-use crate::port::protocol::{ConnId, Report};
+use crate::port::protocol::{Cause, ConnId, Report};
 use crate::port::queue::{MAX_READ, MAX_SPLICE, ReportQueue};
 use crate::token::Source;
 use mio::event::Event;
@@ -408,7 +408,10 @@ impl Table {
             self.lingering.pop_front();
             // Its number may belong to another connection by now.
             if self.is_closing(conn) && self.remove(conn) {
-                log::info!("connection {conn} was closed before its peer had read everything");
+                log::info!(
+                    reason = Cause::Undelivered;
+                    "connection {conn} was closed before its peer had read everything"
+                );
                 return true;
             }
         }

@@ -30,6 +30,11 @@ impl SendWindow {
         self.size - self.unacknowledged
     }
 
+    /// Most bytes that may be sent and not acknowledged.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Number of bytes that were sent and not acknowledged.
     pub fn unacknowledged(&self) -> u32 {
         self.unacknowledged

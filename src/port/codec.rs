@@ -1,7 +1,8 @@
 //! Encodes and decodes the packets of [`protocol`](super::protocol). No I/O.
 
 use super::protocol::{
-    Command, ConnId, DATA, DATA_HEAD, MAX_CONN, MAX_CONTROL_BODY, PACKET_HEAD, Report, WINDOW, kind,
+    Cause, Command, ConnId, DATA, DATA_HEAD, Level, Line, MAX_CONN, MAX_CONTROL_BODY, PACKET_HEAD,
+    Report, Status, Subject, WINDOW, kind,
 };
 use crate::failure::Reason;
 use crate::peer::{Base, Credentials, Policy};
@@ -73,6 +74,7 @@ impl Command {
                 vm_pid: fields.u32("vm_pid")?,
                 directory: fields.rest().to_vec(),
             },
+            kind::ASK_STATUS => Command::AskStatus,
             kind::ACK => Command::Ack {
                 conn: fields.conn()?,
                 count: fields.u32("count")?,
@@ -134,6 +136,7 @@ impl Command {
                 put_u32(out, *vm_pid);
                 out.extend_from_slice(directory);
             }
+            Command::AskStatus => out.push(kind::ASK_STATUS),
             Command::Ack { conn, count } => {
                 out.push(kind::ACK);
                 put_u32(out, *conn);
@@ -147,10 +150,15 @@ impl Report {
     /// Appends the packet, length first.
     pub fn encode(&self, out: &mut Vec<u8>) {
         packet(out, |out| match self {
-            Report::Hello { version, window } => {
+            Report::Hello {
+                version,
+                window,
+                release,
+            } => {
                 out.push(kind::HELLO);
                 put_u16(out, *version);
                 put_u32(out, *window);
+                out.extend_from_slice(release.as_bytes());
             }
             Report::Listening { listener } => {
                 out.push(kind::LISTENING);
@@ -169,11 +177,13 @@ impl Report {
                 conn,
                 listener,
                 peer,
+                address,
             } => {
                 out.push(kind::ACCEPTED);
                 put_u32(out, *conn);
                 put_u32(out, *listener);
                 put_credentials(out, peer);
+                out.extend_from_slice(address);
             }
             Report::Connected { conn, peer } => {
                 out.push(kind::CONNECTED);
@@ -219,6 +229,13 @@ impl Report {
                 reason,
                 explanation,
             } => put_failure(out, kind::CLOSED, *conn, *reason, explanation),
+            Report::Log(line) => put_line(out, line),
+            Report::Status(status) => {
+                out.push(kind::STATUS);
+                put_u32(out, status.descriptors);
+                put_u32(out, status.descriptor_limit);
+                out.write_u64::<BigEndian>(status.memory).expect(VECTOR);
+            }
         });
     }
 
@@ -233,6 +250,7 @@ impl Report {
             kind::HELLO => Report::Hello {
                 version: fields.u16("version")?,
                 window: fields.u32("window")?,
+                release: fields.text("release")?,
             },
             kind::LISTENING => Report::Listening {
                 listener: fields.u32("listener")?,
@@ -249,6 +267,7 @@ impl Report {
                 conn: fields.conn()?,
                 listener: fields.u32("listener")?,
                 peer: fields.credentials()?,
+                address: fields.rest().to_vec(),
             },
             kind::CONNECTED => Report::Connected {
                 conn: fields.conn()?,
@@ -284,6 +303,12 @@ impl Report {
                 listener: fields.u32("listener")?,
                 explanation: fields.text("explanation")?,
             },
+            kind::LOG => Report::Log(fields.line()?),
+            kind::STATUS => Report::Status(Status {
+                descriptors: fields.u32("descriptors")?,
+                descriptor_limit: fields.u32("descriptor_limit")?,
+                memory: fields.u64("memory")?,
+            }),
             other => return Err(DecodeError::UnknownType(other)),
         };
         match fields.0 {
@@ -344,6 +369,22 @@ fn put_failure(out: &mut Vec<u8>, kind: u8, id: u32, reason: Reason, explanation
     out.extend_from_slice(explanation.as_bytes());
 }
 
+fn put_line(out: &mut Vec<u8>, line: &Line) {
+    out.push(kind::LOG);
+    out.push(line.level as u8);
+    out.push(line.cause.map_or(0, |cause| cause as u8));
+    put_credentials(out, &line.peer);
+    let (number, name) = match &line.subject {
+        Subject::Nothing => (0, ""),
+        Subject::Address(address) => (1, address.as_str()),
+        Subject::Node(node) => (2, node.as_str()),
+    };
+    out.push(number);
+    put_u16(out, name.len() as u16);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(line.text.as_bytes());
+}
+
 /// The one bounded reader of packets: what is left of a body.
 struct Fields<'a>(&'a [u8]);
 
@@ -359,6 +400,11 @@ impl<'a> Fields<'a> {
 
     fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let value = self.0.read_u32::<BigEndian>();
+        value.map_err(|_| DecodeError::Missing(field))
+    }
+
+    fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+        let value = self.0.read_u64::<BigEndian>();
         value.map_err(|_| DecodeError::Missing(field))
     }
 
@@ -400,6 +446,42 @@ impl<'a> Fields<'a> {
             uid: self.u32("uid")?,
             gid: self.u32("gid")?,
             pid: self.u32("pid")?,
+        })
+    }
+
+    fn line(&mut self) -> Result<Line, DecodeError> {
+        let level = self.u8("level")?;
+        let level = Level::ALL.into_iter().find(|known| *known as u8 == level);
+        let level = level.ok_or(DecodeError::Invalid("level"))?;
+        let cause = match self.u8("reason")? {
+            0 => None,
+            number => {
+                let cause = Cause::ALL.into_iter().find(|cause| *cause as u8 == number);
+                Some(cause.ok_or(DecodeError::Invalid("reason"))?)
+            }
+        };
+        let peer = self.credentials()?;
+        let subject = self.u8("subject")?;
+        let length = usize::from(self.u16("length")?);
+        let (name, text) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(DecodeError::Missing("name"))?;
+        self.0 = text;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| DecodeError::Invalid("name"))?;
+        let subject = match subject {
+            0 if name.is_empty() => Subject::Nothing,
+            1 => Subject::Address(name),
+            2 => Subject::Node(name),
+            _ => return Err(DecodeError::Invalid("subject")),
+        };
+        let text = self.text("text")?;
+        Ok(Line {
+            level,
+            cause,
+            peer,
+            subject,
+            text,
         })
     }
 

@@ -10,6 +10,7 @@
 //! ```text
 //!           VM                                  sidecar
 //!            | <------------------------------ HELLO |   always first, once
+//!            | <-------------------------------- LOG |   from then on, at any time
 //!            | ADMIT ------------------------------> |   who may be a peer
 //!            | LISTEN -----------------------------> |
 //!            | <---------- LISTENING / LISTEN_FAILED |
@@ -23,6 +24,8 @@
 //!            | UNLISTEN ---------------------------> |
 //!            | <------------------------- UNLISTENED |
 //!            | <---------------------- LISTENER_LOST |   or: the name was taken away
+//!            | ASK_STATUS -------------------------> |
+//!            | <----------------------------- STATUS |
 //!
 //! where the VM wants the sockets themselves
 //!
@@ -42,13 +45,14 @@
 //! |    6 | ADMIT          | VM → sidecar | base:8 uids:16 uid:32 ... gid:32 ...                    |
 //! |    7 | HAND_OVER      | VM → sidecar | conn:32 node:text                                       |
 //! |    8 | OPEN_CHANNEL   | VM → sidecar | vm_pid:32 directory:rest                                |
+//! |    9 | ASK_STATUS     | VM → sidecar |                                                         |
 //! |   16 | DATA           | both ways    | conn:32 bytes:rest                                      |
 //! |   17 | ACK            | both ways    | conn:32 count:32                                        |
-//! |   32 | HELLO          | sidecar → VM | version:16 window:32                                    |
+//! |   32 | HELLO          | sidecar → VM | version:16 window:32 release:text                       |
 //! |   33 | LISTENING      | sidecar → VM | listener:32                                             |
 //! |   34 | LISTEN_FAILED  | sidecar → VM | listener:32 reason:8 explanation:text                   |
 //! |   35 | UNLISTENED     | sidecar → VM | listener:32                                             |
-//! |   36 | ACCEPTED       | sidecar → VM | conn:32 listener:32 uid:32 gid:32 pid:32                |
+//! |   36 | ACCEPTED       | sidecar → VM | conn:32 listener:32 uid:32 gid:32 pid:32 address:rest   |
 //! |   37 | CONNECTED      | sidecar → VM | conn:32 uid:32 gid:32 pid:32                            |
 //! |   38 | CONNECT_FAILED | sidecar → VM | conn:32 reason:8 explanation:text                       |
 //! |   39 | CLOSED         | sidecar → VM | conn:32 reason:8 explanation:text                       |
@@ -57,6 +61,9 @@
 //! |   42 | CHANNEL        | sidecar → VM | address:rest                                            |
 //! |   43 | CHANNEL_FAILED | sidecar → VM | explanation:text                                        |
 //! |   44 | LISTENER_LOST  | sidecar → VM | listener:32 explanation:text                            |
+//! |   45 | LOG            | sidecar → VM | level:8 reason:8 uid:32 gid:32 pid:32                   |
+//! |      |                |              | subject:8 length:16 name:length text:text               |
+//! |   46 | STATUS         | sidecar → VM | descriptors:32 descriptor_limit:32 memory:64            |
 //!
 //! **Listeners.** The VM chooses `listener`, from 0 to 15. LISTENER_LOST says that the socket file is
 //! gone or is another one: the number is free, and the VM may listen again. To an UNLISTEN that crosses
@@ -81,7 +88,19 @@
 //! (`uids` is their number), and of one of the `gid`s (the rest of the packet). Until then `base` is
 //! 1. A peer that comes in and is refused is closed without a byte, and without a packet to the VM.
 //!
-//! **Addresses** are those of unix(7): a path, or NUL and an abstract name.
+//! **Addresses** are those of unix(7): a path, or NUL and an abstract name. That of ACCEPTED is where the
+//! peer's socket is bound; it is empty if it is not, as those of most nodes that call.
+//!
+//! **Log.** From HELLO on, LOG carries each record of the sidecar that its level lets through (UDS_DIST_LOG): one
+//! line of text without control characters, and the facts in it for those who do not read text. `level` is that
+//! of syslog(3): 3 error, 4 warning, 5 notice, 6 info, 7 debug. `reason` is the number of one of the words of
+//! [`Cause`], or 0. `uid`, `gid` and `pid` are those of a peer, or all ones and 0 if the line is not about one.
+//! `subject` says what `name` is: 0 nothing, and it is empty; 1 an address, as people write it; 2 a node. Lines
+//! give way to every other packet: they wait until sockets could be read, and if too many wait, the latest
+//! are dropped, and one line says how many.
+//!
+//! **Status.** To each ASK_STATUS there is one STATUS. A field is 0 where the system does not tell; `memory` is
+//! resident, in bytes.
 //!
 //! **Channel.** OPEN_CHANNEL asks for a way by which sockets can be passed to the process `vm_pid`; without
 //! it there is none. The sidecar listens for that process, under a name in `directory` if that is a
@@ -111,7 +130,7 @@ use crate::failure::Reason;
 use crate::peer::{Credentials, Policy};
 
 /// Version of this protocol. The VM refuses a sidecar that says another one.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Bytes a side may have unacknowledged on one connection: two batches of a bulk transfer, so that
 /// one is written while the next is made. Bounds the sidecar's memory to connections x window.
@@ -125,6 +144,12 @@ pub const HANDSHAKE_WINDOW: u32 = 16 << 10;
 /// 255 characters of 4 bytes, and lists of users and groups are short (five hundred fit). More is a
 /// sign that the stream is out of step.
 pub const MAX_CONTROL_BODY: usize = 2048;
+
+/// Longest text of a LOG packet, and longest name in it: a node's, of 255 characters of 4 bytes. Both of them
+/// fit into [`MAX_CONTROL_BODY`].
+pub const MAX_LINE: usize = 1000;
+/// See [`MAX_LINE`].
+pub const MAX_SUBJECT: usize = 1020;
 
 /// Longest body of a DATA packet: nobody may send more than a window.
 pub const MAX_DATA_BODY: usize = DATA_HEAD + WINDOW as usize;
@@ -151,6 +176,7 @@ pub(super) mod kind {
     pub const ADMIT: u8 = 6;
     pub const HAND_OVER: u8 = 7;
     pub const OPEN_CHANNEL: u8 = 8;
+    pub const ASK_STATUS: u8 = 9;
     pub const ACK: u8 = 17;
     pub const HELLO: u8 = 32;
     pub const LISTENING: u8 = 33;
@@ -165,6 +191,8 @@ pub(super) mod kind {
     pub const CHANNEL: u8 = 42;
     pub const CHANNEL_FAILED: u8 = 43;
     pub const LISTENER_LOST: u8 = 44;
+    pub const LOG: u8 = 45;
+    pub const STATUS: u8 = 46;
 }
 
 /// Type byte of DATA, for those who stream its bytes instead of collecting them.
@@ -233,6 +261,8 @@ pub enum Command {
         /// Where the channel may have its socket file; it may be empty.
         directory: Vec<u8>,
     },
+    /// How is the sidecar?
+    AskStatus,
     /// The VM has passed on `count` bytes of the connection.
     Ack {
         /// The number that CONNECT or ACCEPTED has given the connection.
@@ -251,6 +281,8 @@ pub enum Report {
         version: u16,
         /// [`WINDOW`].
         window: u32,
+        /// Version of the program.
+        release: String,
     },
     /// The name is ours and peers can connect.
     Listening {
@@ -279,6 +311,8 @@ pub enum Report {
         listener: ListenerId,
         /// Who it is.
         peer: Credentials,
+        /// unix(7) path, or NUL and abstract name; empty if its socket is not bound.
+        address: Vec<u8>,
     },
     /// The peer of a CONNECT is there.
     Connected {
@@ -339,4 +373,152 @@ pub enum Report {
         /// One line for people.
         explanation: String,
     },
+    /// A record of the log.
+    Log(Line),
+    /// How the sidecar is.
+    Status(Status),
+}
+
+/// A line of the log, with its facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How important it is.
+    pub level: Level,
+    /// What has happened, if that has a word.
+    pub cause: Option<Cause>,
+    /// The peer that it is about, or [`Credentials::UNKNOWN`].
+    pub peer: Credentials,
+    /// What else it is about.
+    pub subject: Subject,
+    /// For people.
+    pub text: String,
+}
+
+impl Line {
+    /// A line without facts.
+    pub fn new(level: Level, text: String) -> Line {
+        Line {
+            level,
+            cause: None,
+            peer: Credentials::UNKNOWN,
+            subject: Subject::Nothing,
+            text,
+        }
+    }
+}
+
+/// What a line is about, besides a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// Nothing that has a name.
+    Nothing,
+    /// An address, as people write it.
+    Address(String),
+    /// The name of a node.
+    Node(String),
+}
+
+/// Levels of syslog(3), which are those of the VM's logger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Level {
+    /// Something does not work.
+    Error = 3,
+    /// Something may be wrong.
+    Warning = 4,
+    /// Nothing is wrong, but operators want to know.
+    Notice = 5,
+    /// For those who ask.
+    Info = 6,
+    /// For those who work on the sidecar.
+    Debug = 7,
+}
+
+impl Level {
+    /// Every level, in the order of its number.
+    pub const ALL: [Level; 5] = [
+        Level::Error,
+        Level::Warning,
+        Level::Notice,
+        Level::Info,
+        Level::Debug,
+    ];
+}
+
+/// What a line of the log says has happened, in a word for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// A peer is not one of those that ADMIT allows.
+    Refused = 1,
+    /// A peer has said what cannot be the name of a node.
+    ImplausibleName = 2,
+    /// Too many handshakes of a peer's user have failed.
+    HandshakesFailed = 3,
+    /// A peer could not be accepted, for want of descriptors or because the system failed.
+    CannotAccept = 4,
+    /// Peers can be accepted again.
+    AcceptsAgain = 5,
+    /// The socket of a node that was killed has been replaced or removed.
+    TookOver = 6,
+    /// A file of ours was removed or replaced by somebody else.
+    FileTaken = 7,
+    /// A socket could not be handed over to the VM.
+    NotHandedOver = 8,
+    /// A connection was closed before its peer had read everything.
+    Undelivered = 9,
+    /// A signal has come.
+    Signal = 10,
+    /// Lines of the log were lost.
+    LinesLost = 11,
+}
+
+impl Cause {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Cause; 11] = [
+        Cause::Refused,
+        Cause::ImplausibleName,
+        Cause::HandshakesFailed,
+        Cause::CannotAccept,
+        Cause::AcceptsAgain,
+        Cause::TookOver,
+        Cause::FileTaken,
+        Cause::NotHandedOver,
+        Cause::Undelivered,
+        Cause::Signal,
+        Cause::LinesLost,
+    ];
+
+    /// The word, which the VM's log has as an atom.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Refused => "refused",
+            Cause::ImplausibleName => "implausible_name",
+            Cause::HandshakesFailed => "handshakes_failed",
+            Cause::CannotAccept => "cannot_accept",
+            Cause::AcceptsAgain => "accepts_again",
+            Cause::TookOver => "took_over",
+            Cause::FileTaken => "file_taken",
+            Cause::NotHandedOver => "not_handed_over",
+            Cause::Undelivered => "undelivered",
+            Cause::Signal => "signal",
+            Cause::LinesLost => "lines_lost",
+        }
+    }
+
+    /// The cause of this word.
+    pub fn of_word(word: &str) -> Option<Cause> {
+        Cause::ALL.into_iter().find(|cause| cause.word() == word)
+    }
+}
+
+/// How the sidecar is; 0 where the system does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Open descriptors.
+    pub descriptors: u32,
+    /// How many it may have.
+    pub descriptor_limit: u32,
+    /// Resident memory in bytes.
+    pub memory: u64,
 }

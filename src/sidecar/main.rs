@@ -1,14 +1,17 @@
 //! Entry point of the sidecar, which the VM starts as a port program. It speaks the port protocol on stdin
 //! and stdout, and exits when the VM does.
 
+use log::LevelFilter;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use uds_dist::event_loop::EventLoop;
+use uds_dist::journal::{self, Journal};
+use uds_dist::port::protocol::Level;
 
-/// Environment variable with a log filter in the syntax of env_logger, such as `debug` or `warn`.
-const LOG_FILTER: &str = "UDS_DIST_LOG";
+/// Environment variable with the least important level that is logged.
+const LOG_LEVEL: &str = "UDS_DIST_LOG";
 
 /// Environment variable with the busy-poll budget in microseconds: how long the loop may spin before it
 /// blocks.
@@ -27,16 +30,18 @@ fn main() -> ExitCode {
     if io::stdin().is_terminal() {
         return misused("stdin is a terminal, not a VM");
     }
-    set_up_log();
+    if let Err(problem) = set_up_log() {
+        return misconfigured(&problem);
+    }
     uds_dist::os::give_up_privileges();
     let spin = match spin() {
         Ok(spin) => spin,
-        Err(problem) => {
-            log::error!("{problem}");
-            return ExitCode::from(USAGE);
-        }
+        Err(problem) => return misconfigured(&problem),
     };
-    match run(spin) {
+    let result = run(spin);
+    // Nobody reads our reports any more.
+    journal::end();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -60,12 +65,18 @@ fn misused(problem: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn set_up_log() {
-    env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Info)
-        .parse_env(LOG_FILTER)
+/// The VM checks what it passes on; this is for those who start a sidecar without it.
+fn misconfigured(problem: &str) -> ExitCode {
+    eprintln!("uds_dist[{}] error: {problem}", std::process::id());
+    ExitCode::from(USAGE)
+}
+
+fn set_up_log() -> Result<(), String> {
+    let level = level()?;
+    let stderr = env_logger::Builder::new()
+        .filter_level(level)
         .format(|out, record| {
-            let level = record.level().as_str().to_lowercase();
+            let level = Level::of(record.metadata()).word();
             writeln!(
                 out,
                 "uds_dist[{}] {level}: {}",
@@ -73,7 +84,26 @@ fn set_up_log() {
                 record.args()
             )
         })
-        .init();
+        .build();
+    log::set_max_level(level);
+    log::set_boxed_logger(Box::new(Journal::new(stderr))).map_err(|error| error.to_string())
+}
+
+fn level() -> Result<LevelFilter, String> {
+    let word = env::var_os(LOG_LEVEL).unwrap_or_default();
+    let word = word.to_string_lossy();
+    Ok(match &*word {
+        "off" => LevelFilter::Off,
+        "error" => LevelFilter::Error,
+        "warn" => LevelFilter::Warn,
+        "" | "info" => LevelFilter::Info,
+        "debug" => LevelFilter::Debug,
+        _ => {
+            return Err(format!(
+                "{LOG_LEVEL}={word} must be off, error, warn, info or debug"
+            ));
+        }
+    })
 }
 
 /// The busy-poll budget. The VM sets it, as it knows the number of processors; unset, there is no spinning.

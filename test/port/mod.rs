@@ -28,7 +28,8 @@ use uds_dist::os;
 use uds_dist::peer::Credentials;
 use uds_dist::port::codec::data_head;
 use uds_dist::port::protocol::{
-    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, ListenerId, PACKET_HEAD, Report, WINDOW,
+    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, Line, ListenerId, PACKET_HEAD, Report,
+    WINDOW,
 };
 
 /// More bytes than a window and the largest buffer that a socket gets.
@@ -56,6 +57,8 @@ pub struct Sidecar {
     log: Receiver<String>,
     /// Log lines that have come up so far.
     lines: Vec<String>,
+    /// Those of them that came as LOG.
+    logged: Vec<Line>,
     /// Two ends of a connection that does nothing but answer.
     answering: Option<(ConnId, UnixStream, TempDir)>,
 }
@@ -123,6 +126,7 @@ impl Sidecar {
             last_conn: None,
             log,
             lines: Vec::new(),
+            logged: Vec::new(),
             answering: None,
         })
     }
@@ -516,7 +520,7 @@ impl Sidecar {
         self.answering = Some((conn, peer, directory));
     }
 
-    /// Waits for a line of the log that contains this.
+    /// Waits for a line of the log that contains this: a LOG while there is a VM, and of stderr after that.
     pub fn expect_log(&mut self, text: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         let mut seen = 0;
@@ -525,18 +529,40 @@ impl Sidecar {
                 return line.clone();
             }
             seen = self.lines.len();
+            let has_vm = self.stdin.is_some() && self.stdout.is_some();
+            if has_vm && matches!(self.pump(deadline), Pumped::Something) {
+                continue;
+            }
+            while self.stdout.is_some() && matches!(self.pump(Instant::now()), Pumped::Something) {}
             let left = deadline.saturating_duration_since(Instant::now());
             match self.log.recv_timeout(left) {
                 Ok(line) => self.lines.push(line),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)
+                    if seen == self.lines.len() =>
+                {
                     self.fail(&format!("a log line with {text:?}"))
                 }
+                Err(_) => (),
             }
         }
     }
 
+    /// Waits for a LOG with this text in it.
+    pub fn expect_line(&mut self, text: &str) -> Line {
+        self.expect_log(text);
+        let mut logged = self.logged.iter();
+        let line = logged.find(|line| line.text.contains(text));
+        line.expect("it came as LOG").clone()
+    }
+
+    /// Every LOG so far.
+    pub fn logged(&self) -> &[Line] {
+        &self.logged
+    }
+
     /// The log so far, or all of it after the end.
     pub fn log(&mut self) -> &[String] {
+        while self.stdout.is_some() && matches!(self.pump(Instant::now()), Pumped::Something) {}
         self.lines.extend(self.log.try_iter());
         &self.lines
     }
@@ -644,6 +670,13 @@ impl Sidecar {
                     connection.it_acknowledged += count;
                     assert!(connection.it_acknowledged <= connection.sent);
                 }
+                return;
+            }
+            Report::Log(line) => {
+                let (pid, level) = (self.pid(), line.level.word());
+                self.lines
+                    .push(format!("uds_dist[{pid}] {level}: {}", line.text));
+                self.logged.push(line.clone());
                 return;
             }
             Report::Accepted { conn, .. } => {

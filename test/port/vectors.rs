@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use uds_dist::failure::Reason;
 use uds_dist::peer::{Base, Credentials, Policy};
-use uds_dist::port::protocol::{Command, Report};
+use uds_dist::port::protocol::{Cause, Command, Level, Line, Report, Status, Subject};
 
 const VECTORS: &str = include_str!("../port_protocol.vectors");
 
@@ -40,12 +40,12 @@ pub struct Packet {
 
 #[derive(Debug)]
 enum Value {
-    Number(u32),
+    Number(u64),
     Bytes(Vec<u8>),
 }
 
 impl Packet {
-    pub fn number<T: TryFrom<u32>>(&self, field: &str) -> T {
+    pub fn number<T: TryFrom<u64>>(&self, field: &str) -> T {
         match self.fields.get(field) {
             Some(Value::Number(number)) => T::try_from(*number)
                 .unwrap_or_else(|_| panic!("{} {field}={number} is too high", self.name)),
@@ -93,6 +93,24 @@ impl Packet {
         }
     }
 
+    fn line(&self) -> Line {
+        let level: u8 = self.number("level");
+        let cause: usize = self.number("reason");
+        let subject: u8 = self.number("subject");
+        let name = self.text("name");
+        Line {
+            level: Level::ALL[usize::from(level) - 3],
+            cause: cause.checked_sub(1).map(|index| Cause::ALL[index]),
+            peer: self.peer(),
+            subject: match subject {
+                0 => Subject::Nothing,
+                1 => Subject::Address(name),
+                _ => Subject::Node(name),
+            },
+            text: self.text("text"),
+        }
+    }
+
     pub fn command(&self) -> Command {
         match self.name {
             "LISTEN" => Command::Listen {
@@ -125,6 +143,7 @@ impl Packet {
                 directory: self.bytes("directory").to_vec(),
             },
             "ADMIT" => Command::Admit(self.policy()),
+            "ASK_STATUS" => Command::AskStatus,
             "ACK" => Command::Ack {
                 conn: self.number("conn"),
                 count: self.number("count"),
@@ -138,6 +157,7 @@ impl Packet {
             "HELLO" => Report::Hello {
                 version: self.number("version"),
                 window: self.number("window"),
+                release: self.text("release"),
             },
             "LISTENING" => Report::Listening {
                 listener: self.number("listener"),
@@ -154,6 +174,7 @@ impl Packet {
                 conn: self.number("conn"),
                 listener: self.number("listener"),
                 peer: self.peer(),
+                address: self.bytes("address").to_vec(),
             },
             "CONNECTED" => Report::Connected {
                 conn: self.number("conn"),
@@ -189,6 +210,12 @@ impl Packet {
                 listener: self.number("listener"),
                 explanation: self.text("explanation"),
             },
+            "LOG" => Report::Log(self.line()),
+            "STATUS" => Report::Status(Status {
+                descriptors: self.number("descriptors"),
+                descriptor_limit: self.number("descriptor_limit"),
+                memory: self.number("memory"),
+            }),
             other => panic!("{other} is no packet of the sidecar"),
         }
     }
@@ -255,7 +282,7 @@ fn hexadecimal(word: &str) -> Vec<u8> {
 
 /// `NAME field=value ...`
 fn packet(text: &'static str) -> Packet {
-    let (name, mut rest) = text.split_once(' ').expect("fields");
+    let (name, mut rest) = text.split_once(' ').unwrap_or((text, ""));
     let mut fields = BTreeMap::new();
     while let Some((field, value)) = rest.split_once('=') {
         let value_of = if value.starts_with('"') {

@@ -1,0 +1,155 @@
+%% Gives lines to logger, in a process of its own.
+%%
+%% Handlers and filters of logger run in the process that logs. They may be slow, and one that sends its
+%% events to another node waits for the very connection that the owner of the port serves. So the owner, and
+%% whoever else has a line, leaves it here and goes on. When too many lines wait, the latest are dropped,
+%% and one line says how many.
+-module(uds_dist_log_writer).
+-behaviour(gen_server).
+
+-export([start_link/0, write/3, display/1]).
+%% Of the reports that are logged: the one line of text.
+-export([one_line/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
+
+-define(SERVER, ?MODULE).
+
+%% Lines that may wait. A handler that is slow for a moment loses none; one that hangs costs some memory.
+-define(MAX_WAITING, 1000).
+
+-record(state, {
+    counters :: counters:counters_ref(),
+    %% The VM is run by a script, whose stdout is the script's own.
+    is_script :: boolean()
+}).
+
+%% Key of the counters: asking the process how many messages it has would mean to wait for it.
+-define(COUNTERS, {?MODULE, counters}).
+-define(WAITING, 1).
+-define(DROPPED, 2).
+
+%% Linked to the caller, and ends with it when it has logged what it has.
+-spec start_link() -> {ok, pid()}.
+start_link() ->
+    {ok, _} = gen_server:start_link(?MODULE, [], []).
+
+%% Logs a line with its metadata, after the lines before it. A line that ends with distribution, or comes
+%% after it, is logged by the caller.
+-spec write(logger:level(), Line :: binary(), logger:metadata()) -> ok.
+write(Level, Line, Metadata) ->
+    Event = {Level, Line, Metadata#{time => logger:timestamp(), pid => self()}},
+    case {whereis(?SERVER), persistent_term:get(?COUNTERS, undefined)} of
+        {Pid, Counters} when is_pid(Pid), Counters =/= undefined ->
+            case counters:get(Counters, ?WAITING) < ?MAX_WAITING of
+                true ->
+                    ok = counters:add(Counters, ?WAITING, 1),
+                    gen_server:cast(Pid, Event);
+                false ->
+                    counters:add(Counters, ?DROPPED, 1)
+            end;
+        _ ->
+            log(Event, is_script())
+    end.
+
+-spec one_line(logger:report()) -> {io:format(), [term()]}.
+one_line(#{text := Text}) ->
+    {"~ts", [Text]}.
+
+%% ---------------------------------------------------------------------------------------------
+
+-spec init([]) -> {ok, #state{}}.
+init([]) ->
+    process_flag(trap_exit, true),
+    Counters = counters:new(2, []),
+    ok = persistent_term:put(?COUNTERS, Counters),
+    ok = take_name(),
+    {ok, #state{counters = Counters, is_script = is_script()}}.
+
+%% One of an owner that has ended may still be at its last lines.
+take_name() ->
+    try
+        true = unregister(?SERVER)
+    catch
+        error:badarg -> ok
+    end,
+    true = register(?SERVER, self()),
+    ok.
+
+-spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
+handle_call(_Request, _From, State) ->
+    {noreply, State}.
+
+-spec handle_cast({logger:level(), binary(), logger:metadata()}, #state{}) -> {noreply, #state{}}.
+handle_cast(Event, State = #state{counters = Counters, is_script = IsScript}) ->
+    ok = counters:sub(Counters, ?WAITING, 1),
+    ok = log(Event, IsScript),
+    case {counters:get(Counters, ?WAITING), counters:get(Counters, ?DROPPED)} of
+        {0, Count} when Count > 0 ->
+            ok = counters:sub(Counters, ?DROPPED, Count),
+            Line = io_lib:format("uds_dist: ~b lines were dropped: a handler of logger is too slow", [Count]),
+            ok = log({warning, iolist_to_binary(Line), #{subsystem => [uds_dist], reason => lines_dropped}}, IsScript);
+        _ ->
+            ok
+    end,
+    {noreply, State}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}}.
+handle_info(_, State) ->
+    {noreply, State}.
+
+-spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
+code_change(_OldVersion, State, _Extra) ->
+    {ok, State}.
+
+log({notice, Line, Metadata}, _IsScript = true) ->
+    case prints_on_stdout() of
+        true ->
+            ok = display(Line),
+            %% Other handlers have it too. OTP's default handler drops what is of a foreign domain.
+            to_logger(notice, Line, Metadata#{domain => [uds_dist]});
+        false ->
+            to_logger(notice, Line, Metadata)
+    end;
+log({Level, Line, Metadata}, _) ->
+    to_logger(Level, Line, Metadata).
+
+to_logger(Level, Line, Metadata) ->
+    case whereis(kernel_safe_sup) of
+        undefined ->
+            %% The primitive handler of the early boot would print a report as a map.
+            logger:log(Level, "~ts", [Line], Metadata);
+        _ ->
+            Facts = maps:without([time, pid, mfa, subsystem, domain], Metadata),
+            Metadata1 = Metadata#{report_cb => fun ?MODULE:one_line/1},
+            logger:log(Level, Facts#{text => Line}, Metadata1)
+    end.
+
+is_script() ->
+    lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
+        not uds_dist_config:is_embedded().
+
+%% Whether the handler that nobody has changed is the one that would print it.
+prints_on_stdout() ->
+    case logger:get_handler_config(default) of
+        {ok, #{module := logger_std_h, filter_default := stop, config := #{type := standard_io}}} ->
+            true;
+        %% In the early boot there is only the primitive handler, which prints there too.
+        {error, _} ->
+            whereis(kernel_safe_sup) =:= undefined;
+        _ ->
+            false
+    end.
+
+%% Writes to stderr, at once.
+-spec display(unicode:chardata()) -> ok.
+display(Line) ->
+    Bytes = binary_to_list(unicode:characters_to_binary([Line, $\n])),
+    case erlang:function_exported(erlang, display_string, 2) of
+        true ->
+            true = apply(erlang, display_string, [stderr, Bytes]),
+            ok;
+        false ->
+            %% OTP 25 has it with one argument, and writes to stderr.
+            true = erlang:display_string(Bytes),
+            ok
+    end.
