@@ -179,7 +179,10 @@ fn a_connection_with_a_number_of_the_sidecar_is_refused() {
         conn: 2,
         address: b"a.sock".to_vec(),
     });
-    assert_refused(sidecar, "CONNECT with connection 2");
+    assert_refused(
+        sidecar,
+        "CONNECT with connection 2, which is in use or even",
+    );
 }
 
 #[test]
@@ -193,7 +196,10 @@ fn a_second_connection_with_the_same_number_is_refused() {
         conn,
         address: path.as_os_str().as_bytes().to_vec(),
     });
-    assert_refused(sidecar, &format!("CONNECT with connection {conn}"));
+    assert_refused(
+        sidecar,
+        &format!("CONNECT with connection {conn}, which is in use or even"),
+    );
 }
 
 #[test]
@@ -217,7 +223,10 @@ fn a_number_is_in_use_until_both_sides_are_done_with_it() {
         sidecar.send(&connect);
         match is_closed {
             true => drop(sidecar.expect_report("CONNECTED")),
-            false => assert_refused(sidecar, "CONNECT with connection 1"),
+            false => assert_refused(
+                sidecar,
+                "CONNECT with connection 1, which is in use or even",
+            ),
         }
     }
 }
@@ -226,7 +235,10 @@ fn a_number_is_in_use_until_both_sides_are_done_with_it() {
 fn a_second_listener_with_the_same_number_is_refused() {
     let (mut sidecar, directory) = listening();
     sidecar.send_listen(0, directory.path("b.sock"), 0o600);
-    assert_refused(sidecar, "LISTEN with listener 0");
+    assert_refused(
+        sidecar,
+        "LISTEN with listener 0, which is in use or out of range",
+    );
     assert_eq!(directory.names(), Vec::<String>::new());
 }
 
@@ -236,7 +248,10 @@ fn a_listener_with_too_high_a_number_is_refused() {
     let mut sidecar = Sidecar::start();
     sidecar.listen_with(15, directory.path("a.sock"), 0o600);
     sidecar.send_listen(16, directory.path("b.sock"), 0o600);
-    assert_refused(sidecar, "LISTEN with listener 16");
+    assert_refused(
+        sidecar,
+        "LISTEN with listener 16, which is in use or out of range",
+    );
 }
 
 #[test]
