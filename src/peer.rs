@@ -34,7 +34,7 @@ pub struct Policy {
     pub base: Base,
     /// Effective user ids that are admitted.
     pub uids: Vec<u32>,
-    /// Effective group ids that are admitted.
+    /// Group ids that are admitted: the effective one of a process, or a supplementary one.
     pub gids: Vec<u32>,
 }
 
@@ -60,13 +60,22 @@ impl Policy {
         }
     }
 
-    /// True if the policy admits `peer`; `own_uid` is our own effective user id.
-    pub fn admits(&self, peer: &Credentials, own_uid: u32) -> bool {
+    /// True if the policy admits `peer`; `own_uid` is our own effective user id, and `groups` fetches the
+    /// peer's supplementary groups if they matter.
+    pub fn admits(
+        &self,
+        peer: &Credentials,
+        own_uid: u32,
+        groups: impl FnOnce() -> Vec<u32>,
+    ) -> bool {
         let by_base = match self.base {
             Base::Nobody => false,
             Base::OwnUserAndRoot => peer.uid == 0 || peer.uid == own_uid,
             Base::Anybody => true,
         };
-        by_base || self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid)
+        by_base
+            || self.uids.contains(&peer.uid)
+            || self.gids.contains(&peer.gid)
+            || !self.gids.is_empty() && groups().iter().any(|group| self.gids.contains(group))
     }
 }

@@ -205,25 +205,61 @@ fn admit_admits_exactly_those_it_lists() {
     sidecar.expect_no_report();
 }
 
-/// A peer counts as what it acts as: of its supplementary groups nothing is known.
+/// A sidecar of a stranger that has these groups besides its own.
+fn stranger_with_groups(host: &Host, groups: impl IntoIterator<Item = u32>) -> Sidecar {
+    let groups: Vec<_> = groups.into_iter().map(|group| group.to_string()).collect();
+    let mut program = Program::new("setpriv");
+    program.args([
+        format!("--reuid={}", STRANGER.uid),
+        format!("--regid={}", STRANGER.gid),
+        format!("--groups={}", groups.join(",")),
+    ]);
+    program.arg(host.path("uds_dist_sidecar"));
+    let mut sidecar = Sidecar::start_program(&mut program);
+    admit(&mut sidecar, Base::Anybody, &[], &[]);
+    sidecar
+}
+
+/// A group counts whether it is the effective one of a process or another one that it has, whoever calls.
+#[cfg(target_os = "linux")]
 #[test]
-fn supplementary_groups_do_not_count() {
+fn supplementary_groups_count() {
     let Some(host) = Host::new() else { return };
     let path = host.directory("run", OWNER, 0o755).join("a.sock");
     let mut sidecar = host.sidecar(OWNER);
     admit(&mut sidecar, Base::Nobody, &[], &[OWNER.gid]);
     sidecar.listen_with(0, &path, EVERYBODY);
-    let mut program = Program::new("setpriv");
-    program.args([
-        format!("--reuid={}", STRANGER.uid),
-        format!("--regid={}", STRANGER.gid),
-        format!("--groups={}", OWNER.gid),
-    ]);
-    program.arg(host.path("uds_dist_sidecar"));
-    let mut peer = Sidecar::start_program(&mut program);
-    admit(&mut peer, Base::Anybody, &[], &[]);
-    assert_kept_out(&mut peer, &path);
-    sidecar.expect_log(&format!("gid {}, pid {}", STRANGER.gid, peer.pid()));
+    let mut member = stranger_with_groups(&host, [OWNER.gid]);
+    assert_let_in(&mut sidecar, &mut member, STRANGER, &path);
+    // The largest number of groups that are looked at, and its place in the list does not matter.
+    let many = (100_000..100_063).chain([OWNER.gid]);
+    let mut member = stranger_with_groups(&host, many);
+    assert_let_in(&mut sidecar, &mut member, STRANGER, &path);
+    let theirs = host.directory("theirs", STRANGER, 0o755).join("a.sock");
+    member.listen_with(0, &theirs, EVERYBODY);
+    let (outbound, credentials) = sidecar.call(&theirs);
+    assert_eq!(credentials.uid, STRANGER.uid);
+    member.accepted();
+    sidecar.close(outbound);
+}
+
+/// One who is in other groups only, or in too many to look at, is as much a stranger as before.
+#[test]
+fn groups_that_are_not_listed_do_not_count() {
+    let Some(host) = Host::new() else { return };
+    let path = host.directory("run", OWNER, 0o755).join("a.sock");
+    let mut sidecar = host.sidecar(OWNER);
+    admit(&mut sidecar, Base::Nobody, &[], &[OWNER.gid]);
+    sidecar.listen_with(0, &path, EVERYBODY);
+    let mut other = stranger_with_groups(&host, [OWNER.gid + 1, OWNER.gid + 256]);
+    assert_kept_out(&mut other, &path);
+    sidecar.expect_log(&format!("gid {}, pid {}", STRANGER.gid, other.pid()));
+    let mut many = stranger_with_groups(&host, (100_000..100_064).chain([OWNER.gid]));
+    assert_kept_out(&mut many, &path);
+    // A policy without groups does not become one by them.
+    admit(&mut sidecar, Base::OwnUserAndRoot, &[], &[]);
+    let mut member = stranger_with_groups(&host, [OWNER.gid, 0]);
+    assert_kept_out(&mut member, &path);
 }
 
 /// Even the own user, if the list does not have it: here the test itself is kept out. Without root.

@@ -103,7 +103,7 @@ is_root() ->
     string:trim(os:cmd("id -u")) =:= "0".
 
 may_run_erlang() ->
-    Command = as(?ALICE, ?ALICE) ++ ["test", "-x", test_node:erl(), "&& echo yes"],
+    Command = as(?ALICE, ?ALICE, []) ++ ["test", "-x", test_node:erl(), "&& echo yes"],
     string:trim(os:cmd(lists:append(lists:join(" ", Command)))) =:= "yes".
 
 init_per_group(Group, Config) ->
@@ -125,12 +125,16 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
-as(Uid, Gid) ->
+%% With these supplementary groups.
+as(Uid, Gid, Groups) ->
     [
         "setpriv",
         "--reuid=" ++ integer_to_list(Uid),
         "--regid=" ++ integer_to_list(Gid),
-        "--clear-groups"
+        case [integer_to_list(Group) || Group <- Groups] of
+            [] -> "--clear-groups";
+            Numbers -> "--groups=" ++ lists:append(lists:join(",", Numbers))
+        end
     ].
 
 %% Starts a node of a user, whose group has the user's number, with these settings of uds_dist.
@@ -149,11 +153,12 @@ user_options(User, Group, Settings, Options, Config) ->
     ],
     Defaults = #{
         dir => proplists:get_value(tmp, Config),
-        prefix => as(User, Group) ++ maps:get(after_prefix, Options, []),
+        prefix =>
+            as(User, Group, maps:get(groups, Options, [])) ++ maps:get(after_prefix, Options, []),
         otp => {test_node:erl(), filename:join(Copy, "ebin")},
         config => [{uds_dist, Settings}, {kernel, [{logger_level, info}]}]
     },
-    maps:merge(Defaults, maps:without([after_prefix], Options#{env => Env})).
+    maps:merge(Defaults, maps:without([after_prefix, groups], Options#{env => Env})).
 
 %% In a node: connects to another one.
 timed_connect(Node) ->
@@ -282,15 +287,18 @@ anybody_gets_in(Config) ->
     Bob = node_of(?BOB, "bob", Settings, Config),
     assert_connects(Bob, Alice).
 
-%% By the group that a process has, not by the user's number.
+%% By the groups that a process has, as its own or as one of several, and not by the user's number.
 groups_that_are_listed_get_in(Config) ->
     Settings = [{allowed_gids, [?STAFF]}, {socket_mode, 8#666}],
     Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{}, Config),
-    Bob = node_of(?BOB, ?STAFF, "bob", Settings, #{}, Config),
+    Bob = node_of(?BOB, ?BOB, "bob", Settings, #{groups => [?CAROL, ?STAFF]}, Config),
     Carol = node_of(?CAROL, "carol", [{allowed_uids, any}], Config),
     assert_connects(Bob, Alice),
     {_, false} = call(Carol, ?MODULE, timed_connect, [name(Alice)]),
-    expect_nodes(Alice, [name(Bob)]).
+    expect_nodes(Alice, [name(Bob)]),
+    %% Whoever is called is checked the same way.
+    true = call(Alice, erlang, disconnect_node, [name(Bob)]),
+    assert_connects(Alice, Bob).
 
 %% Whoever is let in has passed the first door only.
 the_cookie_is_still_needed(Config) ->
@@ -299,7 +307,8 @@ the_cookie_is_still_needed(Config) ->
     Bob = node_of(?BOB, ?BOB, "bob", Settings, #{cookie => "another"}, Config),
     assert_kept_out(Bob, Alice).
 
-%% As README.md describes it for several users.
+%% As docs/configuration.md describes it for several users: none of them runs with the shared group as its
+%% own.
 users_share_a_directory_of_their_group(Config) ->
     Run = filename:join(dir(Config), "run"),
     ok = file:make_dir(Run),
@@ -307,9 +316,12 @@ users_share_a_directory_of_their_group(Config) ->
     %% The module file cannot set the sticky bit.
     [] = os:cmd("chmod 3770 " ++ Run),
     Settings = [{socket_mode, 8#660}, {allowed_gids, [?STAFF]}],
-    Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{dir => Run}, Config),
-    Bob = node_of(?BOB, ?STAFF, "bob", Settings, #{dir => Run}, Config),
+    Shared = #{dir => Run, groups => [?STAFF]},
+    Alice = node_of(?ALICE, ?ALICE, "alice", Settings, Shared, Config),
+    Bob = node_of(?BOB, ?BOB, "bob", Settings, Shared, Config),
     assert_connects(Bob, Alice),
+    true = call(Bob, erlang, disconnect_node, [name(Alice)]),
+    assert_connects(Alice, Bob),
     %% Without the sticky bit anybody is told that others could replace the socket there.
     [] = os:cmd("chmod -t " ++ Run),
     Options = #{dir => Run, args => ["-noinput"], name => "carol"},
@@ -370,7 +382,7 @@ commands_keep_to_the_policy(Config) ->
 
 ping_as(User, Arguments, Config) ->
     Binary = filename:join(proplists:get_value(copy, Config), "uds_dist"),
-    Command = lists:join(" ", as(User, User) ++ [Binary, "ping", Arguments]),
+    Command = lists:join(" ", as(User, User, []) ++ [Binary, "ping", Arguments]),
     Env = [{"UDS_DIST_DIR", proplists:get_value(tmp, Config)}, {"ERLANG_COOKIE", "uds_dist_test"}],
     test_project:output(lists:append(Command), #{env => Env}).
 

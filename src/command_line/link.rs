@@ -210,7 +210,8 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), 
 fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
-    if !peer.policy.admits(&credentials, os::own_uid()) {
+    let groups = || os::peer_groups(&stream);
+    if !peer.policy.admits(&credentials, os::own_uid(), groups) {
         return Err(Failure::new(
             Kind::Refused,
             format!(

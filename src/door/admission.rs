@@ -40,17 +40,22 @@ impl Admission {
         self.policy = policy;
     }
 
-    /// Whether this may be a peer.
-    pub fn admits(&self, peer: &Credentials) -> bool {
-        self.policy.admits(peer, self.own_uid)
+    /// Whether `peer` may be one; `groups` fetches its supplementary groups if they matter.
+    pub fn admits(&self, peer: &Credentials, groups: impl FnOnce() -> Vec<u32>) -> bool {
+        self.policy.admits(peer, self.own_uid, groups)
     }
 
-    /// Checks whether `peer` is admitted.
+    /// Checks whether `peer` is admitted, as [`admits`](Self::admits) does.
     ///
     /// # Errors
     /// If it is not.
-    pub fn check(&mut self, peer: &Credentials, now: Instant) -> Result<(), Refusal> {
-        if self.admits(peer) {
+    pub fn check(
+        &mut self,
+        peer: &Credentials,
+        groups: impl FnOnce() -> Vec<u32>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.admits(peer, groups) {
             return Ok(());
         }
         let count = self.refused.count(peer.uid, now);
@@ -66,6 +71,11 @@ mod tests {
         Credentials { uid, gid, pid: 1 }
     }
 
+    fn is_let_in(admission: &mut Admission, peer: &Credentials, groups: &[u32]) -> bool {
+        let groups = || groups.to_vec();
+        admission.check(peer, groups, Instant::now()).is_ok()
+    }
+
     fn admission(uids: &[u32], gids: &[u32]) -> Admission {
         let mut admission = Admission::default();
         admission.set_policy(Policy {
@@ -79,34 +89,46 @@ mod tests {
     #[test]
     fn admits_a_user_or_a_group_that_is_named() {
         let mut admission = admission(&[1000], &[50]);
+        assert!(is_let_in(&mut admission, &peer(1000, 1), &[]));
+        assert!(is_let_in(&mut admission, &peer(1001, 50), &[]));
+        assert!(is_let_in(&mut admission, &peer(1001, 51), &[2, 50]));
+        assert!(!is_let_in(&mut admission, &peer(1001, 51), &[2, 51]));
+        assert!(!is_let_in(&mut admission, &peer(0, 0), &[]));
+    }
+
+    #[test]
+    fn groups_that_do_not_matter_are_not_asked_for() {
+        let asked = || -> Vec<u32> { panic!("it was asked for the groups") };
         let now = Instant::now();
-        assert!(admission.check(&peer(1000, 1), now).is_ok());
-        assert!(admission.check(&peer(1001, 50), now).is_ok());
-        assert!(admission.check(&peer(1001, 51), now).is_err());
-        assert!(admission.check(&peer(0, 0), now).is_err());
+        let mut users_only = admission(&[1000], &[]);
+        assert!(users_only.check(&peer(1001, 1), asked, now).is_err());
+        let mut both = admission(&[1000], &[50]);
+        assert!(both.check(&peer(1000, 1), asked, now).is_ok());
+        assert!(both.check(&peer(1001, 50), asked, now).is_ok());
     }
 
     #[test]
     fn admits_ourselves_and_root_by_default() {
         let mut admission = Admission::default();
         let us = os::own_uid();
-        let now = Instant::now();
-        assert!(admission.check(&peer(us, 1), now).is_ok());
-        assert!(admission.check(&peer(0, 1), now).is_ok());
-        assert!(admission.check(&peer(us + 1, 1), now).is_err());
+        assert!(is_let_in(&mut admission, &peer(us, 1), &[]));
+        assert!(is_let_in(&mut admission, &peer(0, 1), &[]));
+        assert!(!is_let_in(&mut admission, &peer(us + 1, 1), &[0]));
     }
 
     #[test]
     fn admits_anybody_if_told_so() {
         let mut admission = Admission::default();
         admission.set_policy(Policy::just(Base::Anybody));
-        assert!(admission.check(&peer(4711, 1), Instant::now()).is_ok());
+        assert!(is_let_in(&mut admission, &peer(4711, 1), &[]));
     }
 
     #[test]
     fn refuses_whom_the_kernel_does_not_know() {
-        let unknown = Credentials::UNKNOWN;
-        let now = Instant::now();
-        assert!(Admission::default().check(&unknown, now).is_err());
+        assert!(!is_let_in(
+            &mut Admission::default(),
+            &Credentials::UNKNOWN,
+            &[]
+        ));
     }
 }

@@ -262,7 +262,10 @@ impl Door {
                 return None;
             }
         };
-        match self.admission.check(&peer, now) {
+        match self
+            .admission
+            .check(&peer, || os::peer_groups(&stream), now)
+        {
             Ok(()) => Some(Newcomer {
                 listener,
                 stream,
@@ -442,7 +445,7 @@ impl Door {
         let peer = os::peer_credentials(&socket)
             .map_err(|error| failed("identify the peer at", address, &error))?;
         // The VM logs the refusal, at most once a minute for each node that it dials.
-        if !self.admission.admits(&peer) {
+        if !self.admission.admits(&peer, || os::peer_groups(&socket)) {
             return Err(Failure::new(
                 Reason::Refused,
                 format!(

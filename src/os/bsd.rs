@@ -79,5 +79,10 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     })
 }
 
+/// Returns no groups: these systems do not report supplementary groups.
+pub fn peer_groups(_socket: impl AsFd) -> io::Result<Vec<u32>> {
+    Ok(Vec::new())
+}
+
 /// Does nothing: these systems offer nothing beyond what the caller has already done.
 pub fn give_up_privileges() {}

@@ -1,8 +1,13 @@
-//! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SCM_RIGHTS.
+//! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SO_PEERGROUPS,
+//! SCM_RIGHTS.
 
 use super::{begin_listening, warn_unless};
 use crate::peer::Credentials;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::getsockopt_impl;
+use nix::libc::{self, SO_PEERGROUPS, SOL_SOCKET};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{GetStruct, PeerCredentials};
 use rustix::io::{ioctl_fionread, retry_on_intr};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -137,6 +142,32 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
         // 0 if the process is in a pid namespace that we cannot see.
         pid: peer.pid() as u32,
     })
+}
+
+/// The supplementary groups of the process at the other end, as they were when it called connect(2) or
+/// listen(2): SO_PEERGROUPS of socket(7). Fails if there are more than 64.
+pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    // The safe wrapper takes an answer that fills its buffer exactly, and nothing else. The kernel fills
+    // none that is too small, and what it says of a connected socket never changes.
+    macro_rules! exactly {
+        ($($count:literal)*) => {
+            $({
+                #[derive(Clone, Copy)]
+                struct Groups;
+                getsockopt_impl!(
+                    Groups, SOL_SOCKET, SO_PEERGROUPS, [u32; $count], GetStruct<[u32; $count]>
+                );
+                match getsockopt(&socket, Groups) {
+                    Err(Errno::ERANGE) => (),
+                    groups => return Ok(groups?.to_vec()),
+                }
+            })*
+        };
+    }
+    exactly!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    exactly!(32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59);
+    exactly!(60 61 62 63 64);
+    Err(Errno::ERANGE.into())
 }
 
 /// Gives up the privileges that only Linux lets a process give up.

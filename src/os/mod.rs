@@ -121,6 +121,15 @@ fn begin_listening(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
+/// Returns the supplementary groups of the peer. There are none if the system does not report them, or if
+/// there are too many.
+pub fn peer_groups(socket: impl AsFd) -> Vec<u32> {
+    system::peer_groups(socket).unwrap_or_else(|error| {
+        log::debug!("the supplementary groups of a peer are not known: {error}");
+        Vec::new()
+    })
+}
+
 /// Asks for a send buffer of `size` bytes; the system may grant less.
 pub fn enlarge_send_buffer(socket: impl AsFd, size: u32) {
     if let Err(errno) = sockopt::set_socket_send_buffer_size(socket, size as usize) {
