@@ -48,8 +48,8 @@ pub fn distrust(directory: &Path) -> io::Result<Option<String>> {
             Some("is not a directory; set socket_dir to a directory".into())
         } else if !os::is_trusted_owner(target.uid()) {
             Some(format!(
-                "belongs to uid {}, which could replace the socket; use a directory of this node's \
-                 user or root",
+                "belongs to uid {}, which could replace the socket; run this as that user, or use \
+                 a directory of this user's own",
                 target.uid()
             ))
         } else if mode & STICKY != 0 {

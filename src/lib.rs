@@ -19,6 +19,7 @@
 //! | leaf             | what it does                                                                  |
 //! |------------------|-------------------------------------------------------------------------------|
 //! | [`peer`]         | the identity of a peer, and the policy that admits it                         |
+//! | [`process`]      | finds the process of a node, in proc(5)                                       |
 //! | [`address`]      | unix(7) addresses                                                             |
 //! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
@@ -47,6 +48,7 @@ pub mod os;
 pub mod peer;
 pub mod peers;
 pub mod port;
+pub mod process;
 pub mod switchboard;
 pub mod token;
 pub mod wait;

@@ -219,7 +219,7 @@ directory_is_not_writable(Config) ->
             Dir = test_node:dir("sockets", Config),
             refuses_to_boot(
                 #{dir => Dir, prefix => as_nobody()},
-                ["cannot open ", Dir, "/a\\.sock\\.lock: .*give the user .* write access"],
+                ["cannot open ", Dir, "/a\\.sock\\.lock: .*run this as the user that it is for"],
                 Config
             )
     end.

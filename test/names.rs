@@ -128,7 +128,7 @@ fn unlisten_of_a_removed_socket_says_so() {
 // --- names in use --------------------------------------------------------------------------------
 
 #[test]
-fn a_name_of_another_sidecar_is_a_duplicate_and_names_its_vm() {
+fn a_name_of_another_sidecar_is_a_duplicate_and_names_its_process() {
     let directory = TempDir::new();
     let path = directory.path("a.sock");
     let mut first = Sidecar::start();
@@ -137,11 +137,31 @@ fn a_name_of_another_sidecar_is_a_duplicate_and_names_its_vm() {
     assert_fails(
         second.listen_fails(&path),
         Reason::DuplicateName,
-        &["in use", &VM_PID.to_string(), "a.sock"],
+        &["in use by process", &first.pid().to_string(), "a.sock"],
     );
     assert_eq!(directory.names(), ["a.sock", "a.sock.lock"]);
     first.unlisten(0);
     second.listen(&path);
+}
+
+/// A lock file can say what it likes: the kernel says who has the name.
+#[test]
+fn a_lock_file_is_not_believed_about_a_process() {
+    let directory = TempDir::new();
+    let path = directory.path("a.sock");
+    let mut first = Sidecar::start();
+    first.listen(&path);
+    fs::write(directory.path("a.sock.lock"), "1\n").expect("the lock file");
+    let mut second = Sidecar::start();
+    let by_first = format!("in use by process {}:", first.pid());
+    assert_fails(
+        second.listen_fails(&path),
+        Reason::DuplicateName,
+        &[&by_first],
+    );
+    fs::remove_file(&path).expect("its socket");
+    let by_first = format!("is locked by process {},", first.pid());
+    assert_fails(second.listen_fails(&path), Reason::NameBusy, &[&by_first]);
 }
 
 #[test]
@@ -235,7 +255,7 @@ fn a_locked_name_where_nobody_answers_is_busy() {
     assert_fails(
         sidecar.listen_fails(&path),
         Reason::NameBusy,
-        &["taken", &VM_PID.to_string()],
+        &["taken", "by process", &owner.pid().to_string()],
     );
     assert_eq!(directory.names(), ["a.sock.lock"]);
 }
@@ -584,13 +604,17 @@ fn an_unwritable_directory_is_a_denied_permission() {
     };
     fs::create_dir(directory.path("theirs")).expect("a directory");
     let mut sidecar = Sidecar::start_program(&mut nobody);
-    for path in ["theirs/a.sock", "missing/a.sock"] {
+    let cases = [
+        ("theirs/a.sock", "run this as the user that it is for"),
+        ("missing/a.sock", "install -d -o 65534 -m 0700"),
+    ];
+    for (path, advice) in cases {
         assert_fails(
             sidecar.listen_fails(directory.path(path)),
             Reason::PermissionDenied,
             &[
                 path.split_once('/').expect("two parts").0,
-                "write access",
+                advice,
                 "socket_dir",
             ],
         );

@@ -11,10 +11,12 @@ use crate::directory;
 use crate::failure::{Failure, Reason};
 use crate::journal::NOTICE;
 use crate::os;
+use crate::peer::Credentials;
 use crate::port::protocol::Cause;
+use crate::process;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -107,7 +109,7 @@ impl OwnedName {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(failure(&error, "remove the stale socket", path)),
             },
-            Probe::Answers(owner) => Err(duplicate(path, owner.and_then(|owner| owner.process()))),
+            Probe::Answers(owner) => Err(duplicate(path, owner.as_ref().and_then(node_of))),
             Probe::Failed(error) => Err(failure(&error, "find out who listens at", path)),
         }
     }
@@ -157,7 +159,8 @@ fn what_became_of(path: &Path, ours: Identity) -> Option<String> {
     }
 }
 
-/// The file whose lock says who owns the socket `path`, and which has the number of that VM.
+/// The file whose lock says who owns the socket `path`. It has the number of that VM, for people who look
+/// into it; nobody believes it.
 pub fn lock_path(path: &Path) -> PathBuf {
     let mut lock_path = OsString::from(path);
     lock_path.push(".lock");
@@ -238,7 +241,7 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
         match os::lock(&file) {
             Ok(()) => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(held_by_another(file, lock_path, path));
+                return Err(held_by_another(&opened, lock_path, path));
             }
             Err(error) => return Err(failure(&error, "lock", lock_path)),
         }
@@ -327,6 +330,17 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
                 ),
             ));
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Failure::new(
+                Reason::PermissionDenied,
+                format!(
+                    "cannot create the directory {0}: {error}; create it for the user of this node \
+                     (install -d -o {1} -m 0700 {0}), or set socket_dir to another",
+                    directory.display(),
+                    os::own_uid()
+                ),
+            ));
+        }
         Err(error) => return Err(failure(&error, "create the directory", directory)),
     }
     match directory::distrust(directory) {
@@ -339,26 +353,30 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-fn held_by_another(held: File, lock_path: &Path, path: &Path) -> Failure {
-    // What we have opened, not what may stand at the path by now.
-    let owner = io::read_to_string(held.take(16))
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+/// Who has the name is for the kernel to say, and not for the file.
+fn held_by_another(lock: &fs::Metadata, lock_path: &Path, path: &Path) -> Failure {
+    let holder = || {
+        let holder = process::lock_holder(lock)?;
+        Some(process::node_of(holder, lock.uid()))
+    };
     match probe(&Address::Path(path.to_owned())) {
-        Probe::Answers(listener) => duplicate(
-            path,
-            owner.or(listener.and_then(|listener| listener.process())),
-        ),
+        Probe::Answers(Some(listener)) => duplicate(path, node_of(&listener)),
+        Probe::Answers(None) => duplicate(path, holder()),
         Probe::Nobody | Probe::Failed(_) => Failure::new(
             Reason::NameBusy,
             format!(
                 "the name is taken: {} is locked{}, but nobody answers at {}",
                 lock_path.display(),
-                by_process(owner),
+                by_process(holder()),
                 path.display()
             ),
         ),
     }
+}
+
+/// `None` for a process that we cannot see, as in another pid namespace.
+fn node_of(listener: &Credentials) -> Option<u32> {
+    Some(process::node_of(listener.process()?, listener.uid))
 }
 
 fn duplicate(path: &Path, pid: Option<u32>) -> Failure {
@@ -381,14 +399,25 @@ fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
+/// What to do where a file in a directory may not be touched. Wider permissions are not the answer: whoever
+/// may write there could stand in for the node.
+fn whose_directory(path: &Path) -> &'static str {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    match fs::metadata(directory) {
+        Ok(found) if found.uid() == os::own_uid() => {
+            "; the directory belongs to this user, who needs all permissions (chmod u+rwx)"
+        }
+        _ => {
+            "; the directory belongs to another user: run this as the user that it is for, or set \
+             socket_dir to a directory of this user's own"
+        }
+    }
+}
+
 /// One line for an operating system's error, with what to do where we know it.
 fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
     let (reason, advice) = match error.kind() {
-        io::ErrorKind::PermissionDenied => (
-            Reason::PermissionDenied,
-            "; give the user of this node write access to the directory, or set socket_dir to \
-             another",
-        ),
+        io::ErrorKind::PermissionDenied => (Reason::PermissionDenied, whose_directory(path)),
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
             (Reason::SystemError, "; set socket_dir to another directory")
         }
