@@ -5,6 +5,9 @@
 //! the next one: by a budget that refills slowly. A name that the VM knows costs it nothing more: nodes that
 //! were connected come in whatever others of their user do, and so do those that try again and again with
 //! the wrong cookie.
+//!
+//! Only the VM finds out whether a new name comes with the right cookie. So a part of the budget is for
+//! names that were refused and come again, as a node does and somebody with ever new names does not.
 
 use super::gate::Name;
 use std::collections::hash_map::RandomState;
@@ -15,6 +18,9 @@ use std::time::{Duration, Instant};
 /// New names under which handshakes of one user may fail at once: more than a cluster has nodes. The VM
 /// has room for a million.
 pub const BUDGET: u32 = 1000;
+
+/// As many of them are kept for names that were refused before.
+pub const RESERVE: u32 = 100;
 
 /// How long one of them takes to be allowed again: 21600 a day, so that somebody who does nothing else
 /// fills the VM's table in seven weeks. A health check under ever new names with the wrong cookie, every
@@ -28,6 +34,10 @@ pub const MAX_USERS: usize = 64;
 /// Names of nodes that are remembered, for as long as there are not so many newer ones.
 pub const MAX_NODES: usize = 16384;
 
+/// Refused names that are remembered. Somebody who does nothing else needs seconds to have all of them
+/// forgotten, and in most cases has no reason to.
+pub const MAX_REFUSED: usize = 65536;
+
 /// What is known of handshakes that are over.
 #[derive(Debug, Default)]
 pub struct Failures {
@@ -37,6 +47,8 @@ pub struct Failures {
     others: User,
     /// Names of nodes that were connected.
     nodes: Names<MAX_NODES>,
+    /// Names that were refused.
+    refused: Names<MAX_REFUSED>,
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +60,8 @@ struct User {
 }
 
 impl Failures {
-    /// Whether one of this user may try to shake hands under this name.
-    pub fn may_try(&self, uid: u32, name: &Name, now: Instant) -> bool {
+    /// Whether one of this user may try to shake hands under this name; if not, that is remembered.
+    pub fn may_try(&mut self, uid: u32, name: &Name, now: Instant) -> bool {
         let name = self.hash(name);
         if name.is_some_and(|name| self.nodes.contains(name)) {
             return true;
@@ -60,7 +72,16 @@ impl Failures {
             None if self.has_room(now) => return true,
             None => &self.others,
         };
-        name.is_some_and(|name| user.names.contains(name)) || user.has_budget(now)
+        let kept = match name {
+            Some(name) if user.names.contains(name) => return true,
+            Some(name) if self.refused.contains(name) => 0,
+            _ => RESERVE,
+        };
+        let may_try = user.has_budget(kept, now);
+        if let (false, Some(name)) = (may_try, name) {
+            self.refused.insert(name);
+        }
+        may_try
     }
 
     /// A handshake has failed.
@@ -110,9 +131,10 @@ impl Failures {
 }
 
 impl User {
-    fn has_budget(&self, now: Instant) -> bool {
+    /// True if one may fail, and then so many are left.
+    fn has_budget(&self, kept: u32, now: Instant) -> bool {
         let full_in = self.full_at.map(|at| at.saturating_duration_since(now));
-        full_in.unwrap_or_default() + REFILL <= REFILL * BUDGET
+        full_in.unwrap_or_default() + REFILL * (kept + 1) <= REFILL * BUDGET
     }
 
     fn is_idle(&self, now: Instant) -> bool {
@@ -151,6 +173,8 @@ mod tests {
     use super::*;
 
     const UID: u32 = 1000;
+    /// What there is for names that are new.
+    const FOR_NEW: u32 = BUDGET - RESERVE;
 
     fn name(number: u32) -> Name {
         Name::Own(format!("n{number}@host"))
@@ -174,22 +198,59 @@ mod tests {
     fn new_names_use_up_a_budget_that_refills() {
         let mut failures = Failures::default();
         let start = Instant::now();
-        assert_eq!(exhaust(&mut failures, UID, start), BUDGET);
+        assert_eq!(exhaust(&mut failures, UID, start), FOR_NEW);
         assert!(!failures.may_try(UID, &name(1), start));
         assert!(!failures.may_try(UID, &Name::ToBeGiven, start));
-        assert!(!failures.may_try(UID, &name(1), start + REFILL / 2));
+        assert!(!failures.may_try(UID, &name(2), start + REFILL / 2));
         let later = start + REFILL;
-        assert!(failures.may_try(UID, &name(1), later));
-        failures.failed(UID, &name(1), later);
-        assert!(!failures.may_try(UID, &name(2), later));
+        assert!(failures.may_try(UID, &name(3), later));
+        failures.failed(UID, &name(3), later);
+        assert!(!failures.may_try(UID, &name(4), later));
         // It does not grow beyond what it was.
         let much_later = start + REFILL * (3 * BUDGET);
-        assert_eq!(exhaust(&mut failures, UID + 1, much_later), BUDGET);
-        for number in 0..BUDGET {
+        assert_eq!(exhaust(&mut failures, UID + 1, much_later), FOR_NEW);
+        for number in 0..FOR_NEW {
             failures.failed(UID, &Name::ToBeGiven, much_later);
-            let may_try = failures.may_try(UID, &name(4711), much_later);
-            assert_eq!(may_try, number + 1 < BUDGET, "{number}");
+            let may_try = failures.may_try(UID, &Name::ToBeGiven, much_later);
+            assert_eq!(may_try, number + 1 < FOR_NEW, "{number}");
         }
+    }
+
+    #[test]
+    fn a_new_name_that_comes_again_has_a_budget_kept_for_it() {
+        let mut failures = Failures::default();
+        let now = Instant::now();
+        exhaust(&mut failures, UID, now);
+        assert!(!failures.may_try(UID, &name(0), now));
+        assert!(failures.may_try(UID, &name(0), now));
+        // It has the right cookie, which costs nothing.
+        failures.connected("n0@host");
+        // That is bounded, too.
+        let come_again = (1..2 * RESERVE).filter(|number| {
+            failures.may_try(UID, &name(*number), now);
+            let may_try = failures.may_try(UID, &name(*number), now);
+            if may_try {
+                failures.failed(UID, &name(*number), now);
+            }
+            may_try
+        });
+        assert_eq!(come_again.count() as u32, RESERVE);
+        // What refills is for these first.
+        assert!(!failures.may_try(UID, &name(BUDGET), now + REFILL));
+        assert!(failures.may_try(UID, &name(BUDGET), now + REFILL));
+    }
+
+    #[test]
+    fn refused_names_that_are_remembered_are_bounded() {
+        let mut failures = Failures::default();
+        let now = Instant::now();
+        exhaust(&mut failures, UID, now);
+        for number in 0..=MAX_REFUSED as u32 {
+            assert!(!failures.may_try(UID, &name(number), now));
+        }
+        assert_eq!(failures.refused.names.len(), MAX_REFUSED);
+        assert!(!failures.may_try(UID, &name(0), now));
+        assert!(failures.may_try(UID, &name(MAX_REFUSED as u32), now));
     }
 
     #[test]
@@ -211,7 +272,7 @@ mod tests {
         let mut failures = Failures::default();
         let now = Instant::now();
         for _ in 0..3 {
-            for number in 0..BUDGET - 1 {
+            for number in 0..FOR_NEW - 1 {
                 assert!(failures.may_try(UID, &name(number), now));
                 failures.failed(UID, &name(number), now);
             }
@@ -245,7 +306,7 @@ mod tests {
             }
             may_try
         });
-        assert_eq!(tried.count() as u32, BUDGET);
+        assert_eq!(tried.count() as u32, FOR_NEW);
         // Who has not failed for long makes room for others.
         let later = now + REFILL;
         assert!(!failures.may_try(2_000_000, &name(1), now));
