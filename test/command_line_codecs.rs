@@ -18,12 +18,13 @@ use uds_dist_command_line::arguments::{
 };
 use uds_dist_command_line::call::Job;
 use uds_dist_command_line::cookie::{Cookie, Source};
+use uds_dist_command_line::escape;
 use uds_dist_command_line::etf::{Identity, Item, Malformed, Reader, Writer};
 use uds_dist_command_line::failure::{Failure, Kind};
 use uds_dist_command_line::handshake::{self, Challenge, Status};
 use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
-use uds_dist_command_line::names::rfc3339;
+use uds_dist_command_line::names::{self, rfc3339};
 #[cfg(target_os = "linux")]
 use uds_dist_command_line::sockets::diag;
 
@@ -753,6 +754,38 @@ proptest! {
         let _ = diag::read(&bytes, &mut found);
         bytes[16..].fill(4);
         let _ = diag::read(&bytes, &mut found);
+    }
+}
+
+proptest! {
+    /// A table of sockets lists what listens in the namespace, whatever stands beside it.
+    #[test]
+    fn tables_of_any_bytes(
+        before in proptest::collection::vec(any::<u8>(), 0..100),
+        name in "[^\n]{0,20}",
+        after in proptest::collection::vec(any::<u8>(), 0..100),
+        spoiled in any::<prop::sample::Index>(), byte in any::<u8>()
+    ) {
+        let line = format!("0: 00000002 00000000 00010000 0001 01 4711 @run/{name}");
+        let table = [&before[..], b"\n", line.as_bytes(), b"\n", &after[..]].concat();
+        prop_assert!(names::listed(&table, b"run").contains(&name.clone().into_bytes()));
+        let mut table = table;
+        let spoiled = spoiled.index(table.len());
+        table[spoiled] = byte;
+        let _ = names::listed(&table, b"run");
+    }
+
+    /// Whatever others call a file, or say, it is one line without control characters.
+    #[test]
+    fn names_and_texts_of_any_bytes_are_shown_on_one_line(
+        bytes in proptest::collection::vec(any::<u8>(), 0..100), text in any::<String>()
+    ) {
+        prop_assert!(!escape::name(&bytes).contains(char::is_control));
+        prop_assert!(!escape::line(&text).contains(char::is_control));
+        prop_assert!(!escape::line(&String::from_utf8_lossy(&bytes)).contains(char::is_control));
+        let shown: String = escape::lines(&bytes).collect();
+        let stays = |character| matches!(character, '\n' | '\t');
+        prop_assert!(!shown.contains(|c: char| c.is_control() && !stays(c)));
     }
 }
 

@@ -129,11 +129,16 @@ fn files(directory: &Path) -> Listed {
 fn abstract_names(namespace: &[u8]) -> Listed {
     const TABLE: &str = "/proc/net/unix";
     let table = fs::read(TABLE).map_err(|error| (TABLE.into(), error))?;
+    Ok(listed(&table, namespace))
+}
+
+/// The names of a namespace that such a table lists.
+pub fn listed(table: &[u8], namespace: &[u8]) -> Vec<Vec<u8>> {
     let prefix = [b"@", namespace, b"/"].concat();
     let names = table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| listening(line)?.strip_prefix(&prefix[..]));
-    Ok(names.map(<[u8]>::to_vec).collect())
+    names.map(<[u8]>::to_vec).collect()
 }
 
 /// The name in a line of the table if its socket listens: "Num RefCount Protocol Flags Type St Inode
