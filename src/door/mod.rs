@@ -301,10 +301,8 @@ impl Door {
 
     /// Makes the newcomer a visitor, under a number that is not in use.
     pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
-        match self.visitors.enter(conn, newcomer, now) {
-            Ok(()) => self.crowd.enter(conn, now),
-            Err(error) => self.dropped(&error, now),
-        }
+        self.visitors.enter(conn, newcomer, now);
+        self.crowd.enter(conn, now);
     }
 
     fn dropped(&mut self, error: &io::Error, now: Instant) {
@@ -337,6 +335,10 @@ impl Door {
         match self.visitors.hear()? {
             Heard::Waits => (),
             Heard::Gone(conn) => self.visitor_left(conn, now),
+            Heard::Dropped(conn, error) => {
+                self.dropped(&error, now);
+                self.visitor_left(conn, now);
+            }
             Heard::Implausible {
                 conn,
                 peer,

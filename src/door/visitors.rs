@@ -29,6 +29,9 @@ struct Visitor {
     newcomer: Newcomer,
     gate: Gate,
     deadline: Instant,
+    /// The socket is registered with the loop. Most visitors of a flood are gone at their first turn, and
+    /// are never registered.
+    is_watched: bool,
     /// The peer will send no more. This is announced only once.
     read_closed: bool,
     /// The visitor is in `to_hear`.
@@ -42,6 +45,8 @@ pub enum Heard {
     Waits,
     /// The visitor has closed its connection without sending a name.
     Gone(ConnId),
+    /// The visitor's socket could not be registered, and was closed.
+    Dropped(ConnId, io::Error),
     /// The visitor has sent something that no node sends, and was closed.
     Implausible {
         /// The number that the connection had.
@@ -85,17 +90,12 @@ impl Visitors {
     }
 
     /// Adds a visitor, under a number that is not in use.
-    ///
-    /// # Errors
-    /// If its socket cannot be registered.
-    pub fn enter(&mut self, conn: ConnId, mut newcomer: Newcomer, now: Instant) -> io::Result<()> {
-        let token = Source::Connection(conn).into();
-        self.registry
-            .register(&mut newcomer.stream, token, Interest::READABLE)?;
+    pub fn enter(&mut self, conn: ConnId, newcomer: Newcomer, now: Instant) {
         let visitor = Visitor {
             newcomer,
             gate: Gate::default(),
             deadline: now + DEADLINE,
+            is_watched: false,
             read_closed: false,
             awaits_turn: false,
         };
@@ -103,7 +103,6 @@ impl Visitors {
         self.visitors.insert(conn, visitor);
         // The name of a node has often arrived by now.
         self.ready(conn, false);
-        Ok(())
     }
 
     /// Records that a visitor's socket is ready.
@@ -129,13 +128,21 @@ impl Visitors {
         };
         visitor.awaits_turn = false;
         let verdict = match visitor.read() {
-            Ok(verdict) => verdict,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Heard::Waits),
+            Ok(verdict) => Some(verdict),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             // The peer only probed whether this node is alive, or lost patience.
             Err(_) => {
                 self.dismiss(conn);
                 return Some(Heard::Gone(conn));
             }
+        };
+        // What has arrived since the read is announced as soon as the socket is registered.
+        if let Err(error) = visitor.watch(&self.registry, conn) {
+            self.dismiss(conn);
+            return Some(Heard::Dropped(conn, error));
+        }
+        let Some(verdict) = verdict else {
+            return Some(Heard::Waits);
         };
         if verdict == Verdict::Incomplete {
             self.ready(conn, false);
@@ -199,6 +206,15 @@ impl Visitors {
 }
 
 impl Visitor {
+    fn watch(&mut self, registry: &Registry, conn: ConnId) -> io::Result<()> {
+        if !self.is_watched {
+            let token = Source::Connection(conn).into();
+            registry.register(&mut self.newcomer.stream, token, Interest::READABLE)?;
+            self.is_watched = true;
+        }
+        Ok(())
+    }
+
     fn read(&mut self) -> io::Result<Verdict> {
         let mut buffer = [0; MAX_HELD];
         let space = &mut buffer[..self.gate.room()];
