@@ -50,6 +50,7 @@
     uds_dist_reflection,
     uds_dist_relay,
     uds_dist_sidecar,
+    uds_dist_start_script,
     uds_dist_turn,
     uds_dist_window
 ]).
@@ -346,7 +347,8 @@ sidecar({report, Report}, State) ->
 sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Config}) ->
     ok = uds_dist_log:sidecar_up(Tries),
     State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
-    State2 = listener(fun uds_dist_listener:up/1, want_channel(Config, State1)),
+    %% Listening makes the directory if it is missing, in which the channel is to be.
+    State2 = want_channel(Config, listener(fun uds_dist_listener:up/1, State1)),
     dialer(fun uds_dist_dialer:up/1, State2);
 sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connections}) ->
     %% To whoever waits for it, it is news every time.
@@ -586,7 +588,7 @@ request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) 
             {Wanted, _, _} -> Wanted
         end,
     gen_server:reply(From, {ok, Address}),
-    ok = check_names_of_commands(Config, State),
+    ok = check_commands(Config, State),
     State;
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     Name = uds_dist_listener:name(State#state.listener),
@@ -594,7 +596,7 @@ request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     State;
 request_done({Whose, Config}, ok, State) ->
     State1 = dial_put_off(use(Config, State)),
-    ok = check_names_of_commands(Config, State1),
+    ok = check_commands(Config, State1),
     _ = [gen_server:reply(From, ok) || {configure, From} <- [Whose]],
     State1;
 request_done({Whose, _}, {error, Reason, Explanation}, State) ->
@@ -613,12 +615,14 @@ request_done({Whose, _}, {error, Reason, Explanation}, State) ->
     end,
     State.
 
-%% The commands of a release connect under longer names.
-check_names_of_commands(Config, #state{listener = Listener}) ->
-    case uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config) of
-        ok -> ok;
-        {error, Explanation} -> uds_dist_log:listener(notice, Explanation)
-    end.
+%% The commands of a release run in nodes of their own, with longer names and perhaps without a flag.
+check_commands(Config, #state{listener = Listener}) ->
+    Checks = [
+        uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config),
+        uds_dist_start_script:check()
+    ],
+    Explanations = [Explanation || {error, Explanation} <- Checks],
+    lists:foreach(fun(E) -> uds_dist_log:listener(notice, E) end, Explanations).
 
 %% net_kernel has a message of its own for a name in use.
 cannot_listen(_Name, sidecar_failed, _Explanation) ->

@@ -1,0 +1,53 @@
+%% What the start script of a release will pass on to its commands, as far as this node can tell. Scripts of
+%% relx run `ping`, `rpc`, `stop` and so on in nodes of their own, which see of vm.args only whole lines that
+%% begin with certain flags, -proto_dist among them. With a directory on another line, they look for the node
+%% where it is not, and `daemon` waits for it for ever.
+-module(uds_dist_start_script).
+
+-export([check/0, check_lines/1]).
+
+%% Ok as well where this is no such release, or what it was started with cannot be found.
+-spec check() -> ok | {error, uds_dist_config:explanation()}.
+check() ->
+    %% What relx exports, and Elixir does not.
+    Relx = [os:getenv(Name, "") || Name <- ["ESCRIPT_NAME", "RELEASE_ROOT_DIR", "RELEASE_VSN"]],
+    IsOnCommandLine = init:get_argument(uds_dist_dir) =/= error,
+    case {Relx, IsOnCommandLine andalso os:getenv("UDS_DIST_DIR", "")} of
+        {[[_ | _], [_ | _] = Root, [_ | _] = Version], ""} ->
+            check_file(filename:join([Root, "releases", Version, "vm.args"]));
+        _ ->
+            %% The environment reaches every command.
+            ok
+    end.
+
+%% Not by the file server, which may not be there yet.
+check_file(Path) ->
+    case prim_file:read_file(Path) of
+        {ok, Text} ->
+            case check_lines(Text) of
+                ok -> ok;
+                {error, Problem} -> {error, [Problem, " (", Path, ")"]}
+            end;
+        {error, _} ->
+            ok
+    end.
+
+%% Of a vm.args that has the directory somewhere.
+-spec check_lines(binary()) -> ok | {error, uds_dist_config:explanation()}.
+check_lines(Text) ->
+    Lines = binary:split(Text, <<"\n">>, [global]),
+    case [Line || <<"-proto_dist", _/binary>> = Line <- Lines] of
+        [] ->
+            ok;
+        Passed ->
+            Has = fun(Part) -> binary:match(iolist_to_binary(Passed), Part) =/= nomatch end,
+            %% A comment is passed on as well, word by word.
+            case {Has(<<"-uds_dist_dir">>), Has(<<"#">>)} of
+                {true, false} -> ok;
+                {true, true} -> {error, problem("a comment stands behind -proto_dist; give it a line of its own")};
+                {false, _} -> {error, problem("-uds_dist_dir is not on the line of -proto_dist; put it there")}
+            end
+    end.
+
+problem(What) ->
+    ["the commands of this release (ping, rpc, stop, daemon) will not find this node: ", What].
