@@ -29,8 +29,9 @@
 -define(TRIES, 20).
 -define(RETRY, 50).
 
-%% Time limit for receiving a socket, in milliseconds. The sidecar sends it before it reports that it did.
--define(TAKE_TIMEOUT, 1000).
+%% Time limit for receiving a socket, in milliseconds. The sidecar sends it before it reports that it did, so
+%% it is there; the owner must not wait for one that is not.
+-define(TAKE_TIMEOUT, 0).
 
 %% Bytes for a control message with one descriptor, which needs 24 on 64-bit Linux.
 -define(CONTROL_SIZE, 64).

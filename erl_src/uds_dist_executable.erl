@@ -17,16 +17,13 @@
 %% Why it could not be started.
 -spec explain(Error :: term(), file:filename_all()) -> uds_dist_config:explanation().
 explain(Error, Path) when Error =:= enoent; Error =:= enotdir ->
-    case archive(filename:dirname(Path)) of
-        {ok, Archive} ->
-            [
-                "it is inside the archive ",
-                printable(Archive),
-                ", and the system executes files only; put it beside the archive, and set "
-                "UDS_DIST_SIDECAR to its path"
-            ];
-        none ->
-            "there is no such file; " ?BUILD_IT ", or set UDS_DIST_SIDECAR to its path"
+    case prim_file:get_cwd() of
+        {ok, _} ->
+            is_missing(Path);
+        {error, _} ->
+            %% Whatever the program, and wherever it is to run.
+            "the node's working directory was removed, and a VM can start no program from there; "
+            "file:set_cwd/1 to one that exists"
     end;
 explain(eacces, Path) ->
     case file:read_file_info(Path, [raw]) of
@@ -43,6 +40,19 @@ explain(eacces, Path) ->
     end;
 explain(Error, _Path) ->
     io_lib:format("it cannot be started (~0tp)", [Error]).
+
+is_missing(Path) ->
+    case archive(filename:dirname(Path)) of
+        {ok, Archive} ->
+            [
+                "it is inside the archive ",
+                printable(Archive),
+                ", and the system executes files only; put it beside the archive, and set "
+                "UDS_DIST_SIDECAR to its path"
+            ];
+        none ->
+            "there is no such file; " ?BUILD_IT ", or set UDS_DIST_SIDECAR to its path"
+    end.
 
 %% The file that takes a directory's place: an escript, or an .ez.
 archive(Path) ->

@@ -161,6 +161,9 @@ handle({Port, {data, Packet}}, Sidecar = #sidecar{port = Port}) ->
     packet(uds_dist_protocol:decode(Packet), Sidecar);
 handle({Port, {exit_status, Status}}, Sidecar = #sidecar{port = Port}) ->
     ended(uds_dist_program:exit_status(Status), Sidecar);
+handle({'EXIT', Port, epipe}, Sidecar = #sidecar{port = Port}) ->
+    %% The VM closes the port then, and does not tell the exit status any more.
+    ended("it ended while it was written to", Sidecar);
 handle({'EXIT', Port, Reason}, Sidecar = #sidecar{port = Port}) ->
     ended(io_lib:format("its port was closed (~0tp)", [Reason]), Sidecar);
 handle({timeout, Timer, Event}, Sidecar = #sidecar{timer = Timer}) ->
@@ -177,6 +180,9 @@ handle(Message, Sidecar = #sidecar{pipe = Pipe}) ->
 
 packet({error, {bad_packet, Packet}}, Sidecar) ->
     broke_protocol(Packet, Sidecar);
+packet({hello, #{window := 0}} = Hello, Sidecar) ->
+    %% No connection could ever send anything.
+    broke_protocol(Hello, Sidecar);
 packet({hello, Hello}, Sidecar = #sidecar{status = starting}) ->
     hello(Hello, Sidecar);
 packet({status, Status}, Sidecar = #sidecar{status = up, is_asked = true}) ->

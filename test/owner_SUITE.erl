@@ -9,6 +9,7 @@
     sidecar_without_hello_is_given_up/1,
     hello_of_another_version_is_refused/1,
     first_packet_must_be_hello/1,
+    hello_without_a_window_is_refused/1,
     garbage_ends_the_sidecar/1,
     answer_without_a_question_ends_the_sidecar/1,
     number_in_use_ends_the_sidecar/1,
@@ -74,6 +75,7 @@ groups() ->
             sidecar_without_hello_is_given_up,
             hello_of_another_version_is_refused,
             first_packet_must_be_hello,
+            hello_without_a_window_is_refused,
             garbage_ends_the_sidecar,
             answer_without_a_question_ends_the_sidecar,
             number_in_use_ends_the_sidecar,
@@ -175,6 +177,10 @@ hello_of_another_version_is_refused(Config) ->
 
 first_packet_must_be_hello(Config) ->
     is_refused([{listening, 0}, test_sidecar:hello()], "it broke the port protocol with", Config).
+
+hello_without_a_window_is_refused(Config) ->
+    Hello = {hello, #{version => uds_dist_protocol:version(), window => 0}},
+    is_refused([Hello], "it broke the port protocol with", Config).
 
 is_refused(Reports, Why, Config) ->
     Listening = ask(fun() -> uds_dist_port:listen(name) end),
