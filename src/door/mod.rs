@@ -516,6 +516,9 @@ fn unreachable_peer(address: &Address, error: &io::Error) -> Failure {
     let explanation = match error.kind() {
         ErrorKind::NotFound => format!("there is no socket {address}"),
         ErrorKind::ConnectionRefused => format!("nobody listens at {address}"),
+        ErrorKind::PermissionDenied => {
+            format!("cannot connect to {address}: {error}; run this as the user of that node")
+        }
         _ => format!("cannot connect to {address}: {error}"),
     };
     Failure::new(reason, explanation)
