@@ -11,9 +11,9 @@
     pings_leave_nothing_behind/1,
     abstract_sockets_work/1,
     another_cookie_is_refused/1,
-    the_cookie_of_a_release_comes_first/1,
+    cookies_are_those_that_the_nodes_own_commands_use/1,
     a_cookie_may_end_in_a_line_end/1,
-    an_allow_list_excludes_commands/1,
+    tools_are_excluded_by_an_allow_list_and_say_so/1,
     a_killed_node_is_stale/1,
     a_stopped_node_runs_into_the_time_limit/1,
     names_lists_who_is_there/1,
@@ -147,7 +147,7 @@ another_cookie_is_refused(Config) ->
     assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Options)).
 
 %% What a release's own commands use.
-the_cookie_of_a_release_comes_first(Config) ->
+cookies_are_those_that_the_nodes_own_commands_use(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
     assert_prints(pong(Node), run(["ping", "shared"], Right)),
@@ -164,7 +164,7 @@ a_cookie_may_end_in_a_line_end(Config) ->
     assert_fails(?REFUSED, "cookie mismatch", run(["ping", "a"], Config)).
 
 %% The line says what is to be added there.
-an_allow_list_excludes_commands(Config) ->
+tools_are_excluded_by_an_allow_list_and_say_so(Config) ->
     Node = start("a", Config),
     ok = call(Node, net_kernel, allow, [[x@nowhere]]),
     {?REFUSED, Output} = run(["ping", "a"], Config),

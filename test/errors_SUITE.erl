@@ -17,7 +17,6 @@
     sidecar_is_missing_at_run_time/1,
     directory_lacks_its_parent/1,
     directory_is_a_file/1,
-    directory_is_not_writable/1,
     socket_path_is_too_long/1,
     something_else_is_in_the_way/1,
     abstract_namespace_elsewhere/1,
@@ -209,39 +208,6 @@ directory_is_a_file(Config) ->
     File = filename:join(dir(Config), "file"),
     ok = file:write_file(File, ""),
     refuses_to_boot(#{dir => File}, [File, ".*set socket_dir to a directory"], Config).
-
-%% The user may not write to it.
-directory_is_not_writable(Config) ->
-    case is_root() andalso is_readable_for_all(Config) of
-        false ->
-            {skip, "only root can start a node as another user, who must be able to read it"};
-        true ->
-            Dir = test_node:dir("sockets", Config),
-            refuses_to_boot(
-                #{dir => Dir, prefix => as_nobody()},
-                ["cannot open ", Dir, "/a\\.sock\\.lock: .*run this as the user that it is for"],
-                Config
-            )
-    end.
-
-is_root() ->
-    string:trim(os:cmd("id -u")) =:= "0".
-
-as_nobody() ->
-    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].
-
-is_readable_for_all(Config) ->
-    ok = file:change_mode(dir(Config), 8#755),
-    Ebin = filename:dirname(code:which(uds_dist)),
-    Beam = filename:join(Ebin, "uds_dist.beam"),
-    Paths = [Beam, test_node:erl(), uds_dist_config:sidecar_path()],
-    lists:all(
-        fun(Path) ->
-            Command = lists:join(" ", as_nobody() ++ ["test", "-r", Path, "&& echo yes"]),
-            string:trim(os:cmd(lists:append(Command))) =:= "yes"
-        end,
-        Paths
-    ).
 
 %% The line has the length and the limit.
 socket_path_is_too_long(Config) ->

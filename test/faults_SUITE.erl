@@ -13,7 +13,6 @@
 -export([stopped_sidecar_with_full_pipe_does_not_suspend_the_owner/1]).
 -export([distribution_stops_in_time_beside_a_stopped_sidecar/1]).
 -export([restarts_do_not_multiply_the_tries_to_listen/1]).
--export([missing_binary_is_retried_at_intervals/1]).
 -export([name_that_was_taken_meanwhile_is_taken_back/1]).
 %% Connections.
 -export([message_of_a_peer_that_leaves_at_once_arrives/1]).
@@ -258,29 +257,6 @@ next_sidecar(Old, A) ->
 stays(Sidecar, Time, Node) ->
     pause(Time),
     ?assertEqual([Sidecar], test_node:sidecars(os_pid(Node))).
-
-%% A binary that is gone is one line, and not one for each try. When it is back, the node listens again
-%% by itself, and says how often it has tried.
-missing_binary_is_retried_at_intervals(Config) ->
-    Binary = test_node:own_sidecar(Config),
-    A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
-    %% A sidecar that has lived for ten seconds is replaced at once.
-    pause(11000),
-    ok = file:delete(Binary),
-    test_node:signal("KILL", sidecar(A)),
-    expect_output(A, "uds_dist: the sidecar .* is gone"),
-    expect_output(A, "uds_dist: the sidecar .* did not start: there is no such file"),
-    pause(3000),
-    Lines = lines("uds_dist: ", A),
-    ct:log("~p", [Lines]),
-    ?assertMatch([_, _], Lines),
-    ok = test_node:replace_binary(Binary),
-    test_node:expect_listening(A, none, Config),
-    [_, Tries] = expect_output(A, "uds_dist: .* after (\\d+) tries"),
-    ct:log("~s tries", [Tries]),
-    %% At once, after 25 ms, 50 ms, and so on.
-    ?assert(binary_to_integer(Tries) < 20),
-    expect_reachable(A, start("b", Config)).
 
 lines(Text, Node) ->
     Lines = string:split(unicode:characters_to_list(test_node:output(Node)), "\n", all),
