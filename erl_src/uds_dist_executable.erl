@@ -34,7 +34,7 @@ explain(eacces, Path) ->
         {ok, #file_info{type = Type}} ->
             io_lib:format("it is a ~ts and not a file; " ?BUILD_IT, [Type]);
         {error, eacces} ->
-            "this user may not enter its directory; chmod go+rx there, or run the node as its owner";
+            "this user may not enter its directory; run the node as a user who may, or build it elsewhere";
         {error, Reason} ->
             io_lib:format("it cannot be looked at (~ts)", [file:format_error(Reason)])
     end;
