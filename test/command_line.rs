@@ -1137,10 +1137,8 @@ fn results_cannot_control_a_terminal() {
         assert_eq!(output.stdout, [HOSTILE, b"\n"].concat());
     }
     // What is no code of the user's does so nowhere.
-    for arguments in [["pid", "n"], ["info", "n"]] {
-        let output = Peer::connected(script).asked(&arguments);
-        assert_eq!(text(&output.stdout), SHOWN);
-    }
+    let output = Peer::connected(script).asked(&["pid", "n"]);
+    assert_eq!(text(&output.stdout), SHOWN);
     let c1 = b"m\0\0\0\x03\xc2\x9bx";
     let peer = Peer::connected(|stream| {
         receive_frame(stream);
@@ -1148,6 +1146,53 @@ fn results_cannot_control_a_terminal() {
     });
     let output = peer.asked(&["rpc", "n", "m", "f", "--json"]);
     assert_eq!(text(&output.stdout), "\"\\u009bx\"\n");
+}
+
+/// Whatever it sends instead of an answer, or as one.
+#[test]
+fn answers_of_a_peer_to_our_own_questions() {
+    let sends = |term: &'static [u8]| {
+        Peer::connected(move |stream| {
+            receive_frame(stream);
+            send_frame(stream, &result(term));
+        })
+    };
+    for command in ["status", "peers"] {
+        let ask = [command, "n"];
+        let why = b"m\0\0\0\x08it is ol";
+        assert_fails(
+            &sends(why).asked(&ask),
+            7,
+            &["n@h cannot answer, since it is ol"],
+        );
+        assert_fails(
+            &sends(b"a\x07").asked(&ask),
+            4,
+            &["something else than an answer"],
+        );
+        assert_fails(
+            &sends(b"l\xff\xff\xff\xffa\x07").asked(&ask),
+            4,
+            &["n@h sent what is no answer"],
+        );
+        let raises = Peer::connected(|stream| {
+            receive_frame(stream);
+            says(stream, "raised", b"** timeout\nin a call");
+        });
+        assert_fails(
+            &raises.asked(&ask),
+            7,
+            &["n@h could not answer: ** timeout"],
+        );
+    }
+    // A peer whose name would move the cursor: [[{node, <<"\e[2J">>}]].
+    let hostile = b"l\0\0\0\x01l\0\0\0\x01h\x02w\x04nodem\0\0\0\x04\x1b[2Jjj";
+    let table = sends(hostile).asked(&["peers", "n"]);
+    assert!(text(&table.stdout).contains("\n\\x1b[2J\t-\t"), "{table:?}");
+    let json = sends(hostile).asked(&["peers", "n", "--json"]);
+    assert_eq!(text(&json.stdout), "[{\"node\":\"\\u001b[2J\"}]\n");
+    let names = sends(hostile).asked(&["peers", "n", "-q"]);
+    assert_eq!(text(&names.stdout), "\\x1b[2J\n");
 }
 
 #[cfg(target_os = "linux")]

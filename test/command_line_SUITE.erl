@@ -42,7 +42,12 @@
     a_call_ends_with_its_caller/1,
     a_node_that_goes_down_is_no_slow_one/1,
     ticks_keep_a_call_alive/1,
-    pid_and_info_tell_of_the_node/1,
+    pid_and_status_tell_of_the_node/1,
+    peers_tells_who_is_connected/1,
+    peers_answers_beside_a_saturated_connection/1,
+    status_tells_how_far_the_boot_is/1,
+    another_carrier_cannot_answer/1,
+    another_package_of_our_name_cannot_answer/1,
     stop_waits_for_the_end/1
 ]).
 %% Run in the nodes.
@@ -60,6 +65,7 @@
 -define(LOST, 4).
 -define(NOT_THERE, 5).
 -define(NOT_READY, 6).
+-define(UNANSWERED, 7).
 
 -define(PINGS, 100).
 -define(TERMS, 500).
@@ -607,25 +613,147 @@ ticks_keep_a_call_alive(Config) ->
     _ = start("a", #{args => ["-kernel", "net_ticktime", "1"]}, Config),
     assert_prints("done\n", run(["eval", "a", "timer:sleep(2000), done."], Config)).
 
-pid_and_info_tell_of_the_node(Config) ->
-    {Node, _} = proplists:get_value(shared, Config),
+pid_and_status_tell_of_the_node(Config) ->
+    {Node, Dir} = proplists:get_value(shared, Config),
     OsPid = integer_to_list(os_pid(Node)),
     Release = erlang:system_info(otp_release),
     assert_prints([OsPid, "\n"], shared(["pid", "shared"], Config)),
-    {0, Info} = shared(["info", "shared"], Config),
-    {0, Json} = shared(["info", "shared", "--json"], Config),
-    [
-        test_node:expect_output_of(Text, Pattern)
-     || {Text, Pattern} <- [
-            {Info, ["^pid +", OsPid, "$"]},
-            {Info, ["^otp_release +", Release, "$"]},
-            {Info, "^memory_bytes +#{.*total =>"},
-            {Json, ["\"pid\":", OsPid, "[,}]"]},
-            {Json, ["\"otp_release\":\"", Release, "\""]},
-            {Json, "\"kernel\":\"[0-9]"},
-            {Json, "\"total\":[0-9]+[,}]"}
-        ]
-    ].
+    {0, Status} = shared(["status", "shared"], Config),
+    Rows = [{{Section, Label}, Text} || [Section, Label, Text] <- rows(Status)],
+    Row = fun(Section, Label) -> proplists:get_value({Section, Label}, Rows) end,
+    ?assertEqual(atom_to_list(name(Node)), Row("Node", "name")),
+    ?assertEqual(OsPid, Row("Node", "process")),
+    ?assertEqual("started", Row("Node", "boot")),
+    ?assertMatch({match, _}, re:run(Row("Node", "Erlang/OTP"), ["^", Release, " \\(ERTS "])),
+    ?assertMatch({match, _}, re:run(Row("Use", "processes"), "^\\d+ of \\d+ \\(0 %\\)$")),
+    ?assertEqual(filename:join(Dir, "shared.sock"), Row("Socket", "listens at")),
+    ?assertEqual("its own user and root", Row("Socket", "admits")),
+    ?assertEqual(integer_to_list(test_node:sidecar(Node)), Row("Sidecar", "process")),
+    ?assertMatch("up for " ++ _, Row("Sidecar", "status")),
+    ?assertNotEqual(undefined, Row("Applications", "kernel")),
+    %% The command itself is no peer.
+    ?assertEqual([], [Words || ["Peers" | _] = Words <- rows(Status)]),
+    {0, Json} = shared(["status", "shared", "--json"], Config),
+    ?assertEqual(keys_of("status"), keys(Json)),
+    Answer = [Json, "\n"],
+    test_node:expect_output_of(Answer, ["\"pid\":", OsPid, ","]),
+    test_node:expect_output_of(Answer, ["\"otp\":\"", Release, "\""]),
+    test_node:expect_output_of(Answer, "\"peers\":\\[\\],\"unanswered\":null}$").
+
+%% Every key of JSON in the order in which they come: scripts rely on them. Numbers, and what is below
+%% applications, differ.
+keys(Json) ->
+    Shorter = re:replace(Json, "\"applications\":{[^}]*}", "\"applications\":0", [{return, list}]),
+    {match, Keys} = re:run(Shorter, "\"(\\w+)\":", [global, {capture, [1], list}]),
+    lists:append(Keys).
+
+%% As the page has them, a table for each command.
+keys_of(Command) ->
+    {ok, Page} = file:read_file(filename:join(test_project:root(), "docs/command-line.md")),
+    [_, Rest] = string:split(Page, ["### Keys of `", Command, " --json`"]),
+    [Section | _] = string:split(Rest, "\n#"),
+    {match, Rows} = re:run(Section, "^\\| (`[^|]*`) \\|", [
+        global, multiline, {capture, [1], list}
+    ]),
+    {match, Keys} = re:run(lists:append(Rows), "`(\\w+)`", [global, {capture, [1], list}]),
+    lists:append(Keys).
+
+%% As the other one's uds_dist:peers/0 has it.
+peers_tells_who_is_connected(Config) ->
+    [A, B] = test_node:start_all(["a", "b"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    User = string:trim(os:cmd("id -un")),
+    Peers = fun(Name) ->
+        {0, Table} = run(["peers", Name], Config),
+        [["NODE", "DIR", "VIA", "USER", "PID" | _] | Rows] = rows(Table),
+        [{Node, Direction, Via, Owner, Pid, lists:last(R)} || [Node, Direction, Via, Owner, Pid | R] <- Rows]
+    end,
+    Sidecar = fun(Node) -> integer_to_list(test_node:sidecar(Node)) end,
+    Transport = atom_to_list(test_node:transport(Config)),
+    Row = fun(Node, Direction) ->
+        {atom_to_list(name(Node)), Direction, Transport, User, Sidecar(Node), "up"}
+    end,
+    ?assertEqual([Row(B, "out")], Peers("a")),
+    ?assertEqual([Row(A, "in")], Peers("b")),
+    assert_prints([atom_to_list(name(B)), "\n"], run(["peers", "a", "-q"], Config)),
+    {0, Json} = run(["peers", "a", "--json"], Config),
+    ?assertEqual(keys_of("peers"), keys(Json)),
+    {0, Status} = run(["status", "a"], Config),
+    ?assertMatch([["Peers", "NODE" | _], ["Peers" | _]], [R || ["Peers" | _] = R <- rows(Status)]).
+
+%% Nobody who carries messages is asked: a peer that reads nothing holds up no answer.
+peers_answers_beside_a_saturated_connection(Config) ->
+    [A, B] = test_node:start_all(["a", "b"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    ok = test_node:signal("STOP", [os_pid(B), test_node:sidecar(B)]),
+    Flood = io_lib:format(
+        "[spawn(fun F() -> {x, '~s'} ! binary:copy(<<0>>, 100000), F() end) || _ <- [1, 2, 3]], ok.",
+        [name(B)]
+    ),
+    assert_prints("ok\n", run(["eval", "a", lists:flatten(Flood)], Config)),
+    test_node:expect(
+        fun() ->
+            {0, Table} = run(["peers", "a"], Config),
+            [_, Row] = rows(Table),
+            Queued = lists:nth(9, Row),
+            re:run(Queued, "\\((\\d{3,}|[1-9]\\d) %\\)", [{capture, none}]) =:= match orelse Queued
+        end,
+        full_queue
+    ),
+    ok = test_node:signal("CONT", [os_pid(B), test_node:sidecar(B)]).
+
+status_tells_how_far_the_boot_is(Config) ->
+    _ = boot_with(when_told, Config),
+    Status = fun() -> run(["status", "a", "--wait", "30s"], Config) end,
+    {0, Starting} = Status(),
+    ?assert(lists:member(["Node", "boot", "starting"], rows(Starting))),
+    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)),
+    {0, _} = run(["ping", "a", "--started", "--wait", "30s"], Config),
+    {0, Started} = Status(),
+    ?assert(lists:member(["Node", "boot", "started"], rows(Started))),
+    ?assert(lists:member(["Applications", atom_to_list(?APPLICATION), "-"], rows(Started))).
+
+%% One line says what it cannot tell.
+another_carrier_cannot_answer(Config) ->
+    case test_node:erl_uds_dist(Config) of
+        {ok, Options} ->
+            [A, B] = [start(Name, Options, Config) || Name <- ["a", "b"]],
+            pong = call(A, net_adm, ping, [name(B)]),
+            Socket = ["--socket", filename:join(dir(Config), "a")],
+            cannot_answer("its carrier is erl_uds, not uds", Socket, Config),
+            {0, Status} = run(["status", "a" | Socket], Config),
+            Connected = ["Node", "connected to", atom_to_list(name(B))],
+            ?assert(lists:member(Connected, rows(Status)), Status),
+            {0, Json} = run(["status", "a", "--json" | Socket], Config),
+            test_node:expect_output_of([Json, "\n"], "\"carrier\":null,\"peers\":null,\"unanswered\":\"");
+        {skip, _} = Skip ->
+            Skip
+    end.
+
+%% The example of OTP stands in for it.
+another_package_of_our_name_cannot_answer(Config) ->
+    case test_node:erl_uds_dist(Config) of
+        {ok, #{args := ["-pa", Ebin]} = Options} ->
+            Source = filename:join([
+                code:lib_dir(kernel), "examples/erl_uds_dist/src/erl_uds_dist.erl"
+            ]),
+            {ok, Text} = file:read_file(Source),
+            Renamed = re:replace(Text, "-module\\(erl_uds_dist\\)", "-module(uds_dist)"),
+            File = filename:join(Ebin, "uds_dist.erl"),
+            ok = file:write_file(File, Renamed),
+            {ok, uds_dist} = compile:file(File, [{outdir, Ebin}]),
+            _ = start("a", Options#{carrier => ["-proto_dist", "uds", "-no_epmd"]}, Config),
+            Socket = ["--socket", filename:join(dir(Config), "a")],
+            cannot_answer("its uds_dist is older than this command, or another", Socket, Config);
+        {skip, _} = Skip ->
+            Skip
+    end.
+
+cannot_answer(Why, Socket, Config) ->
+    assert_fails(?UNANSWERED, ["cannot answer, since ", Why], run(["peers", "a" | Socket], Config)),
+    {0, Status} = run(["status", "a" | Socket], Config),
+    test_node:expect_output_of([Status, "\n"], ["^Socket\tcarrier\tcannot be shown, since ", Why]),
+    test_node:expect_output_of([Status, "\n"], "^Node\tboot\tstarted$").
 
 %% The name is free when the command has ended.
 stop_waits_for_the_end(Config) ->

@@ -24,9 +24,10 @@ use uds_dist_command_line::failure::{Failure, Kind};
 use uds_dist_command_line::handshake::{self, Challenge, Status};
 use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
-use uds_dist_command_line::names::{self, rfc3339};
+use uds_dist_command_line::names;
 #[cfg(target_os = "linux")]
 use uds_dist_command_line::sockets::diag;
+use uds_dist_command_line::units::rfc3339;
 
 // --- terms ---------------------------------------------------------------------------------------
 

@@ -52,8 +52,10 @@ pub enum Request {
     Pid(Access),
     /// Its end.
     Stop(Access),
-    /// What state it is in.
-    Info(Access, Printed),
+    /// How it is.
+    Status(Access, Printed),
+    /// Who is connected to it.
+    Peers(Access, Printed),
     /// Runs something in it.
     Run(Access, Program, Printed),
     /// Which nodes there are.
@@ -131,7 +133,8 @@ pub fn parse(
         "ping" => Request::Ping(access(matches, &variable), readiness(matches)),
         "pid" => Request::Pid(access(matches, &variable)),
         "stop" => Request::Stop(access(matches, &variable)),
-        "info" => Request::Info(access(matches, &variable), printed(matches)),
+        "status" => Request::Status(access(matches, &variable), printed(matches)),
+        "peers" => Request::Peers(access(matches, &variable), printed(matches)),
         "rpc" => Request::Run(
             access(matches, &variable),
             Program::Given(call(matches)),
@@ -208,12 +211,28 @@ pub fn command() -> Command {
                 .about("List the nodes of a directory: name, process, user, since when, state")
                 .after_help(STATES)
                 .arg(dir_arg())
-                .arg(
-                    Arg::new("json")
-                        .long("json")
-                        .action(ArgAction::SetTrue)
-                        .help("Print an array of objects: name, pid, uid, user, since, state"),
+                .arg(schema_arg(
+                    "Print an array of objects: name, pid, uid, user, since, state",
+                )),
+        )
+        .subcommand(
+            with_access(
+                Command::new("status").about(
+                    "Show how the node is: versions, boot, limits, socket, peers, applications",
                 ),
+                TIMEOUT,
+            )
+            .arg(schema_arg("Print an object with the same, for scripts")),
+        )
+        .subcommand(
+            with_access(
+                Command::new("peers")
+                    .about("Show who is connected to the node, since when, and how much"),
+                TIMEOUT,
+            )
+            .arg(schema_arg(
+                "Print an array with an object for each connection, for scripts",
+            )),
         )
         .subcommand(
             with_access(
@@ -269,14 +288,6 @@ pub fn command() -> Command {
             Command::new("stop").about("Stop the node in order, and wait until it is gone"),
             STOP_TIMEOUT,
         ))
-        .subcommand(
-            with_access(
-                Command::new("info")
-                    .about("Show versions, uptime, memory, limits and applications of the node"),
-                TIMEOUT,
-            )
-            .arg(json_arg()),
-        )
 }
 
 const STATES: &str = "\
@@ -389,6 +400,14 @@ fn dir_arg() -> Arg {
 fn elixir_arg(help: &'static str) -> Arg {
     Arg::new("elixir")
         .long("elixir")
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+/// JSON with keys of our own.
+fn schema_arg(help: &'static str) -> Arg {
+    Arg::new("json")
+        .long("json")
         .action(ArgAction::SetTrue)
         .help(help)
 }

@@ -19,6 +19,9 @@ pub enum Kind {
     NotThere = 5,
     /// The node answers `ping`, and is not as far as was asked.
     NotReady = 6,
+    /// The node answers, and cannot say what it was asked: it has another carrier, or an older release
+    /// of ours.
+    Unanswered = 7,
     /// The command cannot be carried out as it was given: its arguments, the cookie, a directory.
     Usage = 64,
     /// The result cannot be written to where it should go.
@@ -43,6 +46,7 @@ Exit codes:
    5  the node is not there (all commands but ping)
    6  ping: the node answers, but has not started (--started), or an application
       does not run (--app)
+   7  peers: the node cannot say: it has another carrier, or an older uds_dist
   64  nothing was tried: arguments, cookie file or directory are not right
   74  the result could not be written
  141  nobody reads the output any more, as in `| head -1`";

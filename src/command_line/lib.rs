@@ -14,14 +14,19 @@
 //! | `agent.exprs` | the Erlang that does it in the node                                         |
 //! | [`etf`]       | terms on the wire                                                           |
 //! | [`json`]      | terms as JSON                                                               |
+//! | [`value`]     | answers to our own questions (`*.exprs`), in memory                         |
+//! | [`status`]    | how a node is                                                               |
+//! | [`peers`]     | who is connected to it                                                      |
 //! | [`names`]     | the nodes of a directory                                                    |
 //! | [`process`]   | what the kernel says about their processes                                  |
 //! | [`sockets`]   | what it says about sockets that listen, wherever their files are            |
 //! | [`users`]     | users and groups by name                                                    |
+//! | [`layout`]    | tables and sections, for people and for programs                            |
+//! | [`units`]     | times and sizes as people read them                                         |
 //! | [`escape`]    | what others have written, made fit to be shown                              |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf`, `json` and `escape` do no I/O. `write_docs.rs` is a
+//! `arguments`, `location`, `handshake`, `etf`, `json`, `value`, `layout`, `units` and `escape` do no I/O. `write_docs.rs` is a
 //! program of its own, for `make install`: it makes man pages and completions of `arguments`.
 
 pub mod arguments;
@@ -32,18 +37,24 @@ pub mod etf;
 pub mod failure;
 pub mod handshake;
 pub mod json;
+pub mod layout;
 pub mod link;
 pub mod location;
 pub mod names;
+pub mod peers;
 pub mod process;
 pub mod sockets;
+pub mod status;
+pub mod units;
 pub mod users;
+pub mod value;
 
 use arguments::{Access, Invocation, Printed, Program, Request, Talk};
 use call::{Form, Job, Outcome, Readiness};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
 use json::{Limits, Untranslatable};
+use layout::Reader;
 use link::{Link, Peer};
 use std::env;
 use std::ffi::OsString;
@@ -53,6 +64,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 use uds_dist::door::probe::{Probe, probe};
+use value::Value;
 
 /// Between two looks at a node that is not there yet, or still there: no event tells.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -106,11 +118,20 @@ fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
         }
         Request::Pid(access) => evaluate(&access, talk, r#"[os:getpid(), "\n"]."#, Form::Text),
         Request::Stop(access) => stop(&access, talk),
-        Request::Info(access, Printed::Plain) => {
-            evaluate(&access, talk, &info(INFO_TEXT), Form::Text)
+        Request::Status(access, printed) => {
+            let status = ask(&access, talk, STATUS)?;
+            print(&match printed {
+                Printed::Json => status.json() + "\n",
+                Printed::Plain => status::text(&status, reader()),
+            })
         }
-        Request::Info(access, Printed::Json) => {
-            evaluate(&access, talk, &info(INFO_MAP), Form::Term)
+        Request::Peers(access, printed) => {
+            let peers = ask(&access, talk, PEERS)?;
+            print(&match (printed, talk) {
+                (Printed::Json, _) => peers.json() + "\n",
+                (Printed::Plain, Talk::Quiet) => peers::bare(&peers),
+                (Printed::Plain, _) => peers::table(&peers, reader()),
+            })
         }
         Request::Run(access, program, printed) => {
             let job = job(program)?;
@@ -132,26 +153,43 @@ fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
 }
 
 /// Who reads standard output. NO_COLOR is the variable of no-color.org.
-fn reader() -> names::Reader {
+fn reader() -> Reader {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     match io::stdout().is_terminal() {
-        true => names::Reader::Person {
+        true => Reader::Person {
             color: set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb"),
         },
-        false => names::Reader::Program,
+        false => Reader::Program,
     }
 }
 
-const INFO: &str = include_str!("info.exprs");
-const INFO_TEXT: &str = r#"[
-    case is_binary(Value) of
-        true -> io_lib:format("~-20s ~ts~n", [Key, Value]);
-        false -> io_lib:format("~-20s ~0tp~n", [Key, Value])
-    end || {Key, Value} <- Info]."#;
-const INFO_MAP: &str = "maps:from_list(Info).";
+/// Expressions for the node, whose value is an answer for [`Value::read`].
+const STATUS: &str = concat!(include_str!("carrier.exprs"), include_str!("status.exprs"));
+const PEERS: &str = concat!(include_str!("carrier.exprs"), include_str!("peers.exprs"));
 
-fn info(shown: &str) -> String {
-    format!("{INFO}{shown}")
+/// Puts a question of ours to the node. The answer has everybody who is connected to it but us; a text
+/// is the reason why there is none.
+fn ask(access: &Access, talk: Talk, question: &str) -> Result<Value, Failure> {
+    let mut link = open(access, talk)?;
+    let job = Job::Erlang(question.into());
+    let outcome = call::run(&mut link, &job, Form::Term, |_| Ok(()))?;
+    let failed = |kind, problem: &str| Err(Failure::new(kind, format!("{} {problem}", link.node)));
+    let answer = match outcome {
+        Outcome::Result(received) => Value::read(&mut received.reader()),
+        Outcome::Raised(text) => {
+            let text = String::from_utf8_lossy(&text);
+            let first = text.lines().next().unwrap_or_default();
+            return failed(Kind::Unanswered, &format!("could not answer: {first}"));
+        }
+    };
+    match answer {
+        Ok(Value::Text(why)) => failed(Kind::Unanswered, &format!("cannot answer, since {why}")),
+        Ok(answer @ (Value::List(_) | Value::Object(_))) => {
+            Ok(peers::completed(answer, &link.identity.node))
+        }
+        Ok(_) => failed(Kind::Lost, "sent something else than an answer"),
+        Err(malformed) => failed(Kind::Lost, &format!("sent what is no answer: {malformed}")),
+    }
 }
 
 fn evaluate(access: &Access, talk: Talk, text: &str, form: Form) -> Result<ExitCode, Failure> {

@@ -6,13 +6,14 @@
 use crate::escape;
 use crate::failure::{Failure, Kind};
 use crate::json;
+use crate::layout::{self, Cell, Color, Reader};
 use crate::location::Directory;
 use crate::process;
 use crate::sockets::{self, File, Listening};
+use crate::units;
 use crate::users;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::iter;
@@ -67,12 +68,11 @@ impl State {
         }
     }
 
-    /// Green, yellow or red, of the terminal's eight colours.
-    fn color(self) -> u8 {
+    fn color(self) -> Color {
         match self {
-            State::Up => 32,
-            State::Busy | State::Closed => 33,
-            State::Stale | State::Gone => 31,
+            State::Up => Color::Good,
+            State::Busy | State::Closed => Color::Doubtful,
+            State::Stale | State::Gone => Color::Bad,
         }
     }
 }
@@ -265,98 +265,21 @@ impl Entry {
     }
 }
 
-/// Who reads a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// A person at a terminal: the columns are aligned.
-    Person {
-        /// Whether the states have colours.
-        color: bool,
-    },
-    /// A program: columns are separated by a tab.
-    Program,
-}
-
 /// Names, processes, users, times and states in columns.
 pub fn table(entries: &[Entry], reader: Reader) -> String {
-    const HEAD: [&str; 5] = ["NAME", "PID", "USER", "SINCE", "STATE"];
     let unknown = || "-".to_owned();
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(entries.iter().map(|entry| {
-        [
-            escape::name(&entry.name),
-            entry.pid.map_or_else(unknown, |pid| pid.to_string()),
-            entry.uid.map_or_else(unknown, user),
-            entry.since.map_or_else(unknown, rfc3339),
-            entry.state.word().into(),
+    let head = ["NAME", "PID", "USER", "SINCE", "STATE"].map(Cell::from);
+    let rows = entries.iter().map(|entry| {
+        vec![
+            Cell::from(escape::name(&entry.name)),
+            Cell::from(entry.pid.map_or_else(unknown, |pid| pid.to_string())).right(),
+            Cell::from(entry.uid.map_or_else(unknown, users::short)),
+            Cell::from(entry.since.map_or_else(unknown, units::rfc3339)),
+            Cell::from(entry.state.word()).colored(entry.state.color()),
         ]
-    }));
-    let color = match reader {
-        Reader::Person { color } => color,
-        Reader::Program => {
-            let lines = rows.iter().map(|row| row.join("\t") + "\n");
-            return lines.collect();
-        }
-    };
-    let width = |column: usize| {
-        rows.iter()
-            .map(move |row| row[column].chars().count())
-            .max()
-    };
-    let widths: [usize; HEAD.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    let mut table = String::new();
-    let colors = entries.iter().map(|entry| Some(entry.state.color()));
-    for (row, color_code) in rows.iter().zip(iter::once(None).chain(colors)) {
-        let [name, pid, user, since, state] = row;
-        let [name_width, pid_width, user_width, since_width, _] = widths;
-        let (begin, end) = match color_code.filter(|_| color) {
-            Some(code) => (format!("\x1b[{code}m"), "\x1b[0m"),
-            None => (String::new(), ""),
-        };
-        writeln!(
-            table,
-            "{name:name_width$}  {pid:>pid_width$}  {user:user_width$}  {since:since_width$}  \
-             {begin}{state}{end}"
-        )
-        .expect("a string takes everything");
-    }
-    table
-}
-
-/// The name of a user, or the number of one that has no name.
-fn user(uid: u32) -> String {
-    users::name_of(uid).map_or_else(|| uid.to_string(), |name| escape::line(&name))
-}
-
-/// Seconds of the universal time, such as 2026-11-27T14:47:03Z.
-pub fn rfc3339(time: SystemTime) -> String {
-    const DAY: u64 = 24 * 3600;
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let (year, month, day) = date(seconds / DAY);
-    let (hour, minute, second) = (seconds % DAY / 3600, seconds % 3600 / 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that
-/// the day that not all of them have is their last one.
-fn date(days: u64) -> (u64, u64, u64) {
-    const DAYS_TO_1970: u64 = 719_468; // from 0000-03-01
-    const CENTURIES: u64 = 146_097; // days of 400 years
-    let days = days + DAYS_TO_1970;
-    let (era, day) = (days / CENTURIES, days % CENTURIES);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, turn) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    (era * 400 + year + turn, month, day)
+    });
+    let rows: Vec<_> = iter::once(head.into()).chain(rows).collect();
+    layout::table(&rows, reader)
 }
 
 /// The same as an array of objects. A name that is no text is escaped as in the table.
@@ -374,7 +297,7 @@ pub fn json(entries: &[Entry]) -> String {
             number(entry.pid),
             number(entry.uid),
             text(entry.uid.and_then(users::name_of)),
-            text(entry.since.map(rfc3339)),
+            text(entry.since.map(units::rfc3339)),
             entry.state.word()
         )
     });

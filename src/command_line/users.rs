@@ -1,5 +1,7 @@
 //! Users and groups, by name and by number: what the system's database says of them.
 
+use crate::escape;
+
 /// A user: a number, or a name.
 pub fn uid(text: &str) -> Result<u32, String> {
     number_of(text, "user", |name| {
@@ -31,6 +33,18 @@ fn number_of(text: &str, kind: &str, find: impl Fn(&str) -> Option<u32>) -> Resu
 pub fn name_of(uid: u32) -> Option<String> {
     let user = uzers::get_user_by_uid(uid)?;
     Some(user.name().to_string_lossy().into())
+}
+
+/// The name of a user, or the number of one that has no name, for a column.
+pub fn short(uid: u32) -> String {
+    name_of(uid).map_or_else(|| uid.to_string(), |name| escape::line(&name))
+}
+
+/// A group's name, or its number.
+pub fn short_group(gid: u32) -> String {
+    let group = uzers::get_group_by_gid(gid);
+    let name = group.map(|group| group.name().to_string_lossy().into_owned());
+    name.map_or_else(|| gid.to_string(), |name| escape::line(&name))
 }
 
 /// A user, for people.
