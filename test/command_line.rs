@@ -1362,26 +1362,109 @@ fn output_that_nobody_can_have_is_a_failure() {
 // --- documentation -------------------------------------------------------------------------------
 
 #[test]
-fn man_pages_and_completions_are_written() {
+fn completions_are_written() {
     let directory = TempDir::new();
     let share = directory.path("share");
     write_docs::write(&share).expect("a directory");
-    let text = |path: &str| fs::read_to_string(Path::new(&share).join(path)).expect("a file");
-    let page = text("man/man1/uds_dist.1");
-    for word in ["uds_dist\\-ping(1)", "Exit codes:", "UDS_DIST_DIR"] {
-        assert!(page.contains(word), "{word} is not in {page}");
-    }
-    assert!(text("man/man1/uds_dist-eval.1").contains("Charlists are lists"));
     for file in [
         "bash-completion/completions/uds_dist",
         "zsh/site-functions/_uds_dist",
         "fish/vendor_completions.d/uds_dist.fish",
     ] {
-        assert!(text(file).contains("allow-uid"), "{file}");
+        let text = fs::read_to_string(Path::new(&share).join(file)).expect("a file");
+        assert!(text.contains("allow-uid"), "{file}");
     }
     let file = directory.path("file");
     fs::write(&file, "").expect("a file");
     write_docs::write(&file).expect_err("a file is no directory");
+}
+
+const PAGES: [&str; 9] = [
+    "uds_dist",
+    "uds_dist-eval",
+    "uds_dist-names",
+    "uds_dist-peers",
+    "uds_dist-pid",
+    "uds_dist-ping",
+    "uds_dist-rpc",
+    "uds_dist-status",
+    "uds_dist-stop",
+];
+
+/// Each has what a reader looks for, and refers to the others.
+#[test]
+fn a_manual_page_is_written_for_each_command() {
+    let directory = TempDir::new();
+    write_docs::write(&directory.path("share")).expect("a directory");
+    let man = Path::new(&directory.path("share")).join("man/man1");
+    let mut files: Vec<_> = fs::read_dir(&man)
+        .expect("a directory")
+        .map(|entry| {
+            entry
+                .expect("a file")
+                .file_name()
+                .into_string()
+                .expect("a text")
+        })
+        .collect();
+    files.sort();
+    let mut expected = PAGES.map(|page| format!("{page}.1"));
+    expected.sort();
+    assert_eq!(files, expected);
+    for page in PAGES {
+        let text = fs::read_to_string(man.join(format!("{page}.1"))).expect("a file");
+        let sections = [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "ENVIRONMENT",
+            "FILES",
+            "EXIT STATUS",
+            "EXAMPLES",
+            "SEE ALSO",
+        ];
+        let mut rest = &text[..];
+        for section in sections {
+            let heading = format!(".SH {section}\n");
+            let after = rest.split_once(&heading);
+            (_, rest) = after.unwrap_or_else(|| panic!("no {section} in {page}"));
+        }
+        for other in PAGES.iter().filter(|other| **other != page) {
+            let reference = format!(".BR {} (1)", other.replace('-', "\\-"));
+            assert!(rest.contains(&reference), "{other} is not in {page}");
+        }
+        let example = text.split_once(".SH EXAMPLES").expect("a section").1;
+        assert!(example.contains(&page.replace('-', " ")), "{page}");
+    }
+}
+
+/// Where the tools for it are there.
+#[test]
+fn manual_pages_are_what_formatters_expect() {
+    let directory = TempDir::new();
+    write_docs::write(&directory.path("share")).expect("a directory");
+    for page in PAGES {
+        let file = directory.path(&format!("share/man/man1/{page}.1"));
+        let format = |tool: &str, arguments: &[&str]| match Program::new(tool)
+            .args(arguments)
+            .arg(&file)
+            .output()
+        {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            output => Some(output.expect("it starts")),
+        };
+        if let Some(output) = format("mandoc", &["-Tlint"]) {
+            assert_eq!(text(&output.stdout), "", "{page}");
+        }
+        let groff = ["-t", "-man", "-ww", "-Tutf8", "-rLL=80n", "-P-cbou"];
+        if let Some(output) = format("groff", &groff) {
+            assert_eq!(text(&output.stderr), "", "{page}");
+            for line in text(&output.stdout).lines() {
+                assert!(line.chars().count() <= 80, "{page}: {line}");
+            }
+        }
+    }
 }
 
 /// In shells that are there: bash at least.
@@ -1411,6 +1494,31 @@ fn shells_complete_nodes_and_cookie_files() {
         set fish_complete_path
         source share/fish/vendor_completions.d/uds_dist.fish
         complete -C "$argv[1] $argv[2]" | string replace -r '\t.*' ''"#;
+    // A shell on a terminal of its own, whose compadd says what would be shown.
+    let set_up = r#"
+        fpath=($PWD/share/zsh/site-functions $fpath)
+        autoload -Uz compinit
+        compinit -u -D
+        bindkey '^I' complete-word
+        compadd() {
+            if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]]; then builtin compadd "$@"; return; fi
+            local -a hits
+            builtin compadd -A hits "$@"
+            for hit in "${hits[@]}"; do print -r "HIT:$hit"; done
+        }
+        # What is typed before would be the terminal's own to edit.
+        zle-line-init() { print -r READY }
+        zle -N zle-line-init"#;
+    fs::write(directory.path("share/set_up.zsh"), set_up).expect("a file");
+    let zsh = r#"
+        zmodload zsh/zpty
+        zpty z zsh -f -i
+        zpty -w z 'PS1=; source share/set_up.zsh'
+        zpty -r z out '*READY*'
+        zpty -n -w z "$1 $2"$'\t'
+        zpty -n -w z $'\x15print -r EN""D\n'
+        zpty -r z out '*END*'
+        print -r -- "$out" | tr -d '\r' | sed -n 's/.*HIT://p'"#;
     // Bash takes such a word apart.
     let split = |words: &str| words.replace('=', " = ");
     let path = format!(
@@ -1423,12 +1531,15 @@ fn shells_complete_nodes_and_cookie_files() {
         program.args(["-c", script]);
         if shell == "bash" {
             program.args(["bash", &split(words), word]);
+        } else if shell == "zsh" {
+            program.args(["zsh", words, word]);
         } else {
             program.args([words, word]);
         }
         let output = program
             .current_dir(directory.path(""))
             .env("PATH", &path)
+            .env("TERM", "vt100")
             .env_remove("UDS_DIST_DIR")
             .output();
         match output {
@@ -1439,6 +1550,7 @@ fn shells_complete_nodes_and_cookie_files() {
     for (shell, script, dollar) in [
         ("bash", bash, r"\$\(touch\ x\)"),
         ("fish", fish, "$(touch x)"),
+        ("zsh", zsh, r"\$\(touch\ x\)"),
     ] {
         let all = format!("{dollar}\nalpha\nalto\nbeta");
         for (words, word, expected) in [

@@ -5,6 +5,7 @@ use crate::call::{Job, Readiness};
 use crate::cookie::{self, Source};
 use crate::failure::EXIT_CODES;
 use crate::json;
+use crate::layout::definitions;
 use crate::location::{Directory, Location};
 use crate::users;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -163,7 +164,11 @@ pub fn command() -> Command {
              The nodes run with the distribution carrier uds_dist, as these do:\n\n    \
              erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp",
         )
-        .after_help(format!("{}\n\n{EXIT_CODES}", environment()))
+        .after_help(format!(
+            "Environment:\n{}\n{}",
+            definitions(&ENVIRONMENT),
+            exit_codes()
+        ))
         .subcommand_required(true)
         .arg(
             Arg::new("quiet")
@@ -209,7 +214,7 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("names")
                 .about("List the nodes of a directory: name, process, user, since when, state")
-                .after_help(STATES)
+                .after_help(format!("States:\n{}\n{NAMES}", definitions(&STATES)))
                 .arg(dir_arg())
                 .arg(schema_arg(
                     "Print an array of objects: name, pid, uid, user, since, state",
@@ -290,32 +295,58 @@ pub fn command() -> Command {
         ))
 }
 
-const STATES: &str = "\
-The process is the node's VM if the system shows it, and otherwise the one that listens.
-States:
-  up      it listens
-  busy    it listens, and accepts nobody at the moment
-  closed  it does not let this user connect, and so does not say who listens
-  stale   nobody listens: a killed node has left it, and the next one takes it over
-  gone    it runs, and nobody can reach it: its socket file was removed or replaced
+/// What `names` says of a node.
+pub const STATES: [(&str, &str); 5] = [
+    ("up", "it listens"),
+    ("busy", "it listens, and accepts nobody at the moment"),
+    (
+        "closed",
+        "it does not let this user connect, and so does not say who listens",
+    ),
+    (
+        "stale",
+        "nobody listens: a killed node has left it, and the next one takes it over",
+    ),
+    (
+        "gone",
+        "it runs, and nobody can reach it: its socket file was removed or replaced",
+    ),
+];
 
+/// The rest of what is to be said about its table.
+pub const NAMES: &str = "\
+The process is the node's VM if the system shows it, and otherwise the one that listens.
 Where standard output is no terminal, a tab stands between columns. -q prints the names alone.
 What is not known is - in the table and null in JSON.";
 
-fn environment() -> String {
-    let [first, second] = cookie::VARIABLES;
-    format!(
-        "\
-Environment: {DIRECTORY_VARIABLE}    directory of the sockets, if there is no --dir
-             {first}, {second}
-                             the cookie, if there is no --cookie-file; the first one counts,
-                             and without any it is that of ~/.erlang.cookie"
-    )
+/// What is read of the environment.
+pub const ENVIRONMENT: [(&str, &str); 5] = [
+    (
+        DIRECTORY_VARIABLE,
+        "directory of the sockets, or @name of an abstract namespace, if there is no --dir",
+    ),
+    (
+        cookie::VARIABLES[0],
+        "the cookie, if there is no --cookie-file",
+    ),
+    (
+        cookie::VARIABLES[1],
+        "the same, if the one before is not set; without any, the cookie is that of ~/.erlang.cookie",
+    ),
+    (
+        "XDG_CONFIG_HOME",
+        "the cookie is in erlang/.erlang.cookie there, if there is none in the home directory",
+    ),
+    ("NO_COLOR", "print without colours on a terminal, too"),
+];
+
+fn exit_codes() -> String {
+    format!("Exit codes:\n{}", definitions(&EXIT_CODES))
 }
 
 fn with_access(command: Command, timeout: &'static str) -> Command {
     command
-        .after_help(EXIT_CODES)
+        .after_help(exit_codes())
         .arg(
             Arg::new("NODE")
                 .required(true)

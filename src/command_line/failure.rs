@@ -35,21 +35,41 @@ pub enum Kind {
 pub const RAISED: u8 = 1;
 
 /// All exit codes, for people.
-pub const EXIT_CODES: &str = "\
-Exit codes:
-   0  done; the node answers
-   1  ping: the node is not there; rpc, eval: the called code raised an exception
-   2  refused: the cookies differ, one side does not admit the other one's user,
-      or another node listens there
-   3  the time is over (--timeout): the node is there, and not done yet
-   4  the connection broke before the answer: the node went down
-   5  the node is not there (all commands but ping)
-   6  ping: the node answers, but has not started (--started), or an application
-      does not run (--app)
-   7  peers: the node cannot say: it has another carrier, or an older uds_dist
-  64  nothing was tried: arguments, cookie file or directory are not right
-  74  the result could not be written
- 141  nobody reads the output any more, as in `| head -1`";
+pub const EXIT_CODES: [(&str, &str); 11] = [
+    ("0", "done; the node answers"),
+    (
+        "1",
+        "ping: the node is not there; rpc, eval: the called code raised an exception",
+    ),
+    (
+        "2",
+        "refused: the cookies differ, one side does not admit the other one's user, or another node \
+         listens there",
+    ),
+    (
+        "3",
+        "the time is over (--timeout): the node is there, and not done yet",
+    ),
+    (
+        "4",
+        "the connection broke before the answer: the node went down",
+    ),
+    ("5", "the node is not there (all commands but ping)"),
+    (
+        "6",
+        "ping: the node answers, but has not started (--started), or an application does not run (--app)",
+    ),
+    (
+        "7",
+        "peers: the node cannot say: it has another carrier, or an older uds_dist",
+    ),
+    (
+        "64",
+        "nothing was tried: arguments, cookie file or directory are not right",
+    ),
+    ("74", "the result could not be written"),
+    ("141", "nobody reads the output any more, as in `| head -1`"),
+];
 
 /// What has happened, where, and what to do about it: one line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Tables and sections, for who reads them: aligned columns and colours on a terminal, a tab between
-//! columns everywhere else. Pure.
+//! columns everywhere else. And text of a width. Pure.
 
 use std::fmt::Write;
 
@@ -143,6 +143,29 @@ fn aligned(rows: &[Vec<Cell>], indent: &str, color: bool) -> String {
             text.push_str(if column > 0 { "  " } else { "" });
             cell.append(&mut text, width, color);
         }
+        text.push('\n');
+    }
+    text
+}
+
+/// Words and what they mean, indented, in lines of at most 80 characters where words allow that.
+pub fn definitions(pairs: &[(&str, &str)]) -> String {
+    const WIDTH: usize = 80;
+    let longest = pairs.iter().map(|(word, _)| word.chars().count()).max();
+    let indent = longest.unwrap_or(0) + 4;
+    let mut text = String::new();
+    for (word, meaning) in pairs {
+        let mut line = format!("  {word:width$}", width = indent - 3);
+        for word in meaning.split(' ') {
+            if line.chars().count() + 1 + word.chars().count() > WIDTH {
+                text.push_str(&line);
+                text.push('\n');
+                line = " ".repeat(indent - 1);
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        text.push_str(&line);
         text.push('\n');
     }
     text

@@ -4,6 +4,8 @@
 
 #![allow(dead_code)] // a test includes this file, and calls no `main`
 
+mod man_pages;
+
 use clap_complete::{Shell, generate};
 use std::env;
 use std::fs;
@@ -52,13 +54,12 @@ fn main() -> ExitCode {
 
 /// Writes all of them.
 pub fn write(directory: &Path) -> io::Result<()> {
-    man_pages(&directory.join("man/man1"))?;
+    let date = env::var("SOURCE_DATE_EPOCH").ok();
+    man_pages::write(
+        &directory.join("man/man1"),
+        man_pages::date(date.as_deref()),
+    )?;
     completions(directory)
-}
-
-fn man_pages(directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    clap_mangen::generate_to(arguments::command(), directory)
 }
 
 fn completions(directory: &Path) -> io::Result<()> {
