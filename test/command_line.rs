@@ -408,7 +408,8 @@ fn in_little_memory(directory: &TempDir, most: u32, arguments: &[&str]) -> Outpu
         .args(["-c", &script, BINARY])
         .args(arguments)
         .env("UDS_DIST_DIR", directory.path(""))
-        .env("ERLANG_COOKIE", COOKIE);
+        .env("ERLANG_COOKIE", COOKIE)
+        .env_remove("RELEASE_COOKIE");
     program.output().expect("it starts")
 }
 
@@ -586,6 +587,25 @@ fn waiting_ends() {
 }
 
 // --- the handshake -------------------------------------------------------------------------------
+
+/// Whoever waits for a node that will not come is told at once.
+#[test]
+fn waiting_ends_with_the_process() {
+    let directory = TempDir::new();
+    let mut process = Program::new("sleep").arg("60").spawn().expect("it starts");
+    let pid = process.id().to_string();
+    let waiting = command(&directory, &["ping", "n", "--wait", "60s", "--pid", &pid])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    process.kill().expect("a process");
+    process.wait().expect("a process");
+    let output = waiting.wait_with_output().expect("it ends");
+    let words = ["is not there", &format!("; process {pid} has ended")];
+    assert_fails(&output, 1, &words);
+    let none = run(&directory, &["ping", "n", "--pid", "0"]);
+    assert_eq!(none.status.code(), Some(64));
+}
 
 #[test]
 fn a_peer_that_answers_is_there() {

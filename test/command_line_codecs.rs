@@ -470,7 +470,7 @@ fn invocation(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invoca
 
 fn access(arguments: &[&str], environment: &[(&str, &str)]) -> Access {
     match parse_in(arguments, environment) {
-        Ok(Request::Ping(access, _) | Request::Pid(access) | Request::Stop(access)) => access,
+        Ok(Request::Ping(access, _, _) | Request::Pid(access) | Request::Stop(access)) => access,
         other => panic!("{arguments:?} is {other:?}"),
     }
 }
@@ -602,7 +602,7 @@ fn users_and_groups() {
 #[test]
 fn what_a_node_has_to_be() {
     let readiness = |arguments: &[&str]| match parse(&[&["ping", "a"], arguments].concat()) {
-        Ok(Request::Ping(_, readiness)) => Ok((readiness.started, readiness.applications)),
+        Ok(Request::Ping(_, readiness, _)) => Ok((readiness.started, readiness.applications)),
         other => Err(format!("{other:?}")),
     };
     assert_eq!(readiness(&[]), Ok((false, vec![])));

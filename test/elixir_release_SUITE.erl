@@ -6,6 +6,7 @@
 -export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     commands_reach_the_node/1,
+    helper_reaches_the_node/1,
     remote_opens_a_shell_in_the_node/1,
     restarted_node_listens_again/1,
     daemon_is_a_node_like_any/1,
@@ -19,6 +20,8 @@
     files_for_the_package_of_hex_go_on_working/1,
     wrong_settings_end_the_boot/1,
     nodes_share_a_volume_that_all_may_write_to/1,
+    probes_tell_starting_from_ready/1,
+    probes_fail_with_the_start/1,
     deployment_files_fit_the_template/1,
     iex_sessions_of_a_project_connect/1
 ]).
@@ -53,6 +56,7 @@ init_per_suite(Config) ->
             build(runtime_exs, [{"config/runtime.exs", exs([])}], Config1),
             Reboot = [{"config/runtime.exs", exs([])}, {"mix.exs", rebooting(Config1)}],
             build(reboot, Reboot, Config1),
+            build(starting, [{"lib/my_app.ex", starting_application()}], Config1),
             Config1
     end.
 
@@ -104,6 +108,19 @@ rebooting(Config) ->
     Releases = "app: :my_app, releases: [my_app: [reboot_system_after_config: true]],",
     [Before, Releases, After].
 
+%% Its start takes 6 s, or fails.
+starting_application() ->
+    "defmodule MyApp do\n"
+    "  use Application\n"
+    "  def start(_type, _args) do\n"
+    "    case System.fetch_env!(\"MY_APP_START\") do\n"
+    "      \"slow\" -> Process.sleep(6000)\n"
+    "      \"failing\" -> raise \"cannot start\"\n"
+    "    end\n"
+    "    Supervisor.start_link([], strategy: :one_for_one)\n"
+    "  end\n"
+    "end\n".
+
 exs(Lines) ->
     ["import Config\n" | [[Line, "\n"] || Line <- Lines]].
 
@@ -134,6 +151,38 @@ commands_reach_the_node(Config) ->
     ?assertEqual(["my_app.sock", "probe.sock"], sockets_in(sockets(Config))),
     stop(Started, template, Env, Config),
     ?assertEqual(["probe.sock"], sockets_in(sockets(Config))).
+
+%% It has directory, cookie and name where the release's own commands have them; the cookie of the
+%% release, unless the environment has another.
+helper_reaches_the_node(Config) ->
+    {ok, Cookie} = file:read_file(filename:join(release(template, Config), "releases/COOKIE")),
+    Dir = sockets(Config),
+    Env = [{"UDS_DIST_DIR", Dir}, {"RELEASE_COOKIE", false}],
+    Probe = test_release:probe(Dir, binary_to_list(Cookie), Config),
+    Port = start_command(template, Env, Config),
+    test_release:expect_started(Probe, node_name()),
+    Started = #{port => Port, probe => Probe},
+    Node = atom_to_list(node_name()),
+    Help = fun(Command) -> probe(Command, template, Env, Config) end,
+    ?assertEqual({0, "pong from " ++ Node ++ "\n"}, Help("ping --started --app my_app")),
+    ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, Help("pid")),
+    ?assertEqual({0, Node ++ "\n:ok\n"}, Help("rpc 'IO.puts(node())'")),
+    ?assertEqual({0, "3\n"}, Help("rpc Enum sum '[[1, 2]]'")),
+    ?assertEqual({0, "[a: 1]\n"}, Help("eval '[a: 1]'")),
+    ?assertMatch({0, "NODE" ++ _}, Help("peers")),
+    ?assertEqual({0, "probe@" ++ test_project:host() ++ "\n"}, Help("peers -q")),
+    {0, Status} = Help("status"),
+    test_node:expect_output_of([Status], "^Node\tElixir\t1\\."),
+    ?assertEqual({0, "my_app\nprobe\n"}, Help("names -q")),
+    ?assertMatch({0, "Talks to Erlang and Elixir nodes" ++ _}, Help("")),
+    ?assertMatch({0, "uds_dist " ++ _}, Help("--version")),
+    %% Through a link, as in /usr/local/bin, and from anywhere.
+    Link = filename:join(test_node:dir(Config), "asks"),
+    ok = file:make_symlink(script(template, Config) ++ "-node", Link),
+    ?assertMatch({0, "pong from" ++ _}, test_release:command("'" ++ Link ++ "' ping", env(Env))),
+    ?assertEqual({0, ""}, Help("stop")),
+    test_release:expect_end(Started),
+    ?assertMatch({1, "uds_dist: my_app at " ++ _}, Help("ping")).
 
 remote_opens_a_shell_in_the_node(Config) ->
     Env = [{"UDS_DIST_DIR", sockets(Config)}],
@@ -347,33 +396,94 @@ nodes_share_a_volume_that_all_may_write_to(Config) ->
     ],
     Connect = io_lib:format("rpc 'IO.inspect(Node.connect(:\"~s\"))'", [node_name()]),
     ?assertEqual({0, "true\n"}, command(Connect, template, Worker, Config)),
-    Started = ["ping " ++ Name ++ " --started --wait 30s" || Name <- ["my_app", "worker"]],
     [
-        ?assertMatch({_, {0, _}}, {Check, check(Check, Dir, Config)})
-     || Check <- Started ++ health_checks(Config)
+        ?assertEqual({0, "pong from " ++ Name ++ "@" ++ test_project:host() ++ "\n"}, Result)
+     || {Name, Env} <- [{"my_app", App}, {"worker", Worker}],
+        {_, Probe} <- probes(Config),
+        Result <- [probe(Probe ++ " --wait 30s", template, Env, Config)]
     ],
     [?assertEqual({0, ""}, command("stop", template, Env, Config)) || Env <- [App, Worker]],
     [test_release:expect_end(#{port => Port}) || Port <- Ports],
     [
-        ?assertMatch({_, {1, _}}, {Check, check(Check, Dir, Config)})
-     || Check <- ["ping my_app", "ping worker"]
+        ?assertMatch({Name, {1, _}}, {Name, probe(Probe, template, Env, Config)})
+     || Env <- [App, Worker], {Name, Probe} <- probes(Config)
     ].
 
-%% Every one in the deployment files, without the path of the program: "ping my_app".
-health_checks(Config) ->
-    [_, Unit, Dockerfile, Pod] = deployment_files(Config),
-    Checks = [
-        all_of("exec /opt/my_app/lib/uds_dist-\\*/priv/uds_dist (ping [^'\"\\n]*)", File)
-     || File <- [Unit, Dockerfile, Pod]
+%% Of a pod: whether it has started, may be sent requests, is worth living on. And of a unit: when the
+%% units behind it may start.
+probes_tell_starting_from_ready(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}, {"MY_APP_START", "slow"}],
+    Port = start_command(starting, Env, Config),
+    Unit = unit_waits(Port, Env, Config),
+    Probe = fun(Name) ->
+        {Status, _} = probe(proplists:get_value(Name, probes(Config)), starting, Env, Config),
+        {Name, Status}
+    end,
+    {0, _} = probe("ping --wait 30s", starting, Env, Config),
+    Begin = erlang:monotonic_time(millisecond),
+    ?assertEqual({liveness, 0}, Probe(liveness)),
+    ?assertEqual({startup, 6}, Probe(startup)),
+    ?assertEqual({readiness, 6}, Probe(readiness)),
+    ?assertMatch({0, "pong from " ++ _}, test_project:collect(Unit)),
+    Waited = erlang:monotonic_time(millisecond) - Begin,
+    ?assert(4000 < Waited andalso Waited < 60000, Waited),
+    [?assertEqual({Name, 0}, Probe(Name)) || Name <- [startup, readiness, liveness]],
+    %% An application that has stopped is no reason to kill the node.
+    ?assertEqual({0, ""}, command("rpc 'Application.stop(:my_app)'", starting, Env, Config)),
+    [
+        ?assertEqual(Expected, Probe(Name))
+     || {Name, _} = Expected <- [{startup, 0}, {readiness, 6}, {liveness, 0}]
     ],
-    ?assertEqual([1, 1, 6], lists:map(fun length/1, Checks)),
-    lists:append(Checks).
+    {0, _} = command("stop", starting, Env, Config),
+    test_release:expect_end(#{port => Port}).
 
-check(Check, Dir, Config) ->
-    test_project:output("exec \"$0\"/lib/uds_dist-*/priv/uds_dist " ++ Check, #{
-        argument => release(template, Config),
-        env => [{"UDS_DIST_DIR", Dir}, {"RELEASE_COOKIE", ?COOKIE}]
-    }).
+%% The node ends, and nobody waits for it any longer.
+probes_fail_with_the_start(Config) ->
+    Env = [{"UDS_DIST_DIR", sockets(Config)}, {"MY_APP_START", "failing"}],
+    Port = start_command(starting, Env, Config),
+    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+    Unit = unit_waits(Port, Env, Config),
+    {Status, _} = test_project:collect(Port),
+    ?assertNotEqual(0, Status),
+    Begin = erlang:monotonic_time(millisecond),
+    {1, Output} = test_project:collect(Unit),
+    ?assert(erlang:monotonic_time(millisecond) - Begin < 30000),
+    test_node:expect_output_of(Output, ["; process ", integer_to_list(OsPid), " has ended"]),
+    [
+        ?assertMatch({Name, {1, _}}, {Name, probe(Probe, starting, Env, Config)})
+     || {Name, Probe} <- probes(Config)
+    ].
+
+%% What systemd does after it has started the node.
+unit_waits(Node, Env, Config) ->
+    [_, Unit | _] = deployment_files(Config),
+    [Line] = all_of("^ExecStartPost=/opt/my_app/bin/my_app-node (.*)$", Unit),
+    {os_pid, OsPid} = erlang:port_info(Node, os_pid),
+    Words = string:replace(Line, "$MAINPID", integer_to_list(OsPid)),
+    ?assertMatch([_, _, _], Words),
+    helper(lists:flatten(Words), starting, Env, Config).
+
+%% Those of the deployment files, without the path of the program: "ping --started".
+probes(Config) ->
+    [_, _, Dockerfile, Pod] = deployment_files(Config),
+    Words = "\\[\"/opt/my_app/bin/my_app-node\", \"([^]]*)\"\\]",
+    Health = all_of(["HEALTHCHECK .*\\\\\\s+CMD ", Words], Dockerfile),
+    Kinds = [startup, readiness, liveness],
+    Probes = [
+        {Kind, all_of([atom_to_list(Kind), "Probe:\\s+exec:\\s+command: ", Words], Pod)}
+     || Kind <- Kinds
+    ],
+    %% Both containers are asked the same.
+    [
+        {Kind, lists:append(string:replace(Probe, "\", \"", " ", all))}
+     || {Kind, [Probe | Others]} <- [{health, Health ++ Health} | Probes], Others =:= [Probe]
+    ].
+
+probe(Probe, Name, Env, Config) ->
+    test_project:collect(helper(Probe, Name, Env, Config)).
+
+helper(Command, Name, Env, Config) ->
+    test_release:start_command("'" ++ script(Name, Config) ++ "-node' " ++ Command, env(Env)).
 
 deployment_files(Config) ->
     [
@@ -401,7 +511,8 @@ deployment_files_fit_the_template(Config) ->
     [Shared, Shared] = all_of("UDS_DIST_DIR\\s+value: (.*)$", Pod),
     ?assertEqual(Dir, filename:dirname(Shared)),
     ?assertEqual(all_of("^USER (\\d+):", Dockerfile), all_of("runAsUser: (.*)$", Pod)),
-    ?assertEqual([Script, Script], all_of("-- (/\\S+)", Pod)),
+    ?assertEqual([Script, Script, Script ++ "-node"], all_of("-- (/\\S+)", Pod)),
+    ?assertEqual([health, startup, readiness, liveness], [Kind || {Kind, _} <- probes(Config)]),
     verify_unit(string:replace(Unit, Script, script(template, Config), all), Config).
 
 all_of(Regexp, Text) ->

@@ -6,6 +6,7 @@
 -export([init_per_group/2, end_per_group/2, init_per_testcase/2, end_per_testcase/2]).
 -export([
     commands_reach_the_node/1,
+    helper_reaches_the_node/1,
     remote_console_opens_a_shell_in_the_node/1,
     restarted_node_listens_again/1,
     daemon_is_a_node_like_any/1,
@@ -38,7 +39,11 @@ all() ->
 
 groups() ->
     %% Those that may run another Erlang than the release's own.
-    Commands = [commands_reach_the_node, remote_console_opens_a_shell_in_the_node],
+    Commands = [
+        commands_reach_the_node,
+        helper_reaches_the_node,
+        remote_console_opens_a_shell_in_the_node
+    ],
     [
         {with_erts, [
             restarted_node_listens_again,
@@ -124,6 +129,30 @@ commands_reach_the_node(Config) ->
         ]
     ],
     stop(Started, Config).
+
+%% It has directory, cookie and name from vm.args, as the script of the release does.
+helper_reaches_the_node(Config) ->
+    Started = start(Config),
+    Help = fun(Command) ->
+        test_release:command("'" ++ script(Config) ++ "-node' " ++ Command, env([]))
+    end,
+    [
+        ?assertEqual({Command, {0, Output}}, {Command, Help(Command)})
+     || {Command, Output} <- [
+            {"ping --started --app my_app", "pong from my_app@localhost\n"},
+            {"pid", test_release:os_pid(Started) ++ "\n"},
+            {"rpc lists reverse '[[1,2]]'", "[2,1]\n"},
+            {"eval 'node().'", "my_app@localhost\n"},
+            {"peers -q", "probe@" ++ test_project:host() ++ "\n"},
+            {"names -q", "my_app\nprobe\n"}
+        ]
+    ],
+    {0, Status} = Help("status"),
+    test_node:expect_output_of([Status], "^Applications\tmy_app\t0\\.1\\.0$"),
+    ?assertMatch({0, "Talks to Erlang and Elixir nodes" ++ _}, Help("")),
+    ?assertEqual({0, ""}, Help("stop")),
+    test_release:expect_end(Started),
+    ?assertMatch({1, "uds_dist: my_app@localhost at " ++ _}, Help("ping")).
 
 remote_console_opens_a_shell_in_the_node(Config) ->
     Started = start(Config),

@@ -47,8 +47,8 @@ pub enum Talk {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Request {
-    /// Does the node answer, and is it ready?
-    Ping(Access, Readiness),
+    /// Does the node answer, and is it ready? Nobody waits for one whose process has ended.
+    Ping(Access, Readiness, Option<u32>),
     /// Its process.
     Pid(Access),
     /// Its end.
@@ -131,7 +131,11 @@ pub fn parse(
         (false, false) => Talk::Normal,
     };
     let request = match name {
-        "ping" => Request::Ping(access(matches, &variable), readiness(matches)),
+        "ping" => Request::Ping(
+            access(matches, &variable),
+            readiness(matches),
+            value(matches, "pid"),
+        ),
         "pid" => Request::Pid(access(matches, &variable)),
         "stop" => Request::Stop(access(matches, &variable)),
         "status" => Request::Status(access(matches, &variable), printed(matches)),
@@ -209,6 +213,14 @@ pub fn command() -> Command {
                     .value_parser(application)
                     .value_hint(ValueHint::Other)
                     .help("Does this application run? (May be given several times)"),
+            )
+            .arg(
+                Arg::new("pid")
+                    .long("pid")
+                    .value_name("PID")
+                    .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX)))
+                    .value_hint(ValueHint::Other)
+                    .help("Do not --wait any longer when this process has ended: that of the node"),
             ),
         )
         .subcommand(

@@ -109,8 +109,8 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
     match request {
-        Request::Ping(access, readiness) => {
-            let node = ping(&access, &readiness, talk)?;
+        Request::Ping(access, readiness, process) => {
+            let node = ping(&access, &readiness, process, talk)?;
             match talk {
                 Talk::Quiet => Ok(ExitCode::SUCCESS),
                 _ => print(&format!("pong from {}\n", escape::line(&node))),
@@ -280,17 +280,35 @@ fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
 }
 
 /// Asks until the node answers and is ready, for as long as `--wait` says. Returns the node's name.
-fn ping(access: &Access, readiness: &Readiness, talk: Talk) -> Result<String, Failure> {
+fn ping(
+    access: &Access,
+    readiness: &Readiness,
+    process: Option<u32>,
+    talk: Talk,
+) -> Result<String, Failure> {
     let peer = peer(access, talk)?;
     patiently(access, talk, || {
-        let mut link = connect(&peer, access, talk)?;
-        let asked = call::ping(&mut link).and_then(|()| call::check(&mut link, readiness));
-        asked
-            .map(|()| link.node.clone())
-            .map_err(|failure| Failure {
-                // One that goes down may be about to come back.
-                may_pass: failure.may_pass || failure.kind == Kind::Lost,
-                ..failure
+        // Looked at first: what is not there after its process has ended will not come.
+        let ended = process.filter(|pid| !process::is_there(*pid));
+        connect(&peer, access, talk)
+            .and_then(|mut link| {
+                call::ping(&mut link)?;
+                call::check(&mut link, readiness)?;
+                Ok(link.node)
+            })
+            .map_err(|failure| match ended {
+                Some(pid) => {
+                    let explanation = format!("{failure}; process {pid} has ended");
+                    Failure {
+                        may_pass: false,
+                        ..Failure::new(failure.kind, explanation)
+                    }
+                }
+                None => Failure {
+                    // One that goes down may be about to come back.
+                    may_pass: failure.may_pass || failure.kind == Kind::Lost,
+                    ..failure
+                },
             })
     })
 }

@@ -1,5 +1,7 @@
 //! What the kernel says about processes, by proc(5). Where there is no such table nothing is known.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use std::fs;
 use std::time::{Duration, SystemTime};
 use uds_dist::peer::Credentials;
@@ -8,6 +10,12 @@ use uds_dist::process;
 /// The process of the node whose socket `listener` listens at.
 pub fn node_of(listener: &Credentials) -> Option<u32> {
     Some(process::node_of(listener.process()?, listener.uid))
+}
+
+/// Whether there is a process of this number, whosever it is.
+pub fn is_there(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 /// When a process was started.
