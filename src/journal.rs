@@ -1,9 +1,9 @@
-//! The sidecar's log: records of the crate `log` become lines of the VM's log, with their facts, from HELLO on and
-//! as long as there is a VM. Before and after that they go to stderr, through env_logger.
+//! The sidecar's log. From HELLO until the VM goes away, records of the crate `log` are sent to the VM's log,
+//! with their facts. Before and after that they go to stderr, through env_logger.
 //!
-//! A record may come at any moment and must not wait for the VM: it stands in a bounded queue here until
+//! A record can be logged at any moment and must not wait for the VM, so it is put into a bounded queue until
 //! the event loop has room for it among the reports. Records that find the queue full are counted, and the
-//! count is logged as soon as there is room again. Nothing here does I/O but the logger for stderr.
+//! count is logged once there is room again. Only the logger for stderr does I/O.
 
 use crate::peer::Credentials;
 use crate::port::protocol::{Cause, Level, Line, MAX_LINE, MAX_SUBJECT, Subject};
@@ -12,29 +12,30 @@ use log::{Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Target of records at the level notice, which the crate `log` does not have: events of which an
-/// operator should hear at the default level, and which are no cause for concern.
+/// Target of records at the level notice, which the crate `log` does not have. It is for events that an
+/// operator should see at the default level, but that are no cause for concern.
 pub const NOTICE: &str = "notice";
 
-/// Most lines that wait for the VM. With [`MAX_LINE`] this bounds their memory to a quarter of a MiB. What is
-/// logged for each stranger is limited elsewhere (`log_limit`), so that only `debug` or a VM that has stopped
-/// can fill it.
+/// Most lines that wait for the VM. With [`MAX_LINE`] this bounds their memory to a quarter of a MiB. Lines
+/// that strangers can cause are limited elsewhere (`log_limit`), so only the level debug or a VM that has
+/// stopped reading can fill the queue.
 pub const MAX_WAITING: usize = 256;
 
-/// Where records go, and those that wait. One for the process, as the crate `log` has one logger.
+/// The queue of this process. There is only one, because the crate `log` has one logger.
 static QUEUE: Mutex<Queue> = Mutex::new(Queue::new());
 
-/// Lines on their way to the VM.
+/// Log lines that wait for the VM.
 #[derive(Debug)]
 pub struct Queue {
+    /// False if records go to stderr.
     goes_to_vm: bool,
     waiting: VecDeque<Line>,
-    /// Records that found no room since the last line was taken.
+    /// Number of records that found the queue full, and have not been reported yet.
     lost: u64,
 }
 
 impl Queue {
-    /// Empty; records go to stderr.
+    /// An empty queue; records go to stderr.
     pub const fn new() -> Queue {
         Queue {
             goes_to_vm: false,
@@ -43,7 +44,7 @@ impl Queue {
         }
     }
 
-    /// Appends a line, if there is room for it.
+    /// Appends a line, or counts it as lost if the queue is full.
     pub fn push(&mut self, line: Line) {
         match self.waiting.len() < MAX_WAITING {
             true => self.waiting.push_back(line),
@@ -51,7 +52,8 @@ impl Queue {
         }
     }
 
-    /// The line that waits longest; after the last of them, how many were lost.
+    /// Takes the oldest line. Once the queue is empty, this is a line with the number of lost records, if
+    /// any.
     pub fn pop(&mut self) -> Option<Line> {
         self.waiting.pop_front().or_else(|| {
             let lost = std::mem::take(&mut self.lost);
@@ -79,21 +81,21 @@ fn lines_lost(count: u64) -> Line {
 }
 
 fn queue() -> MutexGuard<'static, Queue> {
-    // A panic ends the process; until then the lines are as good as before.
+    // A panic ends the process, and until then the queue is still consistent.
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// There is a VM that takes lines: it has been said HELLO to.
+/// Starts sending records to the VM. Called after HELLO.
 pub fn begin() {
     queue().goes_to_vm = true;
 }
 
-/// The next line for the VM.
+/// Takes the next line for the VM.
 pub fn next() -> Option<Line> {
     queue().pop()
 }
 
-/// Nobody takes lines any more. What waits goes to stderr, as does everything from now on.
+/// Stops sending records to the VM. Lines that still wait go to stderr, and so do all later records.
 pub fn end() {
     let waiting = {
         let mut queue = queue();
@@ -114,14 +116,14 @@ pub fn end() {
     }
 }
 
-/// The process's logger.
+/// The logger of this process.
 #[derive(Debug)]
 pub struct Journal<L> {
     stderr: L,
 }
 
 impl<L: Log> Journal<L> {
-    /// `stderr` also decides which records count.
+    /// A logger that writes to `stderr` while there is no VM. `stderr` also decides which records are logged.
     pub fn new(stderr: L) -> Journal<L> {
         Journal { stderr }
     }
@@ -152,7 +154,7 @@ impl<L: Log> Log for Journal<L> {
 }
 
 impl Level {
-    /// That of a record.
+    /// The level of a record.
     pub fn of(metadata: &Metadata<'_>) -> Level {
         match metadata.level() {
             log::Level::Error => Level::Error,
@@ -172,7 +174,7 @@ impl Level {
         }
     }
 
-    /// As the VM writes it.
+    /// The level's name in the VM's logger.
     pub fn word(self) -> &'static str {
         match self {
             Level::Error => "error",
@@ -184,16 +186,17 @@ impl Level {
     }
 }
 
-/// A record with its facts. What files, peers and nodes are called has no control characters in the log.
+/// The line for a record, with its facts. Control characters are escaped, because names of files, peers and
+/// nodes may contain them.
 pub fn line(record: &Record<'_>) -> Line {
     let text = one_line(&record.args().to_string(), MAX_LINE);
     let mut line = Line::new(Level::of(record.metadata()), text);
-    // Unknown keys are none of the VM's business.
+    // The visitor ignores keys that it does not know, and never fails.
     let _ = record.key_values().visit(&mut Facts(&mut line));
     line
 }
 
-/// One line without control characters, cut where it gets longer than `limit` bytes.
+/// Escapes control characters in `text`, and truncates it to `limit` bytes.
 fn one_line(text: &str, limit: usize) -> String {
     const CUT: &str = "...";
     let mut line = String::new();

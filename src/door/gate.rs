@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_pass() {
+    fn accepts_the_messages_of_nodes() {
         for frame in [
             new(FLAGS, b"a@b"),
             new(FLAGS, b"app_1-x@host.example.org"),
@@ -263,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_frame_is_none_of_its_business() {
+    fn ignores_bytes_after_the_frame() {
         let mut frame = new(FLAGS, b"a@b");
         frame.extend(b"\xff\xff\0\x01");
         assert_eq!(examine(&frame), Plausible);
     }
 
     #[test]
-    fn what_no_node_says_is_implausible() {
+    fn rejects_messages_that_no_node_sends() {
         for (frame, problem) in [
             (framed(b""), "empty"),
             (framed(&[b'N'; MAX_MESSAGE + 1]), "too long"),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_not_longer_than_its_message() {
+    fn rejects_a_name_longer_than_its_message() {
         let mut frame = new(FLAGS, b"a@b");
         frame[16] += 1;
         assert!(matches!(examine(&frame), Implausible(_)));
@@ -319,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_are_not_waited_for() {
+    fn rejects_a_wrong_beginning_at_once() {
         assert!(matches!(examine(b"\x02\x01"), Implausible(_)));
         assert!(matches!(examine(b"\0\x20s"), Implausible(_)));
         assert!(matches!(examine(b"\0\x0eN"), Implausible(_)));
     }
 
     #[test]
-    fn it_keeps_what_came_and_no_more_than_it_has_room_for() {
+    fn keeps_all_received_bytes_up_to_its_limit() {
         let mut frame = new(FLAGS, b"a@b");
         frame.resize(HEAD + MAX_MESSAGE, 7);
         let mut gate = Gate::default();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_who_passes() {
+    fn returns_the_name_of_a_node() {
         for (frame, name) in [
             (
                 new(FLAGS, b"caf\xe9@h"),

@@ -9,18 +9,18 @@ use crate::peer::{Base, Credentials, Policy};
 use byteorder::{BigEndian, ByteOrder, ReadBytesExt, WriteBytesExt};
 use std::fmt;
 
-/// A packet of the VM that breaks this protocol. The stream behind it cannot be trusted.
+/// Why a body is not a packet of this protocol. The rest of the stream cannot be trusted after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The packet ends inside the field of this name.
+    /// The packet ends before or inside the field of this name.
     Missing(&'static str),
-    /// The field of this name has a value that it must not have.
+    /// The field of this name has an invalid value.
     Invalid(&'static str),
     /// Bytes follow the last field of a packet of this type.
     Trailing(u8),
     /// No packet has this type.
     UnknownType(u8),
-    /// A body of this many bytes, over its cap.
+    /// The body has this many bytes, which is over the limit.
     TooLong(usize),
 }
 
@@ -39,7 +39,10 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 impl Command {
-    /// Reads one complete body.
+    /// Decodes one complete body.
+    ///
+    /// # Errors
+    /// If the body is not a packet that the VM sends, or is DATA.
     pub fn decode(body: &[u8]) -> Result<Command, DecodeError> {
         let mut fields = Fields(body);
         let packet_type = fields.u8("type")?;
@@ -87,7 +90,7 @@ impl Command {
         }
     }
 
-    /// Appends the packet, length first. The VM's side of the codec, for tests that play the VM.
+    /// Appends the packet, length first, to `out`. Only tests use it, in the role of the VM.
     pub fn encode(&self, out: &mut Vec<u8>) {
         packet(out, |out| match self {
             Command::Listen {
@@ -147,7 +150,7 @@ impl Command {
 }
 
 impl Report {
-    /// Appends the packet, length first.
+    /// Appends the packet, length first, to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         packet(out, |out| match self {
             Report::Hello {
@@ -239,7 +242,10 @@ impl Report {
         });
     }
 
-    /// Reads one complete body. The VM's side of the codec, for tests that play the VM.
+    /// Decodes one complete body. Only tests use it, in the role of the VM.
+    ///
+    /// # Errors
+    /// If the body is not a packet that the sidecar sends, or is DATA.
     pub fn decode(body: &[u8]) -> Result<Report, DecodeError> {
         if body.len() > MAX_CONTROL_BODY {
             return Err(DecodeError::TooLong(body.len()));
@@ -318,7 +324,7 @@ impl Report {
     }
 }
 
-/// Writes the length, type and connection that stand before `length` bytes of a DATA packet.
+/// The length, type and connection number that precede a payload of `length` bytes in a DATA packet.
 pub fn data_head(conn: ConnId, length: usize) -> [u8; PACKET_HEAD + DATA_HEAD] {
     debug_assert!(length <= WINDOW as usize);
     let mut head = [0; PACKET_HEAD + DATA_HEAD];
@@ -328,7 +334,7 @@ pub fn data_head(conn: ConnId, length: usize) -> [u8; PACKET_HEAD + DATA_HEAD] {
     head
 }
 
-/// Appends a body and writes its length before it.
+/// Appends the length and the body that `body` writes.
 fn packet(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let head = out.len();
     put_u32(out, 0);
@@ -346,7 +352,7 @@ fn put_u32(out: &mut Vec<u8>, value: u32) {
 }
 
 /// Why writing cannot fail.
-const VECTOR: &str = "a vector takes everything";
+const VECTOR: &str = "writing to a vector cannot fail";
 
 fn put_credentials(out: &mut Vec<u8>, peer: &Credentials) {
     put_u32(out, peer.uid);
@@ -385,7 +391,7 @@ fn put_line(out: &mut Vec<u8>, line: &Line) {
     out.extend_from_slice(line.text.as_bytes());
 }
 
-/// The one bounded reader of packets: what is left of a body.
+/// The bounded reader that all packets are decoded with. It holds the bytes that have not been read yet.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -1,5 +1,5 @@
-//! The VM's port: what the VM and its sidecar say to each other on stdin and stdout, and how bytes
-//! become commands and reports become bytes. Sockets are not known here.
+//! The VM's port: the protocol that the VM and its sidecar speak on stdin and stdout, its codec, and the
+//! buffers and pipes that carry it. Nothing here knows of sockets.
 
 pub mod buffer;
 pub mod codec;
@@ -8,6 +8,6 @@ pub mod protocol;
 pub mod queue;
 pub mod reader;
 
-/// Bytes of DATA from which on a system call of their own is worth it, which splices them between pipe
-/// and socket inside the kernel. Fewer are cheaper to read and write.
+/// Smallest piece of DATA, in bytes, that is spliced between pipe and socket inside the kernel. Reading and
+/// writing a smaller piece is cheaper than the system call that splicing takes.
 pub const MIN_SPLICE: usize = 16 << 10;

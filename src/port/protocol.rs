@@ -1,37 +1,37 @@
-//! The port protocol: what the VM and its sidecar say to each other.
+//! The port protocol, which the VM and its sidecar speak.
 //!
-//! This page is the protocol's one description. `codec.rs` and, on the VM's side,
-//! `uds_dist_protocol.erl` encode and decode it, and `test/port_protocol.vectors` holds both to it.
+//! The protocol is specified on this page and nowhere else. `codec.rs` and, in the VM,
+//! `uds_dist_protocol.erl` encode and decode it, and both are tested against `test/port_protocol.vectors`.
 //!
-//! The VM opens the sidecar as a port with `{packet, 4}`: every packet is a 32-bit length and a
-//! body, and every body starts with one byte that says what it is. All integers are unsigned and
-//! big-endian. `text` is UTF-8 and runs to the end of the packet.
+//! The VM opens the sidecar as a port with `{packet, 4}`: every packet is a 32-bit length and a body, and the
+//! first byte of the body is the packet's type. All integers are unsigned and big-endian. `text` is UTF-8.
+//! `rest` and a `text` without a length extend to the end of the packet.
 //!
 //! ```text
 //!           VM                                  sidecar
-//!            | <------------------------------ HELLO |   always first, once
-//!            | <-------------------------------- LOG |   from then on, at any time
-//!            | ADMIT ------------------------------> |   who may be a peer
+//!            | <------------------------------ HELLO |   the first packet, sent once
+//!            | <-------------------------------- LOG |   at any time after HELLO
+//!            | ADMIT ------------------------------> |   sets the policy that admits peers
 //!            | LISTEN -----------------------------> |
 //!            | <---------- LISTENING / LISTEN_FAILED |
-//!            | <--------------------- ACCEPTED, DATA |   a peer came in, and has said its name
-//!            | CONNECT ----------------------------> |
-//!            | <--------- CONNECTED / CONNECT_FAILED |   or we go out to one
-//!            | <------------- DATA, ACK -----------> |   both ways, while it is open
-//!            | ESTABLISHED ------------------------> |   the handshake is through: the sidecar relays
-//!            | <----------------------------- CLOSED |   the socket has ended
+//!            | <--------------------- ACCEPTED, DATA |   a peer connected, and sent its name
+//!            | CONNECT ----------------------------> |   the VM connects to a peer
+//!            | <--------- CONNECTED / CONNECT_FAILED |
+//!            | <------------- DATA, ACK -----------> |   in both directions, while it is open
+//!            | ESTABLISHED ------------------------> |   the handshake is complete: the sidecar relays
+//!            | <----------------------------- CLOSED |   the socket is closed
 //!            | CLOSE ------------------------------> |   always, once: the VM is done with it
 //!            | UNLISTEN ---------------------------> |
 //!            | <------------------------- UNLISTENED |
-//!            | <---------------------- LISTENER_LOST |   or: the name was taken away
+//!            | <---------------------- LISTENER_LOST |   or the name was lost
 //!            | ASK_STATUS -------------------------> |
 //!            | <----------------------------- STATUS |
 //!
-//! where the VM wants the sockets themselves
+//! with the transport `direct`, in which the VM holds the sockets
 //!
 //!            | OPEN_CHANNEL -----------------------> |   once, before the first HAND_OVER
 //!            | <----------- CHANNEL / CHANNEL_FAILED |
-//!            | HAND_OVER --------------------------> |   in place of ESTABLISHED
+//!            | HAND_OVER --------------------------> |   instead of ESTABLISHED
 //!            | <-------------- HANDED_OVER / RELAYED |   the VM has the socket, or the sidecar relays
 //! ```
 //!
@@ -65,108 +65,112 @@
 //! |      |                |              | subject:8 length:16 name:length text:text               |
 //! |   46 | STATUS         | sidecar → VM | descriptors:32 descriptor_limit:32 memory:64            |
 //!
-//! **Listeners.** The VM chooses `listener`, from 0 to 15. LISTENER_LOST says that the socket file is
-//! gone or is another one: the number is free, and the VM may listen again. To an UNLISTEN that crosses
-//! it the sidecar still answers UNLISTENED.
+//! **Listeners.** The VM chooses `listener`, from 0 to 15. LISTENER_LOST reports that the socket file is gone
+//! or was replaced: the number is free again, and the VM may listen again. If the VM's UNLISTEN crosses a
+//! LISTENER_LOST, the sidecar still answers UNLISTENED.
 //!
-//! **Connections.** A `conn` is chosen by who makes the connection: odd by the VM (CONNECT), even by
-//! the sidecar (ACCEPTED), each from 1 to 2^30 - 1. It is in use until both sides are done with it: the
-//! sidecar by CLOSED, HANDED_OVER or CONNECT_FAILED, or when it has delivered what came before CLOSE;
-//! the VM by CLOSE, which it sends exactly once for each connection that was reported to it by ACCEPTED
-//! or CONNECTED, also after CLOSED, but not after HANDED_OVER. A packet about a connection that the
-//! reader is done with is ignored: the two ends cross on the way.
+//! **Connections.** The side that opens a connection chooses its `conn`, from 1 to 2^30 - 1: the VM (CONNECT)
+//! an odd number, the sidecar (ACCEPTED) an even one. A number is in use until both sides are done with it.
+//! The sidecar is done when it sends CLOSED, HANDED_OVER or CONNECT_FAILED, or when it has delivered all DATA
+//! that preceded CLOSE. The VM is done when it sends CLOSE. It does so exactly once for each connection
+//! reported by ACCEPTED or CONNECTED, also after CLOSED, but not after HANDED_OVER. A side ignores packets
+//! about a connection that it is done with, because they may have crossed its own last packet.
 //!
-//! **Handshakes.** ACCEPTED comes when the first message of the peer's handshake is complete and can be that
-//! of a node, and DATA with it follows at once. Of who says nothing, goes again or says something else
-//! the VM never hears. A connection that came in has one of 128 places until the VM says ESTABLISHED,
-//! HAND_OVER or CLOSE. CLOSED does not free it: nobody comes in before the VM has dealt with those who
-//! came before. Who takes long makes room when all places are taken and somebody waits. A peer that came
-//! in before UNLISTENED or LISTENER_LOST may be reported after it.
+//! **Handshakes.** The sidecar sends ACCEPTED once the first message of the peer's handshake is complete and
+//! can be that of a node; DATA with this message follows at once. The VM never learns of a peer that sends
+//! nothing, disconnects early, or sends anything else. Each incoming connection occupies one of 128 places
+//! until the VM sends ESTABLISHED, HAND_OVER or CLOSE. CLOSED does not free the place, so that peers cannot
+//! connect faster than the VM deals with them. When all places are taken and another peer is waiting,
+//! a connection whose handshake takes too long is closed. Peers that connected before UNLISTENED or
+//! LISTENER_LOST may be reported after it.
 //!
-//! **Admission.** ADMIT says who may be a peer, from then on and in both directions: whom `base`
-//! says (0 nobody, 1 the sidecar's own user and root, 2 anybody), processes of one of the `uid`s
-//! (`uids` is their number), and of one of the `gid`s (the rest of the packet). Until then `base` is
-//! 1. A peer that comes in and is refused is closed without a byte, and without a packet to the VM.
+//! **Admission.** ADMIT sets which peers are admitted from then on, in both directions: those that `base`
+//! admits (0 nobody, 1 the sidecar's own user and root, 2 anybody), processes of one of the `uid`s
+//! (`uids` is their number), and processes of one of the `gid`s (the rest of the packet). Before the first
+//! ADMIT, `base` is 1 and both lists are empty. If an incoming peer is not admitted, its connection is closed
+//! without sending a byte to the peer or a packet about it, other than LOG, to the VM.
 //!
-//! **Addresses** are those of unix(7): a path, or NUL and an abstract name. That of ACCEPTED is where the
-//! peer's socket is bound; it is empty if it is not, as those of most nodes that call.
+//! **Addresses** are those of unix(7): a path, or NUL and an abstract name. The address in ACCEPTED is the one
+//! to which the peer's socket is bound; it is empty if the socket is not bound, which is the usual case.
 //!
-//! **Log.** From HELLO on, LOG carries each record of the sidecar that its level lets through (UDS_DIST_LOG): one
-//! line of text without control characters, and the facts in it for those who do not read text. `level` is that
-//! of syslog(3): 3 error, 4 warning, 5 notice, 6 info, 7 debug. `reason` is the number of one of the words of
-//! [`Cause`], or 0. `uid`, `gid` and `pid` are those of a peer, or all ones and 0 if the line is not about one.
-//! `subject` says what `name` is: 0 nothing, and it is empty; 1 an address, as people write it; 2 a node. Lines
-//! give way to every other packet: they wait until sockets could be read, and if too many wait, the latest
-//! are dropped, and one line says how many.
+//! **Log.** After HELLO, each log record of the sidecar at an enabled level (UDS_DIST_LOG) is sent as a LOG:
+//! one line of text without control characters, with its facts as separate fields for programs. `level` is
+//! that of syslog(3): 3 error, 4 warning, 5 notice, 6 info, 7 debug. `reason` is the number of a [`Cause`],
+//! or 0. `uid`, `gid` and `pid` are those of a peer; if the line is not about a peer, they are all ones, all
+//! ones and 0. `subject` tells what `name` is: 0 nothing, and `name` is empty; 1 an address in printable
+//! form; 2 a node. Log lines give way to every other packet: they wait until ready sockets have been read. If
+//! too many are waiting, the newest are dropped, and one line reports how many.
 //!
-//! **Status.** To each ASK_STATUS there is one STATUS. A field is 0 where the system does not tell; `memory` is
-//! resident, in bytes.
+//! **Status.** The sidecar answers each ASK_STATUS with one STATUS. A field that the system does not report is
+//! 0; `memory` is resident memory in bytes.
 //!
-//! **Channel.** OPEN_CHANNEL asks for a way by which sockets can be passed to the process `vm_pid`; without
-//! it there is none. The sidecar listens for that process, under a name in `directory` if that is a
-//! directory into which nobody else can put anything, and else (or if it is empty) under an abstract
-//! name, and answers with CHANNEL. The VM connects to its address once, within 5 seconds, and says nothing.
-//! CHANNEL_FAILED says that there is no channel, at once or when that time is over: connections are
-//! relayed, and the VM may ask again. It asks again in no other case.
+//! **Channel.** OPEN_CHANNEL asks for a channel through which sockets can be passed to the process `vm_pid`;
+//! the sidecar opens none unasked. The sidecar listens for that process, and answers with CHANNEL. The
+//! address is in `directory` if nobody else can create files there; otherwise, or if `directory` is empty, it
+//! is an abstract name. The VM connects to it once, within 5 seconds, and sends nothing. CHANNEL_FAILED
+//! reports that there is no channel, at once or when the 5 seconds have passed: connections are relayed, and
+//! the VM may ask again. It must not ask again in any other case.
 //!
-//! **Handover.** To HAND_OVER the sidecar answers with HANDED_OVER, which comes after all DATA that it has
-//! read, and before that it sends one byte through the channel, with the socket as SCM_RIGHTS of
-//! unix(7): sockets come in the order of their HANDED_OVERs. The connection is the VM's then, and its
-//! number means nothing to the sidecar. RELAYED says that the socket cannot be passed, and makes HAND_OVER
-//! an ESTABLISHED: why, the sidecar has logged. The VM sends no DATA between HAND_OVER and the answer.
+//! **Handover.** The sidecar answers HAND_OVER with HANDED_OVER, which follows all DATA that it has read.
+//! Before that, it sends one byte through the channel, with the socket as SCM_RIGHTS of unix(7), so sockets
+//! arrive in the order of their HANDED_OVERs. The connection belongs to the VM from then on, and the sidecar
+//! forgets its number. RELAYED reports that the socket cannot be passed, for a reason that the sidecar has
+//! logged, and that the sidecar treats the HAND_OVER as an ESTABLISHED. The VM sends no DATA between
+//! HAND_OVER and its answer.
 //!
-//! **Flow control**, the same rule in both directions: *a sender has at most a window of bytes of
-//! a connection sent and not acknowledged. The receiver acknowledges bytes when it has passed them
-//! on, at the latest when a quarter of the window waits for its acknowledgement.* The sidecar
-//! passes on to the socket, the VM to the distribution. The window is the one that HELLO names. Until
-//! ESTABLISHED or RELAYED the sidecar keeps to one of 16 KiB, and the VM acknowledges nothing: that is all
-//! that a peer can make the VM hold before it has shown that it knows the cookie.
+//! **Flow control** follows the same rule in both directions: *a sender has at most one window of bytes of
+//! a connection sent but not acknowledged. The receiver acknowledges bytes when it has passed them
+//! on, and at the latest when a quarter of the window is unacknowledged.* The sidecar passes bytes on to the
+//! socket, the VM to the distribution. HELLO gives the size of the window. Until ESTABLISHED or RELAYED, the
+//! sidecar uses a window of 16 KiB, and the VM acknowledges nothing: a peer that has not proved that it knows
+//! the cookie cannot make the VM hold more than that.
 //!
-//! **Bytes** of DATA are those of the connection's stream, in order, cut anywhere. Nothing of this
-//! protocol appears on the socket. CLOSE still delivers what was sent before it, for a bounded
-//! time; CLOSED comes after the last byte the peer sent.
+//! **DATA** carries the bytes of the connection's stream, in order, in pieces of any size. Nothing of this
+//! protocol appears on the socket. After CLOSE, the sidecar still delivers the DATA sent before it, for
+//! a bounded time. CLOSED follows the last byte that the peer sent.
 
 use crate::failure::Reason;
 use crate::peer::{Credentials, Policy};
 
-/// Version of this protocol. The VM refuses a sidecar that says another one.
+/// Version of this protocol. The VM refuses a sidecar that announces another one.
 pub const VERSION: u16 = 4;
 
-/// Bytes a side may have unacknowledged on one connection: two batches of a bulk transfer, so that
-/// one is written while the next is made. Bounds the sidecar's memory to connections x window.
+/// Window of an established connection in bytes: how much a sender may have unacknowledged. It holds two
+/// batches of a bulk transfer, so that one is written while the next is encoded. It bounds the sidecar's
+/// memory to one window per connection.
 pub const WINDOW: u32 = 1 << 20;
 
-/// Bytes of a connection that is still shaking hands: several times the longest handshake (a name
-/// of 255 characters each way, challenge, digest), so that only garbage reaches the limit.
+/// Window of a connection in its handshake, in bytes. It is several times the longest handshake (a name
+/// of 255 characters each way, challenge, digest), so that only garbage reaches it.
 pub const HANDSHAKE_WINDOW: u32 = 16 << 10;
 
-/// Longest body of a packet other than DATA: an address has at most 108 bytes, a node name at most
-/// 255 characters of 4 bytes, and lists of users and groups are short (five hundred fit). More is a
-/// sign that the stream is out of step.
+/// Longest body of a packet other than DATA, in bytes. An address has at most 108 bytes, a node name at most
+/// 255 characters of 4 bytes, and lists of users and groups are short (five hundred ids fit). A longer body
+/// means that the stream is out of step.
 pub const MAX_CONTROL_BODY: usize = 2048;
 
-/// Longest text of a LOG packet, and longest name in it: a node's, of 255 characters of 4 bytes. Both of them
-/// fit into [`MAX_CONTROL_BODY`].
+/// Longest text of a LOG packet in bytes. It fits into [`MAX_CONTROL_BODY`] with a name of [`MAX_SUBJECT`].
 pub const MAX_LINE: usize = 1000;
-/// See [`MAX_LINE`].
+
+/// Longest name in a LOG packet in bytes: that of a node, with 255 characters of 4 bytes.
 pub const MAX_SUBJECT: usize = 1020;
 
-/// Longest body of a DATA packet: nobody may send more than a window.
+/// Longest body of a DATA packet in bytes: a full window.
 pub const MAX_DATA_BODY: usize = DATA_HEAD + WINDOW as usize;
 
-/// Bytes of a DATA body before the connection's own: type and conn.
+/// Bytes of a DATA body before the payload: type and conn.
 pub const DATA_HEAD: usize = 5;
 
-/// Bytes of the packet length that stands before each body.
+/// Bytes of the length field before each body.
 pub const PACKET_HEAD: usize = 4;
 
-/// Connection identifiers are below this, so that one fits a readiness token on every machine.
+/// Connection numbers are below this, so that one fits into a readiness token on every machine.
 pub const MAX_CONN: u32 = 1 << 30;
 
-/// Listener identifiers are below this: a VM has one listener, and one more while it moves.
+/// Listener numbers are below this. A VM has one listener, and a second one while it changes its name.
 pub const MAX_LISTENERS: u32 = 16;
 
-/// The first byte of a body: which packet it is.
+/// The types of the packets, which are the first byte of the body.
 pub(super) mod kind {
     pub const LISTEN: u8 = 1;
     pub const UNLISTEN: u8 = 2;
@@ -195,207 +199,208 @@ pub(super) mod kind {
     pub const STATUS: u8 = 46;
 }
 
-/// Type byte of DATA, for those who stream its bytes instead of collecting them.
+/// Type of DATA. It is public because code that streams the payload handles DATA without [`Command`] and
+/// [`Report`].
 pub const DATA: u8 = 16;
 
-/// Identifies a connection between the VM and its sidecar.
+/// Number of a connection, which the VM and its sidecar use for it.
 pub type ConnId = u32;
 
-/// Identifies a listener between the VM and its sidecar.
+/// Number of a listener, which the VM and its sidecar use for it.
 pub type ListenerId = u32;
 
-/// A packet from the VM, DATA excepted: its bytes are streamed.
+/// A packet from the VM, other than DATA, whose payload is streamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Own the name at `address` and accept connections there.
+    /// Takes the name at `address` and accepts connections there.
     Listen {
-        /// A number that the VM chooses; no other open listener has it.
+        /// Number of the listener, which the VM chooses; unique while the listener is open.
         listener: ListenerId,
-        /// Connections that may wait to be accepted, as in listen(2).
+        /// Number of connections that may wait to be accepted, as in listen(2).
         backlog: u32,
         /// Mode of the socket file, as in chmod(2).
         mode: u16,
-        /// Process of the VM, for those who find the name in use.
+        /// Process id of the VM, which other sidecars report when they find the name in use.
         vm_pid: u32,
         /// unix(7) path, or NUL and abstract name.
         address: Vec<u8>,
     },
-    /// Give the name up.
+    /// Gives up the name and stops listening.
     Unlisten {
-        /// The number that LISTEN has given the listener.
+        /// Number of the listener from LISTEN.
         listener: ListenerId,
     },
-    /// Connect to the node that listens at `address`.
+    /// Connects to the node that listens at `address`.
     Connect {
-        /// A number that the VM chooses: odd, and not in use.
+        /// Number of the connection, which the VM chooses: odd, and not in use.
         conn: ConnId,
         /// unix(7) path, or NUL and abstract name.
         address: Vec<u8>,
     },
-    /// The handshake is through, and the sidecar keeps the connection: the full window counts from here.
+    /// Reports that the handshake is complete. The sidecar keeps the socket, and opens the full window.
     Established {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
-        /// Name of the peer node, for people who read the sidecar's table.
+        /// Name of the peer node, for the sidecar's log and its table of connections.
         node: String,
     },
-    /// The VM is done with the connection. If it has not ended, it ends when what was sent before is
-    /// delivered.
+    /// Reports that the VM is done with the connection. If it is still open, the sidecar closes it when it
+    /// has delivered the DATA sent before.
     Close {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
     },
-    /// These may be peers from now on.
+    /// Sets the policy that decides which peers are admitted from now on.
     Admit(Policy),
-    /// The handshake is through, and the VM wants the socket.
+    /// Reports that the handshake is complete, and asks for the socket.
     HandOver {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
-        /// Name of the peer node, for people who read the log.
+        /// Name of the peer node, for the sidecar's log.
         node: String,
     },
-    /// Make a way for sockets to the VM.
+    /// Opens a channel through which sockets are passed to the VM.
     OpenChannel {
-        /// Process of the VM.
+        /// Process id of the VM, the only process that may connect to the channel.
         vm_pid: u32,
-        /// Where the channel may have its socket file; it may be empty.
+        /// Directory for the channel's socket file; empty if there is none.
         directory: Vec<u8>,
     },
-    /// How is the sidecar?
+    /// Asks for a STATUS.
     AskStatus,
-    /// The VM has passed on `count` bytes of the connection.
+    /// Acknowledges `count` bytes that the VM has passed on to the distribution.
     Ack {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
-        /// Bytes since the last ACK.
+        /// Bytes passed on since the last ACK.
         count: u32,
     },
 }
 
-/// A packet to the VM, DATA excepted.
+/// A packet to the VM, other than DATA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// First packet of a sidecar.
+    /// Introduces the sidecar; its first packet.
     Hello {
         /// [`VERSION`].
         version: u16,
         /// [`WINDOW`].
         window: u32,
-        /// Version of the program.
+        /// Version of the sidecar program.
         release: String,
     },
-    /// The name is ours and peers can connect.
+    /// Reports that the sidecar owns the name and that peers can connect.
     Listening {
-        /// The number that LISTEN has given the listener.
+        /// Number of the listener from LISTEN.
         listener: ListenerId,
     },
-    /// The name could not be had.
+    /// Reports that the sidecar could not take the name or listen there.
     ListenFailed {
-        /// The number that LISTEN has given the listener.
+        /// Number of the listener from LISTEN.
         listener: ListenerId,
-        /// What the VM acts on.
+        /// The cause, for the VM.
         reason: Reason,
         /// One line for people.
         explanation: String,
     },
-    /// The name is given up: its socket and lock file are gone.
+    /// Reports that the name is given up: its socket and lock file are removed.
     Unlistened {
-        /// The number that LISTEN has given the listener.
+        /// Number of the listener from LISTEN.
         listener: ListenerId,
     },
-    /// A peer has connected and said its name, which follows as DATA.
+    /// Reports that a peer has connected and sent its name, which follows as DATA.
     Accepted {
-        /// A number that the sidecar chooses: even, and not in use.
+        /// Number of the connection, which the sidecar chooses: even, and not in use.
         conn: ConnId,
-        /// Where it came in.
+        /// Number of the listener that the peer connected to.
         listener: ListenerId,
-        /// Who it is.
+        /// Credentials of the peer.
         peer: Credentials,
-        /// unix(7) path, or NUL and abstract name; empty if its socket is not bound.
+        /// unix(7) path, or NUL and abstract name, of the peer's socket; empty if it is not bound.
         address: Vec<u8>,
     },
-    /// The peer of a CONNECT is there.
+    /// Reports that a CONNECT has succeeded.
     Connected {
-        /// The number that CONNECT has given the connection.
+        /// Number of the connection from CONNECT.
         conn: ConnId,
-        /// Who it is.
+        /// Credentials of the peer.
         peer: Credentials,
     },
-    /// The peer of a CONNECT could not be reached.
+    /// Reports that a CONNECT has failed.
     ConnectFailed {
-        /// The number that CONNECT has given the connection.
+        /// Number of the connection from CONNECT.
         conn: ConnId,
-        /// What the VM acts on.
+        /// The cause, for the VM.
         reason: Reason,
         /// One line for people.
         explanation: String,
     },
-    /// The socket has passed on `count` bytes of the connection.
+    /// Acknowledges `count` bytes that the sidecar has passed on to the socket.
     Ack {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
-        /// Bytes since the last ACK.
+        /// Bytes passed on since the last ACK.
         count: u32,
     },
-    /// The socket of the connection lies in the channel.
+    /// Reports that the socket of the connection has been sent through the channel.
     HandedOver {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
     },
-    /// The socket cannot be passed: the connection is established at the sidecar.
+    /// Reports that the socket cannot be passed, and that the sidecar relays the connection.
     Relayed {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
     },
-    /// The channel is open for the VM.
+    /// Reports that the VM can connect to the channel.
     Channel {
         /// unix(7) path, or NUL and abstract name.
         address: Vec<u8>,
     },
-    /// There is no channel.
+    /// Reports that there is no channel.
     ChannelFailed {
         /// One line for people.
         explanation: String,
     },
-    /// A name that was ours is not ours any more.
+    /// Reports that a listener has lost its name.
     ListenerLost {
-        /// The number that LISTEN has given the listener.
+        /// Number of the listener from LISTEN.
         listener: ListenerId,
         /// One line for people.
         explanation: String,
     },
-    /// The socket has ended, before the VM has sent CLOSE.
+    /// Reports that the connection has ended before the VM sent CLOSE.
     Closed {
-        /// The number that CONNECT or ACCEPTED has given the connection.
+        /// Number of the connection from CONNECT or ACCEPTED.
         conn: ConnId,
-        /// What the VM acts on.
+        /// The cause, for the VM.
         reason: Reason,
         /// One line for people.
         explanation: String,
     },
-    /// A record of the log.
+    /// Carries a line of the sidecar's log.
     Log(Line),
-    /// How the sidecar is.
+    /// Answers ASK_STATUS.
     Status(Status),
 }
 
-/// A line of the log, with its facts.
+/// A line of the sidecar's log, with its facts as fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// How important it is.
+    /// Severity of the line.
     pub level: Level,
-    /// What has happened, if that has a word.
+    /// Kind of event, if it is one that programs can tell apart.
     pub cause: Option<Cause>,
-    /// The peer that it is about, or [`Credentials::UNKNOWN`].
+    /// Credentials of the peer that the line is about, or [`Credentials::UNKNOWN`].
     pub peer: Credentials,
-    /// What else it is about.
+    /// Address or node that the line is about.
     pub subject: Subject,
-    /// For people.
+    /// The line itself, without control characters.
     pub text: String,
 }
 
 impl Line {
-    /// A line without facts.
+    /// A line that is not about a peer, an address or a node.
     pub fn new(level: Level, text: String) -> Line {
         Line {
             level,
@@ -407,18 +412,18 @@ impl Line {
     }
 }
 
-/// What a line is about, besides a peer.
+/// The address or node that a log line is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// Nothing that has a name.
+    /// Neither an address nor a node.
     Nothing,
-    /// An address, as people write it.
+    /// An address in printable form.
     Address(String),
     /// The name of a node.
     Node(String),
 }
 
-/// Levels of syslog(3), which are those of the VM's logger.
+/// Levels of syslog(3), which the VM's logger also uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Level {
@@ -428,14 +433,14 @@ pub enum Level {
     Warning = 4,
     /// Nothing is wrong, but operators want to know.
     Notice = 5,
-    /// For those who ask.
+    /// Detail for operators who enable it.
     Info = 6,
-    /// For those who work on the sidecar.
+    /// Detail for developers of the sidecar.
     Debug = 7,
 }
 
 impl Level {
-    /// Every level, in the order of its number.
+    /// All levels, ordered by number.
     pub const ALL: [Level; 5] = [
         Level::Error,
         Level::Warning,
@@ -445,36 +450,36 @@ impl Level {
     ];
 }
 
-/// What a line of the log says has happened, in a word for programs.
+/// The kind of event that a log line reports, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
-    /// A peer is not one of those that ADMIT allows.
+    /// A peer was refused by the policy that ADMIT sets.
     Refused = 1,
-    /// A peer has said what cannot be the name of a node.
+    /// A peer sent something that cannot be the name of a node.
     ImplausibleName = 2,
-    /// Too many handshakes of a peer's user have failed.
+    /// Too many handshakes with processes of one user failed.
     HandshakesFailed = 3,
-    /// A peer could not be accepted, for want of descriptors or because the system failed.
+    /// A connection could not be accepted, because descriptors ran out or the system failed.
     CannotAccept = 4,
-    /// Peers can be accepted again.
+    /// Connections are being accepted again.
     AcceptsAgain = 5,
-    /// The socket of a node that was killed has been replaced or removed.
+    /// The socket file of a node that was killed was replaced or removed.
     TookOver = 6,
-    /// A file of ours was removed or replaced by somebody else.
+    /// A file of ours was removed or replaced by another process.
     FileTaken = 7,
     /// A socket could not be handed over to the VM.
     NotHandedOver = 8,
-    /// A connection was closed before its peer had read everything.
+    /// A connection was closed before all its bytes were delivered to the peer.
     Undelivered = 9,
-    /// A signal has come.
+    /// A signal arrived.
     Signal = 10,
-    /// Lines of the log were lost.
+    /// Log lines were dropped.
     LinesLost = 11,
 }
 
 impl Cause {
-    /// Every cause, in the order of its number.
+    /// All causes, ordered by number.
     pub const ALL: [Cause; 11] = [
         Cause::Refused,
         Cause::ImplausibleName,
@@ -489,7 +494,7 @@ impl Cause {
         Cause::LinesLost,
     ];
 
-    /// The word, which the VM's log has as an atom.
+    /// The name of the cause, which is an atom in the metadata of the VM's log events.
     pub fn word(self) -> &'static str {
         match self {
             Cause::Refused => "refused",
@@ -506,18 +511,18 @@ impl Cause {
         }
     }
 
-    /// The cause of this word.
+    /// The cause with this name.
     pub fn of_word(word: &str) -> Option<Cause> {
         Cause::ALL.into_iter().find(|cause| cause.word() == word)
     }
 }
 
-/// How the sidecar is; 0 where the system does not tell.
+/// Resources that the sidecar uses. A value that the system does not report is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// Open descriptors.
+    /// Number of open file descriptors.
     pub descriptors: u32,
-    /// How many it may have.
+    /// Most file descriptors that it may have open (RLIMIT_NOFILE).
     pub descriptor_limit: u32,
     /// Resident memory in bytes.
     pub memory: u64,
