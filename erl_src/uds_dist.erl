@@ -13,7 +13,7 @@
 %%      |    |== port ==> sidecar (an OS process), restarted when it dies
 %%      |    '-- uds_dist_log_writer     runs the handlers of logger
 %%      '-- net_kernel
-%%           |-- uds_dist_acceptor     gives peers that come in to net_kernel   accept/1
+%%           |-- uds_dist_acceptor     gives incoming peers to net_kernel       accept/1
 %%           '-- supervisor            handshake, ticks (dist_util)             setup/5,
 %%                |                                                             accept_connection/5
 %%                '-- uds_dist_controller   distribution controller: all output
@@ -21,25 +21,25 @@
 %%
 %% Lines are links. The owner and the acceptor never exit while distribution is up, since net_sup
 %% or net_kernel would end with them. A connection's supervisor, controller and input handler end
-%% together; the owner monitors the controller and then has the sidecar close the socket.
+%% together. The owner monitors the controller, and makes the sidecar close the socket when it ends.
 %%
-%% A message to another node: the VM's queue for the connection -> uds_dist_controller -> uds_dist_relay
-%% -> uds_dist_pipe -> port -> sidecar -> socket; and from it: socket -> sidecar -> port -> uds_dist_port
-%% -> uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct stands between the two
-%% processes and the socket, and neither the port nor the sidecar takes part.
+%% The path of a message to another node: the VM's queue for the connection -> uds_dist_controller ->
+%% uds_dist_relay -> uds_dist_pipe -> port -> sidecar -> socket; and from another node: socket -> sidecar ->
+%% port -> uds_dist_port -> uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct connects
+%% the two processes with the socket, and neither the port nor the sidecar takes part.
 -module(uds_dist).
 -if(?OTP_RELEASE >= 27).
--moduledoc "Erlang distribution over Unix domain sockets: questions to ask a node about it.
+-moduledoc "Erlang distribution over Unix domain sockets: functions that inspect it.
 
 The other functions are callbacks for net_kernel.".
 -endif.
 
-%% For users.
+%% The API for users.
 -export([names/0, names/1, info/0, peers/0]).
 %% Callbacks of net_kernel and erl_distribution.
 -export([listen/1, listen/2, accept/1, accept_connection/5, setup/5, close/1, select/1]).
 -export([address/0, address/1, childspecs/0, is_node_name/1, setopts/2, getopts/2]).
-%% Processes, and the funs of #hs_data{}.
+%% Entry points of processes, and funs of #hs_data{}.
 -export([init_accepted/6, init_setup/6]).
 -export([keep_options/1, peer_address/2]).
 
@@ -47,19 +47,19 @@ The other functions are callbacks for net_kernel.".
 -include_lib("kernel/include/dist.hrl").
 -include_lib("kernel/include/dist_util.hrl").
 
-%% Nodes that reach each other without epmd all speak this version (OTP 23 and later).
+%% All nodes that connect without epmd speak this version (OTP 23 and later).
 -define(DISTRIBUTION_VERSION, 6).
 
-%% What net_kernel knows the listener by: the name of the node.
+%% The term with which net_kernel identifies the listener: the name of the node.
 -type listener() :: atom().
 -type connection() :: uds_dist_controller:connection().
 
 -if(?OTP_RELEASE >= 27).
--doc "Names of the nodes that live in this node's `socket_dir`, sorted: `my_app` of `my_app@host`.
+-doc "Names of the nodes that are up in this node's `socket_dir`, sorted: `my_app` for `my_app@host`.
 
-No node is spoken to, and none of them logs anything. Nodes that were killed and files that are no
-sockets are left out. An error is that of reading the directory, or an explanation of what is wrong
-with the settings.".
+It contacts none of the nodes, so none of them logs anything. Nodes that were killed and files that are
+not sockets are left out. An error is the reason why the directory cannot be read, or an explanation of
+what is wrong with the settings.".
 -endif.
 -spec names() -> {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
 names() ->
@@ -69,7 +69,7 @@ names() ->
     end.
 
 -if(?OTP_RELEASE >= 27).
--doc "Names of the nodes that live in another directory, or in the abstract namespace `@name`.".
+-doc "Names of the nodes that are up in another directory, or in the abstract namespace `@name`.".
 -endif.
 -spec names(SocketDir :: string() | binary()) ->
     {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
@@ -80,57 +80,58 @@ names(SocketDir) ->
     end.
 
 -if(?OTP_RELEASE >= 27).
--doc "How this node is: where it listens, its settings, its sidecar, and totals that only rise.
+-doc "The state of this node's carrier: where it listens, its settings, its sidecar, and total counts.
 
-It answers at once, also while connections are saturated, and after half a second if the sidecar does
+It returns at once, even while connections are saturated, and after half a second if the sidecar does
 not answer.
 
-- `version`: that of the application.
+- `version`: version of the application.
 - `name`: the node's name without its host.
-- `listening_at`, `should_listen_at`: where it listens, and where it should; `undefined` if it does
-  not listen.
-- `transport`: what a new connection gets.
-- `settings`: those in force, and in `sources` where each of them comes from.
+- `listening_at`, `should_listen_at`: the address where it listens, and the one where it should;
+  `undefined` if it does not listen.
+- `transport`: the transport of new connections.
+- `settings`: the settings in force; `sources` has the source of each of them.
 - `sidecar`: its `status` (`up`, `starting`, `resting` before the next try, or `down` if none is
   needed yet), `os_pid`, `program` and `version`; `started` in seconds of Unix time and `up_for` in
   seconds; `restarts`, the number of starts after the first one, failed ones included; `ended`, the
   number of sidecars that were up and have ended; open `descriptors`, `descriptor_limit`, and resident
   `memory` in bytes, each `undefined` if it is not known.
-- `connections`: how many there are, in any state.
-- `totals`: `connections_accepted`, `connections_made`, `bytes_sent`, `bytes_received`.
+- `connections`: number of connections, in any state.
+- `totals`: `connections_accepted`, `connections_made`, `bytes_sent`, `bytes_received`. These never
+  decrease while the node is distributed.
 
-A VM that is not distributed over Unix domain sockets answers `{error, not_distributed}`.".
+In a VM that is not distributed over Unix domain sockets, it returns `{error, not_distributed}`.".
 -endif.
 -spec info() -> uds_dist_info:info() | {error, not_distributed}.
 info() ->
     uds_dist_info:info().
 
 -if(?OTP_RELEASE >= 27).
--doc "Who is connected: one map for each connection of this node, in any state.
+-doc "The connections of this node, in any state, one map for each.
 
-- `node`: its name; `undefined` while a peer that came in is still shaking hands.
-- `direction`: `in` if the peer has connected to this node, or `out`.
+- `node`: name of the peer node; `undefined` during the handshake of an incoming connection.
+- `direction`: `in` if the peer has connected to this node, otherwise `out`.
 - `transport`: `relay` or `direct`. `state`: `handshake`, `up` or `ending`.
-- `uid`, `gid`, `pid`: the process at the other end, which is the peer's sidecar or a command, by
-  the kernel's word. `pid` is 0 for a process of another PID namespace.
-- `since`: when the connection was opened, in seconds of Unix time.
-- `bytes_sent`, `bytes_received`: of the connection so far.
+- `uid`, `gid`, `pid`: credentials of the process at the other end, which is the peer's sidecar or
+  a command, as reported by the kernel. `pid` is 0 for a process in another PID namespace.
+- `since`: time when the connection was opened, in seconds of Unix time.
+- `bytes_sent`, `bytes_received`: bytes of the connection so far.
 - `frames_sent`, `frames_received`: frames of the distribution, ticks included; `undefined` during
   the handshake.
 - `queued`: bytes in the VM's queue for the connection. Senders are suspended from `+zdbbl` on.
 - `window`, `unacknowledged`: with `relay`, the most bytes that may be on their way to the peer's
-  socket, and those that were sent and not acknowledged; with `direct`, `undefined`.
-- `address`: of the socket at the other end; `undefined` if that is not bound, as that of most peers
-  that have connected to this node.
+  socket, and the number that have been sent but not acknowledged; with `direct`, `undefined`.
+- `address`: address of the peer's socket; `undefined` if it is not bound, which is the case for most
+  incoming connections.
 
-Like `info/0`, it asks no process that carries messages.".
+Like `info/0`, it calls no process that carries messages.".
 -endif.
 -spec peers() -> [uds_dist_info:peer()] | {error, not_distributed}.
 peers() ->
     uds_dist_info:peers().
 
-%% What has to run before net_kernel does. It starts whatever else is wrong: a start that fails
-%% here would end the boot in a crash dump instead of a line that says why.
+%% The processes that must run before net_kernel. They start even if the configuration is wrong, because
+%% a failure here would end the boot with a crash dump instead of a line that explains it.
 -spec childspecs() -> {ok, [supervisor:child_spec()]}.
 childspecs() ->
     {ok, [
@@ -144,7 +145,7 @@ childspecs() ->
         }
     ]}.
 
-%% Owns the name and listens. Errors have been explained in the log.
+%% Takes the name and listens. Errors have been logged with an explanation when it returns.
 -spec listen(Name :: atom()) ->
     {ok, {listener(), #net_address{}, Creation :: 4..16#FFFFFFFF}} | {error, Reason :: atom()}.
 listen(Name) ->
@@ -155,13 +156,13 @@ listen(Name) ->
             Error
     end.
 
-%% The host makes no difference: every node is on this one.
+%% The host is ignored: every node is on this host.
 -spec listen(Name :: atom(), Host :: string()) ->
     {ok, {listener(), #net_address{}, Creation :: 4..16#FFFFFFFF}} | {error, Reason :: atom()}.
 listen(Name, _Host) ->
     listen(Name).
 
-%% What a node that does not listen has instead (-dist_listen false).
+%% The address of a node that does not listen (-dist_listen false).
 -spec address() -> #net_address{}.
 address() ->
     net_address(undefined).
@@ -178,7 +179,7 @@ close(Listener) ->
 accept(_Listener) ->
     uds_dist_acceptor:start_link().
 
-%% Starts the supervisor of a connection that a peer made.
+%% Starts the supervisor of an incoming connection.
 -spec accept_connection(
     Acceptor :: pid(), connection(), MyNode :: node(), Allowed :: list(), SetupTime
 ) -> Supervisor :: pid() when
@@ -234,8 +235,8 @@ init_setup(Kernel, Node, Type, MyNode, SetupTime, Started) ->
             ?shutdown2(Node, {connect_failed, Reason})
     end.
 
-%% What dist_util needs of a connection, whoever made it. Every fun names its module: a supervisor that
-%% held a local fun would end with the second load of that module.
+%% The data that dist_util needs for a connection in either direction. Every fun names its module: loading
+%% a module twice kills processes that hold a local fun of its old version.
 hs_data(Kernel, Connection, MyNode, Timer) ->
     #hs_data{
         kernel_pid = Kernel,
@@ -251,8 +252,8 @@ hs_data(Kernel, Connection, MyNode, Timer) ->
         f_address = fun ?MODULE:peer_address/2,
         f_handshake_complete = fun uds_dist_controller:established/3,
         mf_tick = fun uds_dist_controller:tick/1,
-        %% The VM's own counters (erlang:dist_get_stat/1): asking a process instead would let a
-        %% busy one stop the ticks, and with them the detection of dead nodes.
+        %% Undefined means the VM's own counters (erlang:dist_get_stat/1). If a process were called instead,
+        %% it could delay the ticks while it is busy, and with them the detection of dead nodes.
         mf_getstat = undefined,
         mf_setopts = fun ?MODULE:setopts/2,
         mf_getopts = fun ?MODULE:getopts/2
@@ -263,13 +264,13 @@ hs_data(Kernel, Connection, MyNode, Timer) ->
 keep_options(_Connection) ->
     ok.
 
-%% The address that net_kernel:node_info/1 shows.
+%% The address of the peer, which net_kernel:node_info/1 shows.
 -spec peer_address(connection(), node()) -> #net_address{}.
 peer_address(Connection, _Node) ->
     net_address(uds_dist_controller:address(Connection)).
 
-%% Whether Node is for this carrier. Alone it takes every node. Beside other carriers
-%% (-proto_dist inet_tls uds) it takes those of this host and leaves the others to them.
+%% Whether this carrier handles Node. If it is the only carrier, it handles every node. Beside other carriers
+%% (-proto_dist inet_tls uds), it handles the nodes of this host only.
 -spec select(node()) -> boolean().
 select(Node) ->
     case {split(Node), init:get_argument(proto_dist)} of
@@ -279,7 +280,7 @@ select(Node) ->
     end.
 
 is_this_host(Host, {"nonode", "nohost"}) ->
-    %% A node that will be given its name by the first one it connects to.
+    %% This node will get its name from the first node that it connects to.
     {ok, This} = inet:gethostname(),
     hd(string:split(Host, ".")) =:= This;
 is_this_host(Host, {_Name, This}) ->
@@ -295,12 +296,12 @@ split(Node) ->
 is_node_name(Node) when is_atom(Node) -> split(Node) =/= error;
 is_node_name(_) -> false.
 
-%% The options of net_kernel:setopts/2 are those of an inet socket. There is none.
+%% net_kernel:setopts/2 sets options of inet sockets, and this carrier has none.
 -spec setopts(listener() | connection(), [term()]) -> ok | {error, enotsup}.
 setopts(_, []) -> ok;
 setopts(_, [_ | _]) -> {error, enotsup}.
 
-%% As inet:getopts/2: options that a socket does not have are left out.
+%% Returns no options: like inet:getopts/2, it leaves out options that a socket does not have.
 -spec getopts(listener() | connection(), [term()]) -> {ok, []}.
 getopts(_, _) -> {ok, []}.
 
@@ -312,6 +313,6 @@ net_address(Address) ->
         family = local
     }.
 
-%% Tells this incarnation of the node from earlier ones. 0 to 3 have other meanings.
+%% Distinguishes this incarnation of the node from earlier ones. 0 to 3 have other meanings.
 creation() ->
     3 + rand:uniform((1 bsl 32) - 4).

@@ -1,7 +1,7 @@
-%% Settings, where they come from, and the addresses that follow from them.
+%% The settings, their sources, and the addresses of nodes that follow from them.
 %%
-%% This module must work in the earliest boot: distribution starts before file servers and loggers.
-%% It reads and starts nothing. All that it remembers is the directory in which the node was started.
+%% This module must work in the earliest boot, because distribution starts before file servers and loggers.
+%% It starts no process, and remembers nothing but the directory in which the node was started.
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
@@ -14,23 +14,23 @@
 -type config() :: #{
     %% Absolute path, or "@" and the name of an abstract namespace.
     socket_dir := binary(),
-    %% Some source has a socket_dir: it is not the default.
+    %% True if a source sets socket_dir; false if it is the default.
     is_set := boolean(),
     %% Connections that may wait to be accepted, as in listen(2).
     backlog := 1..65535,
     %% Mode of the socket file, as in chmod(2).
     socket_mode := 0..8#777,
-    %% Who may be a peer.
+    %% The peers that are admitted.
     policy := uds_dist_protocol:policy(),
-    %% How the bytes of connections get to the peer and back.
+    %% Transport of established connections.
     transport := relay | direct,
-    %% Busy-poll budget in microseconds: how long a wait for input may be spent polling.
+    %% Busy-poll budget in microseconds: how long a reader may spin before it blocks.
     spin := non_neg_integer(),
-    %% The least important level of the sidecar's log.
+    %% Lowest level of the sidecar's log.
     log := log_level(),
-    %% Where the settings come from, such as "UDS_DIST_DIR" or "the default".
+    %% Source of each setting, such as "UDS_DIST_DIR" or "the default".
     sources := #{setting() => string()},
-    %% Settings that a stronger source has overridden, each as a line for the log.
+    %% Settings that a source of higher precedence has overridden, each as a line for the log.
     overridden := [explanation()]
 }.
 -type log_level() :: off | error | warn | info | debug.
@@ -43,18 +43,18 @@
     | transport
     | spin
     | log.
-%% What is wrong, where, and what to do: one line.
+%% One line for people: what is wrong, where, and what to do about it.
 -type explanation() :: unicode:chardata().
 
 -define(DEFAULT_BACKLOG, 5).
 -define(DEFAULT_SOCKET_MODE, 8#600).
-%% Several times what a message and its answer take between two nodes that are awake.
+%% Microseconds: several times the round trip between two nodes that are awake.
 -define(DEFAULT_SPIN, 50).
-%% More than this would be no short wait on any machine.
+%% Microseconds. A longer budget would be a waste on any machine.
 -define(MAX_SPIN, 1000).
-%% Users or groups in one list: the port protocol takes five hundred of both.
+%% Most ids in one list. The port protocol takes five hundred in both lists.
 -define(MAX_IDS, 250).
-%% (uid_t)-1 is nobody.
+%% (uid_t)-1 is reserved: no user has it.
 -define(MAX_ID, 16#FFFFFFFE).
 %% Key of the directory in which the node was started.
 -define(CWD, {?MODULE, working_directory}).
@@ -62,8 +62,8 @@
 %% Reads and checks every setting.
 -spec read() -> {ok, config()} | {error, explanation()}.
 read() ->
-    %% Settings of sys.config and of `-uds_dist Key Value` become visible by loading. Without an
-    %% .app file on the path there are none, and nothing else is lost.
+    %% Loading makes the settings of sys.config and of `-uds_dist Key Value` visible. Without an .app file on
+    %% the path, these do not exist, and everything else works.
     _ = application:load(uds_dist),
     maybe_read(
         [
@@ -87,7 +87,7 @@ maybe_read([Read | More], Config) ->
         {error, _} = Error -> Error
     end.
 
-%% Reads the settings, unless it is too early: nothing says where to listen yet, and something still may.
+%% Reads the settings. Returns put_off if no source sets socket_dir yet, and one still may.
 -spec read_if_complete() -> {ok, config()} | put_off | {error, explanation()}.
 read_if_complete() ->
     case read() of
@@ -100,15 +100,15 @@ read_if_complete() ->
             Read
     end.
 
-%% Distribution starts with kernel, and the config providers of an Elixir release (config/runtime.exs) run
-%% after it. They are through when the boot is, and when the application starts.
+%% Whether settings may still be added. Distribution starts with kernel, and the config providers of an Elixir
+%% release (config/runtime.exs) run after it. They are done when the boot ends or the application starts.
 is_incomplete() ->
     application:get_env(elixir, config_provider_init) =/= undefined andalso
         application:get_env(elixir, config_provider_booted) =:= undefined andalso
         element(1, init:get_status()) =:= starting andalso
         whereis(uds_dist_app) =:= undefined.
 
-%% A misspelt key would be a setting that silently does nothing.
+%% Without this check, a misspelt key would be ignored silently.
 known_keys(Config) ->
     Settings = [socket_dir, backlog, socket_mode, allowed_uids, allowed_gids, transport],
     Known = [included_applications | Settings],
@@ -178,8 +178,8 @@ is_same(A, B) ->
         error:badarg -> false
     end.
 
-%% `-uds_dist_dir /run/x`, which needs no quoting, or the form that OTP has for every application:
-%% `-uds_dist socket_dir '"/run/x"'`. As everywhere in erl, the last of several counts.
+%% Reads `-uds_dist_dir /run/x`, which needs no quoting, or the form that OTP has for every application:
+%% `-uds_dist socket_dir '"/run/x"'`. As with other flags of erl, the last one wins.
 command_line() ->
     case init:get_argument(uds_dist_dir) of
         {ok, Values} ->
@@ -234,7 +234,7 @@ environment() ->
         Dir -> {ok, bytes(Dir)}
     end.
 
-%% The bytes of a path that the operating system has given to the VM, whatever the locale made of them.
+%% The original bytes of a path from the operating system, which the VM has decoded according to the locale.
 bytes(Path) when is_binary(Path) ->
     Path;
 bytes(Path) ->
@@ -243,11 +243,11 @@ bytes(Path) ->
         _ -> unicode:characters_to_binary(Path)
     end.
 
-%% The bytes of a value that somebody has configured.
+%% The bytes of a configured value, in UTF-8 if it is a string.
 to_bytes(Value) when is_binary(Value) -> Value;
 to_bytes(Value) -> unicode:characters_to_binary(Value).
 
-%% Namespaces and what is no path at all are not.
+%% Whether a value is a relative path. Namespaces and values that are not paths are not relative.
 is_relative(Value) ->
     try to_bytes(Value) of
         <<"@", _/binary>> -> false;
@@ -257,7 +257,7 @@ is_relative(Value) ->
         error:badarg -> false
     end.
 
-%% Whether this is a release: their start scripts start a VM so.
+%% Whether this node is a release, whose start scripts start the VM in embedded mode.
 -spec is_embedded() -> boolean().
 is_embedded() ->
     case init:get_argument(mode) of
@@ -265,7 +265,7 @@ is_embedded() ->
         error -> false
     end.
 
-%% Makes a socket_dir absolute, so that it stays the same when the VM changes its directory.
+%% Checks a socket_dir and makes it absolute, so that it stays the same when the VM changes its directory.
 -spec check_socket_dir(Value :: term(), Source :: string(), os_type()) ->
     {ok, binary()} | {error, explanation()}.
 -type os_type() :: {atom(), atom()}.
@@ -296,7 +296,7 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
 check_socket_dir(Value, Source, _OsType) ->
     not_a_directory(Value, Source).
 
-%% The absolute form of a path in bytes, by the directory in which the node was started.
+%% The absolute form of a path in bytes, relative to the directory in which the node was started.
 absolute(Path) ->
     case {filename:pathtype(Path), working_directory()} of
         {relative, undefined} -> error;
@@ -312,8 +312,8 @@ no_working_directory(Value, Source) ->
         [Value, Source]
     ).
 
-%% Resolves relative paths by the working directory of this moment from now on. A program may change it
-%% later, and neither the node's socket nor its sidecar may be looked for in another place then.
+%% Remembers the current working directory, against which relative paths are resolved from now on. If
+%% a program changes its directory later, the paths of the node's socket and sidecar must stay the same.
 -spec remember_working_directory() -> ok.
 remember_working_directory() ->
     case persistent_term:get(?CWD, undefined) of
@@ -321,14 +321,14 @@ remember_working_directory() ->
         {cwd, _} -> ok
     end.
 
-%% Undefined if it was removed.
+%% The remembered or current working directory; undefined if it was removed.
 working_directory() ->
     case persistent_term:get(?CWD, undefined) of
         undefined -> read_working_directory();
         {cwd, Cwd} -> Cwd
     end.
 
-%% file:get_cwd/0 would ask a file server that is not there yet.
+%% file:get_cwd/0 would call the file server, which may not have started yet.
 read_working_directory() ->
     case prim_file:get_cwd() of
         {ok, Dir} -> bytes(Dir);
@@ -359,10 +359,10 @@ socket_mode(Config) ->
         {Mode, Config1} when is_integer(Mode), Mode >= 0, Mode =< 8#777 ->
             {ok, Config1#{socket_mode => Mode}};
         {Other, _} ->
-            invalid("socket_mode ~0tp must be an integer from 0 to 8#777, as 8#660", [Other])
+            invalid("socket_mode ~0tp must be an integer from 0 to 8#777, such as 8#660", [Other])
     end.
 
-%% What the application environment has, and that it does.
+%% The value of a setting in the application environment or its default, and the config with its source.
 configured(Setting, Default, Config) ->
     case application:get_env(uds_dist, Setting) of
         {ok, Value} -> {Value, from(Setting, "the application environment", Config)};
@@ -415,7 +415,8 @@ transport(Config) ->
             invalid("transport ~0tp must be relay or direct", [Other])
     end.
 
-%% The sidecar gets this number too. Where there is one processor, polling would keep the others from it.
+%% The sidecar gets this budget too. On a single processor, polling would only delay the process that is
+%% waited for.
 spin(Config) ->
     case {variable("UDS_DIST_SPIN", spin, Config), processors()} of
         {{"", Config1}, 1} ->
@@ -434,7 +435,7 @@ spin(Config) ->
             end
     end.
 
-%% A level of the sidecar, which filters its lines before this VM sees them.
+%% The sidecar filters its lines by this level before it sends them to this VM.
 log(Config) ->
     Levels = [off, error, warn, info, debug],
     case variable("UDS_DIST_LOG", log, Config) of
@@ -447,21 +448,21 @@ log(Config) ->
             end
     end.
 
-%% Whether lines at the level debug were asked for. The level of logger alone says nothing: that of Elixir
-%% nodes is debug by default.
+%% Whether debug lines were requested. The level of logger alone does not show that, because it is debug by
+%% default in Elixir nodes.
 -spec is_debugged() -> boolean().
 is_debugged() ->
     os:getenv("UDS_DIST_LOG") =:= "debug".
 
-%% A variable of the OS environment; empty counts as unset.
+%% The value of an environment variable; an empty one counts as unset.
 variable(Name, Setting, Config) ->
     case os:getenv(Name, "") of
         "" -> {"", from(Setting, "the default", Config)};
         Text -> {Text, from(Setting, Name, Config)}
     end.
 
-%% Processors that this VM may use, by its affinity and by the quota of its cgroup. Where the system does
-%% not tell, there may be one.
+%% Number of processors that this VM may use, according to its affinity and the quota of its cgroup. If the
+%% system reports neither, there may be only one.
 processors() ->
     Known = [
         Number
@@ -474,7 +475,7 @@ processors() ->
         _ -> lists:min(Known)
     end.
 
-%% Where and how this node listens under a name.
+%% The address, backlog and mode with which this node listens under a name.
 -spec place(Name :: atom(), config()) -> {ok, uds_dist_listener:place()} | {error, explanation()}.
 place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
     case address(Name, Config) of
@@ -482,11 +483,11 @@ place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
         {error, _} = Error -> Error
     end.
 
-%% Whether the commands of a release fit too: `remote`, `rpc` and the like run in nodes of their own, whose
-%% names are nine characters longer.
+%% Checks that the commands of a release can listen too: `remote`, `rpc` and similar commands run in nodes of
+%% their own, whose names are nine characters longer.
 -spec check_command_name(undefined | atom(), undefined | config()) -> ok | {error, explanation()}.
 check_command_name(Name, Config) when Name =:= undefined; Config =:= undefined ->
-    %% Either is still to come.
+    %% The name or the settings are not known yet.
     ok;
 check_command_name(Name, Config) ->
     case address(list_to_atom("rpc-xxxx-" ++ atom_to_list(Name)), Config) of
@@ -499,19 +500,19 @@ check_command_name(Name, Config) ->
             ]}
     end.
 
-%% Where the node of this name listens: everything after @ is ignored.
+%% The address at which the node of this name listens. Everything from the @ on is ignored.
 -spec address(node() | atom(), config()) ->
     {ok, uds_dist_protocol:address()} | {error, explanation()}.
 address(Node, #{socket_dir := Dir}) ->
     [Name | _] = binary:split(atom_to_binary(Node, utf8), <<"@">>),
-    %% A name comes from whoever asks for a connection: it must not lead out of the directory.
+    %% Any process may ask for a connection to any name, and the name must not lead out of the directory.
     case binary:match(Name, [<<"/">>, <<0>>]) of
         nomatch when Name =/= <<>> -> join(Dir, Name);
         _ -> {error, io_lib:format("~0tp is not a node name", [Node])}
     end.
 
-%% Whether a node was given its name by the one that it connected to, as a remote shell: such names are
-%% thirteen digits of base 36 or a few less.
+%% Whether a node got its name from the node that it connected to, such as a remote shell does. These names
+%% are numbers in base 36 of at most thirteen digits, and seldom many fewer.
 -spec is_dynamic(node()) -> boolean().
 is_dynamic(Node) ->
     [Name | _] = string:split(atom_to_list(Node), "@"),
@@ -539,17 +540,17 @@ check_length(Address, Limit, Dir) ->
             [format_address(Address), byte_size(Address), Limit, Dir]
         )}.
 
-%% Bytes of the longest path of a socket: sun_path of unix(7) without its NUL.
+%% Longest path of a socket in bytes: sun_path of unix(7) without its NUL.
 -spec limit(os_type()) -> pos_integer().
 limit({unix, linux}) -> 107;
 limit(_) -> 103.
 
-%% An address for people.
+%% An address in printable form.
 -spec format_address(uds_dist_protocol:address()) -> unicode:chardata().
 format_address(<<0, Name/binary>>) -> ["@", Name];
 format_address(Path) -> Path.
 
-%% The settings, for people.
+%% The settings as uds_dist:info/0 shows them.
 -spec settings(config()) -> uds_dist_info:settings().
 settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
     Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin, log], Config),
@@ -566,14 +567,14 @@ settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
         allowed_gids => Gids
     }.
 
-%% What to add to an explanation where it matters that the default is meant.
+%% An addition to an explanation, for the case that socket_dir is the default.
 -spec default_hint(undefined | config()) -> explanation().
 default_hint(#{is_set := false}) ->
     "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir";
 default_hint(_) ->
     "".
 
-%% The sidecar's binary. Relative paths are those of `-pa` or of UDS_DIST_SIDECAR.
+%% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative.
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
     Path =
@@ -586,7 +587,7 @@ sidecar_path() ->
         error -> Path
     end.
 
-%% A path as the VM writes it, if its bytes are text in the VM's encoding of names.
+%% A path as a string, if its bytes are valid in the VM's encoding of file names.
 filename(Bytes) ->
     case unicode:characters_to_list(Bytes, file:native_name_encoding()) of
         Chars when is_list(Chars) -> Chars;
@@ -596,7 +597,7 @@ filename(Bytes) ->
 priv_dir() ->
     case code:priv_dir(uds_dist) of
         {error, bad_name} ->
-            %% The ebin directory is on the path under another name than uds_dist.
+            %% The application's directory is not called uds_dist.
             filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
         Dir ->
             Dir

@@ -1,27 +1,27 @@
 %% The distribution controller: one process per connection, which does all of its output.
 %%
-%% It sends the packets of the handshake, then what the VM has for the other node, and ticks. How bytes
-%% get to the peer is up to the transport: during the handshake the sidecar relays them, and after it the
-%% owner of the port says which transport the connection has from then on.
+%% It sends the packets of the handshake, and after that the VM's distribution data and ticks. The transport
+%% moves the bytes to the peer: during the handshake it is the relay through the sidecar, and after the
+%% handshake the owner of the port tells the controller which transport to use.
 %%
 %% The controller is linked to the connection's supervisor, which is the process of dist_util that
 %% setup/5 or accept_connection/5 returned, and to the input handler. All three end together, and the
-%% owner, which monitors the controller, then has the sidecar close the connection.
+%% owner, which monitors the controller, then makes the sidecar close the connection.
 -module(uds_dist_controller).
 -behaviour(gen_server).
 
 -export([start/2, supervise/2, stop/2]).
 %% Called by the supervisor, as the funs of its #hs_data{}.
 -export([send/2, recv/3, established/3, tick/1]).
-%% What the owner of the port, uds_dist_port, tells it after the handshake.
+%% Called by the owner of the port, uds_dist_port, after the handshake.
 -export([relayed/1, handed_over/2]).
 -export([connection/3, low_level/1, address/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -export_type([connection/0]).
 
-%% What dist_util carries around as the "socket": the two processes of the connection, and the address of
-%% the socket at the other end, if it has one.
+%% The connection, which dist_util treats as the "socket": its two processes, and the address of the peer's
+%% socket, if that is bound.
 -opaque connection() :: {
     Controller :: pid(), InputHandler :: pid(), undefined | uds_dist_protocol:address()
 }.
@@ -32,59 +32,58 @@
     conn :: uds_dist_protocol:conn(),
     owner :: pid(),
     input_handler :: pid(),
-    %% Of an accepted connection: ends it if nobody becomes its supervisor.
+    %% Ends an accepted connection that gets no supervisor.
     timer :: undefined | reference(),
-    %% Who waits until its packet of the handshake is sent.
+    %% The caller that waits until its handshake packet is sent.
     sender :: undefined | gen_server:from(),
     phase = handshake ::
         handshake
-        %% It is through, and nothing may be sent until the transport is known.
+        %% The handshake is complete, and nothing may be sent until the transport is known.
         | awaiting_transport
         | up
-        %% Nothing can be sent any more; the input handler ends the connection after the last byte
-        %% of the peer.
+        %% Nothing more can be sent. The input handler ends the connection after the last byte of the peer.
         | broken,
     transport = uds_dist_relay :: module(),
     output :: uds_dist_transport:output(),
     counters :: uds_dist_counters:counters(),
-    %% From f_handshake_complete on.
+    %% Undefined until f_handshake_complete.
     dhandle :: undefined | erlang:dist_handle(),
-    %% What was taken from the VM and waits for the output to open. It goes first.
+    %% Batches that were taken from the VM's queue, and wait until the output has room.
     waiting = [] :: [batch()],
-    %% Whether the VM will say `dist_data` when it has something to send.
+    %% Whether the VM will send `dist_data` when there is something to send.
     notified = false :: boolean(),
-    %% Bytes in the VM's queue for the connection that make senders wait (+zdbbl).
+    %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl).
     busy_limit :: pos_integer(),
-    %% Bytes that were taken since the queue was last emptied.
+    %% Bytes taken since the queue was last emptied.
     taken = 0 :: non_neg_integer(),
     turn = uds_dist_turn:new() :: uds_dist_turn:turn()
 }).
 
-%% Bytes to collect for one write: enough to make system calls and wake-ups cheap, and no more, since
-%% others wait while they are copied. A quarter of the window.
+%% Size in bytes at which a batch is written: large enough to make system calls and wake-ups cheap, and no
+%% larger, since other processes wait while it is copied. A quarter of the window.
 -define(BATCH, 262144).
 
-%% Frames to collect at most: what is kept of each until then should stay in the processor's cache.
+%% Most frames in a batch. The heads that are built for them should stay in the processor's cache.
 -define(FRAMES, 1024).
 
-%% A batch of so many bytes takes the VM longer to copy and to write than a process should run.
+%% Size in bytes from which a batch takes the VM longer to copy and write than a process should run.
 -define(LONG, 65536).
 
-%% How often senders may fill the queue until it is emptied for those that wait. Less often they wait
-%% longer; more often, what was taken falls out of the processor's cache.
+%% The queue is emptied after this many times its limit was taken. With a larger number, suspended senders
+%% wait longer; with a smaller one, data that was taken falls out of the processor's cache.
 -define(FILLED, 8).
 
-%% Bytes that are taken from the VM's queue before the output takes them, in a node where senders have to
+%% Most bytes that are taken from the VM's queue before the output has room for them, in a node where senders
 %% wait long for their next turn.
 -define(AHEAD, (32 * 1048576)).
 
-%% Milliseconds that net_kernel may take to hand an accepted connection to its supervisor.
+%% Longest time that net_kernel may take to hand an accepted connection to its supervisor, in milliseconds.
 -define(UNSUPERVISED, 10000).
 
 %% ---------------------------------------------------------------------------------------------
 %% For the owner and the acceptor
 
-%% Starts the controller of a connection that the sidecar has opened. The owner is the caller.
+%% Starts the controller of a connection that the sidecar has opened. The caller is the owner of the port.
 -spec start(uds_dist_relay:link(), #{
     input_handler := pid(),
     supervisor := pid() | undefined,
@@ -99,7 +98,7 @@ start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters 
         counters = Counters,
         busy_limit = erlang:system_info(dist_buf_busy_limit)
     },
-    %% Little lives on the heap but references to binaries, which old ones must not keep alive.
+    %% The heap holds little but references to binaries, and garbage must not keep these alive.
     SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
     {ok, Pid} = gen_server:start(?MODULE, {State, Supervisor}, [{spawn_opt, SpawnOptions}]),
     Pid.
@@ -109,12 +108,12 @@ start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters 
 connection(Controller, InputHandler, Address) ->
     {Controller, InputHandler, Address}.
 
-%% What the VM sends distribution to, as f_getll.
+%% The process to which the VM sends distribution data (f_getll).
 -spec low_level(connection()) -> {ok, pid()}.
 low_level({Controller, _, _}) ->
     {ok, Controller}.
 
-%% Where the peer's socket is bound; undefined if it connected to us from one that is not.
+%% The address of the peer's socket; undefined if it is not bound.
 -spec address(connection()) -> undefined | uds_dist_protocol:address().
 address({_, _, Address}) ->
     Address.
@@ -127,16 +126,16 @@ supervise(Connection, Supervisor) ->
 %% Ends the connection.
 -spec stop(Controller :: pid(), Reason :: term()) -> ok.
 stop(Controller, Reason) ->
-    %% As a signal, so that the reason is the one that monitors of the node see, and no crash is logged.
+    %% With an exit signal, monitors of the node see this reason, and no crash is logged.
     exit(Controller, Reason),
     ok.
 
-%% The connection stays with the sidecar.
+%% Tells the controller that the sidecar relays the connection.
 -spec relayed(Controller :: pid()) -> ok.
 relayed(Controller) ->
     gen_server:cast(Controller, relayed).
 
-%% The connection's socket is this VM's now.
+%% Gives the controller the connection's socket, which the sidecar has handed over.
 -spec handed_over(Controller :: pid(), socket:socket()) -> ok.
 handed_over(Controller, Socket) ->
     ok = uds_dist_channel:give(Socket, Controller),
@@ -155,12 +154,12 @@ send(Connection, Packet) ->
 recv({_, InputHandler, _}, 0, Timeout) ->
     uds_dist_input:recv(InputHandler, Timeout).
 
-%% The handshake is through: the connection carries distribution from here on.
+%% Reports that the handshake is complete: the connection carries distribution from now on.
 -spec established(connection(), node(), erlang:dist_handle()) -> ok | {error, closed}.
 established(Connection, Node, DHandle) ->
     call(Connection, {established, Node, DHandle}).
 
-%% Shows the other node that this one lives.
+%% Sends a tick, which shows the other node that this one is alive.
 -spec tick(connection()) -> ok.
 tick({Controller, _, _}) ->
     Controller ! tick,
@@ -203,7 +202,7 @@ handle_call({send, _}, _From, State) ->
     {reply, {error, closed}, State};
 handle_call({established, Node, DHandle}, _From, State) ->
     #state{conn = Conn, owner = Owner, input_handler = InputHandler} = State,
-    %% Only the input handler may put data, and only the controller may say who that is.
+    %% Only the input handler may put data, and only the controller may register the input handler.
     ok = erlang:dist_ctrl_input_handler(DHandle, InputHandler),
     ok = uds_dist_input:established(InputHandler, self(), DHandle),
     ok = uds_dist_port:established(Owner, {Conn, self()}, Node, DHandle),
@@ -238,7 +237,7 @@ handle_info(Message, State = #state{transport = Transport, output = Output}) ->
     case Transport:writable(Message, Output) of
         {ok, Output1} -> {noreply, go_on(output(Output1, State))};
         {error, Reason} -> {noreply, go_on(broken(Reason, State))};
-        %% Such as an acknowledgement of the handshake, which went by way of the sidecar.
+        %% For example, an acknowledgement from the sidecar for the handshake of a direct connection.
         ignored -> {noreply, State}
     end.
 
@@ -249,8 +248,8 @@ code_change(_OldVersion, State, _Extra) ->
 go_on(State = #state{phase = up}) -> work(State);
 go_on(State) -> answer_sender(State).
 
-%% Only when the packet is on its way: what the owner sends at the end of the handshake must not overtake
-%% the last one.
+%% The sender is answered only when the packet is on its way: packets that the owner sends at the end of the
+%% handshake must not overtake it.
 answer_sender(State = #state{sender = undefined}) ->
     State;
 answer_sender(State = #state{sender = Sender, phase = broken}) ->
@@ -265,7 +264,7 @@ answer_sender(State = #state{sender = Sender, transport = Transport, output = Ou
             State
     end.
 
-%% The supervisor may have been ended meanwhile, for instance by disconnect_node.
+%% The supervisor may have ended meanwhile, for example by disconnect_node.
 link_supervisor(Supervisor, State = #state{timer = Timer}) ->
     try
         link(Supervisor)
@@ -278,13 +277,13 @@ link_supervisor(Supervisor, State = #state{timer = Timer}) ->
 %% ---------------------------------------------------------------------------------------------
 %% Output
 
-%% Sends what can be sent, and waits for a message then.
+%% Sends as much as possible, before the controller waits for its next message.
 work(State) ->
     State1 = #state{turn = Turn} = drain(State),
     State1#state{turn = uds_dist_turn:rest(Turn)}.
 
-%% Sends until the VM has nothing more, and then wants to be told; or until the output takes no more.
-%% What does not fit stays in the VM's queue for the connection, where it makes senders wait
+%% Sends until the VM has nothing more, and then asks for a notification; or until the output has no room.
+%% Further data stays in the VM's queue for the connection, which suspends senders when it is full
 %% (busy_dist_port).
 drain(State = #state{phase = broken}) ->
     State;
@@ -309,11 +308,11 @@ drain(true, State = #state{waiting = []}) ->
 drain(true, State) ->
     drain(transmit_waiting(State)).
 
-%% Gives every suspended sender a turn. The VM resumes them all when there is room for one frame, and
-%% the first of them uses it before the next one runs: as long as it sends as fast as it can, the
-%% others wait. So now and then everything that is there is taken, and this process waits for the next
-%% acknowledgement. The others run meanwhile; and if the first one has filled the queue before that,
-%% `dist_data` lets this process, which runs before them, make room again.
+%% Gives every suspended sender a turn. The VM resumes all of them when there is room for one frame, and
+%% the first one uses it before the next one runs: as long as it sends as fast as it can, the others are
+%% starved. So now and then this process takes everything from the queue, and waits for the next
+%% acknowledgement while the other senders run. If the first one fills the queue before they do,
+%% `dist_data` wakes this process, which has a higher priority, to make room again.
 empty_queue(State = #state{busy_limit = Limit}) ->
     take_batches(Limit div ?BATCH + 1, State#state{taken = 0}).
 
@@ -334,7 +333,7 @@ take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
 size_of_waiting(#state{waiting = Waiting}) ->
     lists:sum([Size || {Size, _} <- Waiting]).
 
-%% Frames, each with its length, in the order they were sent.
+%% Takes frames from the VM's queue, each with its length, in the order they were sent.
 collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
     {Size, lists:reverse(Frames)};
 collect(DHandle, Left, Size, Frames) ->
@@ -350,7 +349,7 @@ collect(DHandle, Left, Size, Frames) ->
 transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting]}) ->
     #state{transport = Transport, output = Output} = State,
     case Transport:available(Output) of
-        %% This holds for `infinity` too: an atom is more than any number.
+        %% This holds for `infinity` too: an atom is greater than any number.
         Available when Size =< Available ->
             transmit(Size, Data, State#state{waiting = Waiting});
         Available ->
@@ -366,8 +365,8 @@ split(Count, [Piece | Pieces], Now) ->
     <<Head:Count/binary, Tail/binary>> = Piece,
     {lists:reverse(Now, [Head]), [Tail | Pieces]}.
 
-%% When bytes wait, here or behind the output, the other node has those to see that this one lives;
-%% and between two parts of a frame a tick would be taken for a piece of it.
+%% No tick is needed while bytes are waiting here or behind the output, because they also show the other node
+%% that this one is alive. Between two parts of a frame, a tick would be taken for a part of it.
 send_tick(State = #state{phase = up, waiting = [], transport = Transport, output = Output}) ->
     case Transport:available(Output) >= 4 of
         true -> write(4, <<0:32>>, State);
@@ -376,8 +375,8 @@ send_tick(State = #state{phase = up, waiting = [], transport = Transport, output
 send_tick(State) ->
     State.
 
-%% A short batch goes out at once. Before a long one, other processes of the node may have their turn: the
-%% VM counts a write as little work, whatever its length, and would let this process go on.
+%% A short batch is written at once. Before a long one, other processes may get a turn: the VM counts few
+%% reductions for a write of any length, and would not preempt this process.
 transmit(Size, Data, State) when Size < ?LONG ->
     write(Size, Data, State);
 transmit(Size, Data, State = #state{turn = Turn}) ->
@@ -396,7 +395,7 @@ output(Output, State = #state{transport = Transport, counters = Counters}) ->
     ok = uds_dist_counters:unacknowledged(Transport:unacknowledged(Output), Counters),
     State#state{output = Output}.
 
-%% The input handler ends the connection when it has read what the peer sent before.
+%% The input handler ends the connection when it has read what the peer sent before the failure.
 broken(Reason, State = #state{input_handler = InputHandler}) ->
     ok = uds_dist_input:output_failed(InputHandler, Reason),
     State#state{phase = broken, waiting = []}.

@@ -1,4 +1,4 @@
-%% Why the system does not execute the sidecar, and what to do about it. Nothing is cured here.
+%% Explains why the system does not execute the sidecar, and what to do about it. It changes nothing.
 -module(uds_dist_executable).
 
 -export([explain/2, explain_status/2]).
@@ -7,21 +7,21 @@
 
 %% Mode bits of chmod(1) +x.
 -define(EXECUTE, 8#111).
-%% As a dependency, it is not built again by `rebar3 compile` alone.
+%% For a dependency, `rebar3 compile` alone does not build it again.
 -define(BUILD_IT,
     "build it (as a dependency: rebar3 clean -a && rebar3 compile, or "
     "mix deps.compile uds_dist --force)"
 ).
 -define(POINT_TO_IT, "point UDS_DIST_SIDECAR to a copy elsewhere").
 
-%% Why it could not be started.
+%% Explains the error with which the VM could not start the program at Path.
 -spec explain(Error :: term(), file:filename_all()) -> uds_dist_config:explanation().
 explain(Error, Path) when Error =:= enoent; Error =:= enotdir ->
     case prim_file:get_cwd() of
         {ok, _} ->
             is_missing(Path);
         {error, _} ->
-            %% Whatever the program, and wherever it is to run.
+            %% This holds for every program and every directory in which it should run.
             "the node's working directory was removed, and a VM can start no program from there; "
             "file:set_cwd/1 to one that exists"
     end;
@@ -36,7 +36,7 @@ explain(eacces, Path) ->
         {error, eacces} ->
             "this user may not enter its directory; run the node as a user who may, or build it elsewhere";
         {error, Reason} ->
-            io_lib:format("it cannot be looked at (~ts)", [file:format_error(Reason)])
+            io_lib:format("it cannot be examined (~ts)", [file:format_error(Reason)])
     end;
 explain(Error, _Path) ->
     io_lib:format("it cannot be started (~0tp)", [Error]).
@@ -47,14 +47,14 @@ is_missing(Path) ->
             [
                 "it is inside the archive ",
                 printable(Archive),
-                ", and the system executes files only; put it beside the archive, and set "
+                ", and the system can only execute files; put it beside the archive, and set "
                 "UDS_DIST_SIDECAR to its path"
             ];
         none ->
             "there is no such file; " ?BUILD_IT ", or set UDS_DIST_SIDECAR to its path"
     end.
 
-%% The file that takes a directory's place: an escript, or an .ez.
+%% The file that a path treats as a directory: an escript or an .ez.
 archive(Path) ->
     case {file:read_file_info(Path, [raw]), filename:dirname(Path)} of
         {{ok, #file_info{type = regular}}, _} -> {ok, Path};
@@ -66,12 +66,12 @@ archive(Path) ->
 printable(Path) when is_binary(Path) -> io_lib:format("~ts", [Path]);
 printable(Path) -> Path.
 
-%% What an exit status means that comes from the VM's exec(2), which gives its errno.
+%% Explains an exit status that is the errno with which the VM's exec(2) failed.
 -spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
 explain_status(8, _Path) ->
     ", since it was built for another architecture; " ?BUILD_IT " where it runs";
 explain_status(2, Path) ->
-    %% Or it has gone between the VM's look at it and the start.
+    %% The file may also have been removed between the VM's check and exec(2).
     case file:read_file_info(Path, [raw]) of
         {ok, _} ->
             ", since it was built for another C library, whose loader is not here; " ?BUILD_IT

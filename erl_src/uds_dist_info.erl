@@ -1,5 +1,5 @@
-%% What a node tells about its carrier, for people and for monitoring. It asks the owner of the port once,
-%% which answers at once, and reads counters; no process that carries messages is asked.
+%% Information about a node's carrier, for people and for monitoring. It comes from one call to the owner of
+%% the port, which answers at once, and from counters. No process that carries messages is called.
 -module(uds_dist_info).
 
 -export([info/0, peers/0]).
@@ -7,16 +7,16 @@
 -export_type([info/0, known/0, settings/0, sidecar/0, totals/0, peer/0]).
 
 -type info() :: #{
-    %% Of the application; undefined if its .app file is not on the path.
+    %% Version of the application; undefined if its .app file is not on the path.
     version := undefined | binary(),
-    %% The node's name without its host, where it listens, and where it should; undefined if it does not
-    %% listen.
+    %% The node's name without its host, the address where it listens, and the address where it should listen;
+    %% undefined if it does not listen.
     name := undefined | atom(),
     listening_at := undefined | binary(),
     should_listen_at := undefined | binary(),
     %% The settings in force, undefined before the first use.
     settings := undefined | settings(),
-    %% What a new connection gets.
+    %% Transport of new connections.
     transport := relay | direct,
     sidecar := sidecar(),
     connections := non_neg_integer(),
@@ -24,43 +24,43 @@
 }.
 -type settings() :: #{
     socket_dir := binary(),
-    %% Where socket_dir comes from, such as "UDS_DIST_DIR".
+    %% Source of socket_dir, such as "UDS_DIST_DIR".
     socket_dir_source := binary(),
     backlog := pos_integer(),
-    %% As in chmod(2).
+    %% Mode of the socket file, as in chmod(2).
     socket_mode := 0..8#777,
     allowed_uids := any | own_user_and_root | [non_neg_integer()],
     allowed_gids := [non_neg_integer()],
     transport := relay | direct,
     %% Busy-poll budget in microseconds.
     spin := non_neg_integer(),
-    %% The least important level of the sidecar's log.
+    %% Lowest level of the sidecar's log.
     log := uds_dist_config:log_level(),
-    %% Such as "UDS_DIST_DIR", "the application environment" or "the default".
+    %% Source of each setting, such as "UDS_DIST_DIR", "the application environment" or "the default".
     sources := #{uds_dist_config:setting() => binary()}
 }.
-%% What the owner of the port knows.
+%% The part of info() that comes from the owner of the port.
 -type known() :: map().
 -type sidecar() :: #{
     status := down | starting | up | resting,
     program := binary(),
     os_pid := undefined | non_neg_integer(),
-    %% The release of the program, when it came up in seconds of Unix time, and how many seconds ago;
-    %% undefined while it is not up.
+    %% Version of the program, the time when it came up in seconds of Unix time, and how many seconds ago that
+    %% was; undefined while it is not up.
     version := undefined | binary(),
     started := undefined | integer(),
     up_for := undefined | non_neg_integer(),
-    %% How often one had to be started again, failed tries included.
+    %% Number of starts after the first one, failed ones included.
     restarts := non_neg_integer(),
-    %% Sidecars that were up and have ended.
+    %% Number of sidecars that were up and have ended.
     ended := non_neg_integer(),
-    %% Open file descriptors, their limit, and resident memory in bytes; undefined where the system does not
-    %% tell, and while the sidecar does not answer.
+    %% Open file descriptors, their limit, and resident memory in bytes; undefined if the system does not
+    %% report them or the sidecar does not answer.
     descriptors := undefined | non_neg_integer(),
     descriptor_limit := undefined | non_neg_integer(),
     memory := undefined | non_neg_integer()
 }.
-%% Numbers that only rise while the node is distributed.
+%% Counters, which never decrease while the node is distributed.
 -type totals() :: #{
     connections_accepted := non_neg_integer(),
     connections_made := non_neg_integer(),
@@ -68,13 +68,13 @@
     bytes_received := non_neg_integer()
 }.
 -type peer() :: #{
-    %% Undefined during the handshake of a connection that came in.
+    %% Undefined during the handshake of an incoming connection.
     node := undefined | node(),
     %% in: the peer has connected to this node.
     direction := in | out,
     transport := relay | direct,
     state := handshake | up | ending,
-    %% What the kernel says of the process at the other end; pid 0 if it does not tell.
+    %% Credentials of the process at the other end, from the kernel; pid is 0 if it is not known.
     uid := non_neg_integer(),
     gid := non_neg_integer(),
     pid := non_neg_integer(),
@@ -85,13 +85,13 @@
     %% Frames of the distribution, ticks included; undefined during the handshake.
     frames_sent := undefined | non_neg_integer(),
     frames_received := undefined | non_neg_integer(),
-    %% Bytes that wait in the VM's queue for the connection; senders wait from +zdbbl on.
+    %% Bytes in the VM's queue for the connection; senders are suspended from +zdbbl on.
     queued := undefined | non_neg_integer(),
-    %% Most bytes that may be on their way to the socket of the peer, and those that are and have not been
-    %% acknowledged; undefined with the transport direct.
+    %% Most bytes that may be on their way to the peer's socket, and the number that are, unacknowledged;
+    %% undefined with the transport direct.
     window := undefined | pos_integer(),
     unacknowledged := undefined | non_neg_integer(),
-    %% Of the socket at the other end, if it has one.
+    %% Address of the peer's socket; undefined if it is not bound.
     address := undefined | binary()
 }.
 

@@ -1,11 +1,10 @@
-%% The input handler: one process per connection, which takes all of its input.
+%% The input handler: one process per connection, which handles all of its input.
 %%
-%% During the handshake it gives dist_util one packet after the other. After it, it cuts the bytes into
-%% frames and gives them to the VM, beginning with the bytes that came before the VM was ready. What a peer
-%% sent before it ended is always given to the VM before the end is. Where bytes come from is up to the
-%% transport.
+%% During the handshake it gives dist_util one packet at a time. After the handshake, it splits the bytes into
+%% frames and gives them to the VM, beginning with bytes that arrived before the VM was ready. Everything that
+%% the peer sent reaches the VM before the end of the connection does. The bytes come from the transport.
 %%
-%% It is linked to the controller: both end together.
+%% The input handler is linked to the controller, and both end together.
 -module(uds_dist_input).
 -behaviour(gen_server).
 
@@ -24,7 +23,7 @@
     input :: uds_dist_transport:input(),
     counters :: uds_dist_counters:counters(),
     phase ::
-        %% Bytes of packets that dist_util has not asked for, and the call that waits for more.
+        %% Bytes that dist_util has not asked for yet, and the call that waits for a complete packet.
         {handshake, binary(), undefined | gen_server:from()}
         | {up, Controller :: pid(), erlang:dist_handle(), uds_dist_frames:buffer()},
     %% Why no more bytes will come.
@@ -35,8 +34,8 @@
 
 -type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
-%% Starts the handler for a connection of the sidecar's. The caller is the owner of the port.
-%% Called is the node that we have connected to; undefined if the peer has connected to us.
+%% Starts the handler of a connection that the sidecar has opened. The caller is the owner of the port.
+%% Called is the node that we are connecting to; undefined if the peer has connected to us.
 -spec start(uds_dist_relay:link(), Called :: undefined | node(), uds_dist_counters:counters()) ->
     pid().
 start(Link, Called, Counters) ->
@@ -47,9 +46,9 @@ start(Link, Called, Counters) ->
         phase = {handshake, <<>>, undefined},
         counters = Counters
     },
-    %% max: a message goes on at once, however many processes of a busy node want to run.
-    %% off_heap: input that waits here must not be copied by each collection.
-    %% 0: binaries that have been passed on are freed while the processor still has them at hand.
+    %% max: a message is passed on at once, however many processes of the node are runnable.
+    %% off_heap: a garbage collection must not copy input that waits in the message queue.
+    %% 0: binaries that have been passed on are freed while they are still in the processor's cache.
     SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
     {ok, Pid} = gen_server:start(?MODULE, State, [{spawn_opt, SpawnOptions}]),
     Pid.
@@ -64,18 +63,18 @@ recv(InputHandler, Timeout) ->
         exit:_ -> {error, closed}
     end.
 
-%% The handshake is through, and this process may give the VM frames.
+%% Reports that the handshake is complete, and that the input handler may give frames to the VM.
 -spec established(InputHandler :: pid(), Controller :: pid(), erlang:dist_handle()) -> ok.
 established(InputHandler, Controller, DHandle) ->
     gen_server:cast(InputHandler, {established, Controller, DHandle}).
 
-%% Nothing can be sent any more. What the peer sent before that is still to be read.
+%% Reports that nothing more can be sent. Bytes that the peer sent before are still read.
 -spec output_failed(InputHandler :: pid(), uds_dist_transport:reason()) -> ok.
 output_failed(InputHandler, Reason) ->
     gen_server:cast(InputHandler, {output_failed, Reason}).
 
-%% The connection's socket is this VM's now, and all that the sidecar read from it has been passed on.
-%% Spin is the busy-poll budget in microseconds.
+%% Gives the input handler the connection's socket, after everything that the sidecar read from it has been
+%% passed on. Spin is the busy-poll budget in microseconds.
 -spec handed_over(InputHandler :: pid(), socket:socket(), Spin :: non_neg_integer()) -> ok.
 handed_over(InputHandler, Socket, Spin) ->
     gen_server:cast(InputHandler, {handed_over, Socket, Spin}).
@@ -101,7 +100,7 @@ handle_cast({handed_over, Socket, Spin}, State) ->
     Input = uds_dist_direct:input(Socket, Spin),
     {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
 handle_cast({output_failed, Reason}, State = #state{transport = uds_dist_relay}) ->
-    %% The sidecar is gone. What it has passed on is in front of the message that says so.
+    %% The sidecar is gone. A message reports that, after everything that the sidecar passed on.
     {noreply, State#state{output_failure = Reason}};
 handle_cast({output_failed, Reason}, State) ->
     {noreply, State#state{output_failure = Reason}, 0}.
@@ -148,8 +147,8 @@ pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
         input = Transport:passed_on(byte_size(Bytes), Input)
     }.
 
-%% Answers the waiting call when a packet is complete or can never be. Nothing is acknowledged yet: the
-%% sidecar forwards no more than the handshake window of a peer that has not shown that it knows the
+%% Answers the waiting call when a packet is complete or cannot become so. Nothing is acknowledged yet: the
+%% sidecar forwards no more than the handshake window of a peer that has not proved that it knows the
 %% cookie.
 handshake(Bytes, undefined, State) ->
     State#state{phase = {handshake, Bytes, undefined}};
@@ -174,8 +173,8 @@ handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
             refuse(Waiter, State)
     end.
 
-%% The name of the node that answers is in its challenge. dist_util ends the handshake if it is not the one
-%% that was called, and says so to nobody.
+%% The challenge holds the name of the node that answers. If that is not the node that was called, dist_util
+%% ends the handshake without a message to anyone.
 look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/binary>>, State) ->
     #state{owner = Owner, called = Called} = State,
     case Called =:= undefined orelse atom_to_binary(Called, utf8) =:= Name of
@@ -185,7 +184,7 @@ look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/bi
 look_at_name(_, _) ->
     ok.
 
-%% No more packets of this handshake are of interest. dist_util ends it.
+%% Makes dist_util end the handshake, and ignores all further packets.
 refuse(Waiter, State) ->
     gen_server:reply(Waiter, {error, closed}),
     State#state{phase = {handshake, <<>>, undefined}, ended = connection_closed}.
@@ -195,12 +194,12 @@ put_data(DHandle, Frames) ->
     try
         lists:foreach(fun(Frame) -> erlang:dist_ctrl_put_data(DHandle, Frame) end, Frames)
     catch
-        %% The VM has ended the connection, and this process is its input handler no longer; the
-        %% controller's end is on its way.
+        %% The VM has ended the connection, and this process is no longer its input handler. The exit of the
+        %% controller will end it.
         error:notsup -> ok
     end.
 
-%% The last byte of the peer has been given to the VM, or to dist_util when that asks for it.
+%% Handles the end of the input. The VM has got the last byte of the peer, or dist_util gets it when it asks.
 ended(Reason, State = #state{phase = {handshake, Bytes, Waiter}}) ->
     handshake(Bytes, Waiter, State#state{ended = Reason});
 ended(Reason, State) ->
@@ -217,6 +216,6 @@ end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output
     ok = uds_dist_controller:stop(Controller, Reason),
     State.
 
-%% The peer says nothing more, and nothing can be said to it.
+%% After the output has failed, the connection ends as soon as the peer's input is exhausted.
 end_if_output_failed(State = #state{output_failure = undefined}) -> State;
 end_if_output_failed(State = #state{output_failure = Reason}) -> ended(Reason, State).

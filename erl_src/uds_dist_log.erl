@@ -1,10 +1,10 @@
-%% Every line that the carrier logs, one function for each kind. Other modules tell what has happened, and
-%% not how it is worded or at which level.
+%% Every line that the carrier logs, with one function for each kind. Other modules report what has happened;
+%% this one decides on wording and level.
 %%
-%% Each is one line, with metadata for handlers and filters that want more than text: `subsystem`, which is
-%% [uds_dist], or [uds_dist, sidecar] for what the sidecar says, and peer_node, uid, gid, os_pid, address and
-%% reason, as far as they are known. There is no domain: the filters of OTP's default handler (stop all but
-%% the domains [otp], [otp, sasl] and none) would drop every line.
+%% Each event is one line of text, with metadata for handlers and filters: `subsystem`, which is [uds_dist],
+%% or [uds_dist, sidecar] for lines of the sidecar, and peer_node, uid, gid, os_pid, address and reason, where
+%% they are known. There is no domain, because the filters of OTP's default handler (which stop all but the
+%% domains [otp], [otp, sasl] and none) would drop every line.
 -module(uds_dist_log).
 
 -export([
@@ -40,19 +40,19 @@ cannot_listen(Name, Explanation) ->
 wrong_settings(Explanation) ->
     error_line(Explanation, #{}).
 
-%% Settings that a stronger source has overridden, unless that is known already.
+%% Lists settings that a source of higher precedence has overridden, unless they were listed before.
 -spec overridden(uds_dist_config:config(), Before :: undefined | uds_dist_config:config()) -> ok.
 overridden(#{overridden := Lines}, #{overridden := Lines}) ->
     ok;
 overridden(#{overridden := Lines}, _) ->
     lists:foreach(fun(Line) -> notice(Line, #{}) end, Lines).
 
-%% What has become of the listener.
+%% A change of the listener, or advice about its name.
 -spec listener(notice | error, line()) -> ok.
 listener(notice, Line) -> notice(Line, #{});
 listener(error, Line) -> error_line(Line, #{}).
 
-%% A call was given up.
+%% A call was given up after its time limit.
 -spec no_answer(line()) -> ok.
 no_answer(What) ->
     error_line(["cannot ", What, ": the sidecar does not answer"], #{}).
@@ -65,12 +65,13 @@ unconfirmed_close(Reason) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar
 
-%% It is there, at the last of so many tries.
+%% The sidecar is up, after this number of tries.
 -spec sidecar_up(Tries :: pos_integer()) -> ok.
 sidecar_up(1) -> ok;
 sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries]), #{}).
 
-%% It is gone or did not start; so many connections were with it and with this VM.
+%% The sidecar has ended or did not start. It relayed the connections counted first; the others had been
+%% handed over to this VM.
 -spec sidecar_ended(Down, {Relayed :: non_neg_integer(), HandedOver :: non_neg_integer()}) -> ok when
     Down :: #{was_up := boolean(), is_news := boolean(), explanation := line()}.
 sidecar_ended(#{is_news := false}, _) ->
@@ -82,14 +83,14 @@ sidecar_ended(#{was_up := WasUp, explanation := Explanation}, {Relayed, HandedOv
             false -> "did not start"
         end,
     Connections = [
-        format("; connections that ~ts: ~b", [Which, Count])
-     || {Which, Count} <- [{"are down with it", Relayed}, {"go on", HandedOver}], Count > 0
+        format("; connections ~ts: ~b", [Which, Count])
+     || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
     Path = uds_dist_config:sidecar_path(),
     Line = format("the sidecar ~ts ~ts: ~ts~ts", [Path, What, Explanation, Connections]),
     error_line(Line, #{reason => Explanation}).
 
-%% The transport direct cannot be had.
+%% The transport direct is configured, but not available.
 -spec no_channel(line()) -> ok.
 no_channel(Explanation) ->
     notice(["transport is relay instead of direct: ", Explanation], #{}).
@@ -102,8 +103,8 @@ lost_handover(Node, Explanation) ->
 %% ---------------------------------------------------------------------------------------------
 %% Connections
 
-%% The level at which the coming and going of a node is logged. Tools, probes and shells come as hidden nodes
-%% or let the other node choose their name; they are none of the operator's business.
+%% The level at which connections to a node are logged. Tools, probes and shells connect as hidden nodes or
+%% let the other node choose their name; operators do not want to see them.
 -spec level(node()) -> info | debug.
 level(Node) ->
     case uds_dist_config:is_dynamic(Node) orelse lists:member(Node, nodes(hidden)) of
@@ -111,8 +112,8 @@ level(Node) ->
         false -> info
     end.
 
-%% Once a connection, where it comes in: a release's remote and rpc commands, which call, often have
-%% a logger that shows everything on stdout.
+%% Each connection is logged once, by the node that accepts it. A release's remote and rpc commands, which
+%% connect, often have a logger that shows everything on stdout.
 -spec connected(node(), info | debug, {called, node()} | {called_by, uds_dist_protocol:peer()}) -> ok.
 connected(Node, Level, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}) ->
     Line = format("connected with ~ts, uid ~b, gid ~b, pid ~b", [Node, Uid, Gid, Pid]),
@@ -120,7 +121,7 @@ connected(Node, Level, {called_by, #{uid := Uid, gid := Gid, pid := Pid} = Peer}
 connected(_, _, _) ->
     ok.
 
-%% What has ended, and why: by a word of the sidecar's, or as a process ended.
+%% The end of a connection, with the reason that the sidecar reported or with which a process exited.
 -spec ended(uds_dist_connections:ended(), {closed, uds_dist_protocol:reason(), line()} | {exit, term()}) ->
     ok.
 ended(none, _) ->
@@ -132,7 +133,7 @@ ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
     Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, why(Why)]),
     log(info, Line, (metadata(Peer))#{reason => reason(Why)}).
 
-%% A connection that somebody has closed is one thing, and one that was lost another.
+%% A lost connection is at least a notice, unlike one that was closed on purpose.
 at_least_notice(Level, Why) ->
     case lists:member(reason(Why), [peer_closed, normal, shutdown, disconnect, killed]) of
         true -> Level;
@@ -157,7 +158,7 @@ reflected() ->
         #{reason => reflected}
     ).
 
-%% A packet of a handshake announced more bytes than any has.
+%% A handshake packet announced a length that no handshake packet has.
 -spec too_long(pos_integer()) -> ok.
 too_long(Length) ->
     Line = format("refused a connection with a handshake packet of ~b bytes", [Length]),
@@ -168,7 +169,8 @@ unreachable(Node, Reason, Explanation) ->
     Line = format("cannot connect to ~ts: ~ts", [Node, Explanation]),
     notice(Line, #{peer_node => Node, reason => Reason}).
 
-%% What the sidecar says, in its words. The names of nodes that it knows are those that this VM has told it.
+%% A line of the sidecar's log. Creating atoms for node names is safe: the sidecar only knows names that this
+%% VM has sent to it.
 -spec sidecar_line(uds_dist_protocol:line()) -> ok.
 sidecar_line(#{level := Level, text := Text} = Line) ->
     Facts = maps:with([reason, address], Line),
@@ -182,7 +184,7 @@ sidecar_line(#{level := Level, text := Text} = Line) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% The carrier itself has made a mistake.
+%% An exception in the carrier's own code.
 -spec mistake(Class :: atom(), Reason :: term(), Stack :: list()) -> ok.
 mistake(Class, Reason, Stack) ->
     Line = format("internal error ~0tp:~0tp in ~0tp", [Class, Reason, Stack]),
@@ -197,8 +199,8 @@ format(Format, Arguments) ->
 notice(Line, Metadata) ->
     log(notice, Line, Metadata).
 
-%% While kernel starts there is no handler that would print an error before the VM ends, which is what an
-%% error does to a boot; then the line goes to stderr right away.
+%% An error while kernel starts usually ends the boot, and no handler would print the line before the VM
+%% exits. So it goes to stderr at once.
 error_line(Line, Metadata) ->
     case whereis(kernel_safe_sup) of
         undefined -> uds_dist_log_writer:display(["uds_dist: ", Line]);
@@ -212,7 +214,7 @@ log(Level, Line, Metadata, Subsystem) ->
     case is_wanted(Level) andalso logger:allow(Level, ?MODULE) of
         true ->
             Text = unicode:characters_to_binary(["uds_dist: ", Line]),
-            %% With mfa, the level of this module counts, and not only the primary one.
+            %% With mfa, the level set for this module applies, and not only the primary one.
             uds_dist_log_writer:write(Level, Text, Metadata#{
                 subsystem => Subsystem, mfa => {?MODULE, log, 3}
             });
@@ -220,6 +222,6 @@ log(Level, Line, Metadata, Subsystem) ->
             ok
     end.
 
-%% Elixir nodes log at debug if nobody says otherwise, and would show each probe.
+%% Elixir nodes log at debug by default, and would show each probe.
 is_wanted(debug) -> uds_dist_config:is_debugged();
 is_wanted(_) -> true.

@@ -1,40 +1,42 @@
-%% Gives lines to logger, in a process of its own.
+%% Passes lines to logger, in a process of its own.
 %%
-%% Handlers and filters of logger run in the process that logs. They may be slow, and one that sends its
-%% events to another node waits for the very connection that the owner of the port serves. So the owner, and
-%% whoever else has a line, leaves it here and goes on. When too many lines wait, the latest are dropped,
-%% and one line says how many.
+%% Handlers and filters of logger run in the process that logs. They may be slow, and a handler that sends its
+%% events to another node waits for the very connection that the owner of the port serves. So the owner and
+%% all other processes of the carrier leave their lines here and continue. When too many lines are waiting,
+%% the newest are dropped, and one line reports how many.
 -module(uds_dist_log_writer).
 -behaviour(gen_server).
 
 -export([start_link/0, write/3, display/1]).
-%% Of the reports that are logged: the one line of text.
+%% The report callback of logged events, which returns their line of text.
 -export([one_line/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
 -define(SERVER, ?MODULE).
 
-%% Lines that may wait. A handler that is slow for a moment loses none; one that hangs costs some memory.
+%% Most lines that may wait. None is lost if a handler is slow for a moment, and a handler that hangs costs
+%% little memory.
 -define(MAX_WAITING, 1000).
 
 -record(state, {
     counters :: counters:counters_ref(),
-    %% The VM is run by a script, whose stdout is the script's own.
+    %% Whether this VM runs a script, which needs stdout for its own output.
     is_script :: boolean()
 }).
 
-%% Key of the counters: asking the process how many messages it has would mean to wait for it.
+%% Key of the counters. They exist because process_info/2 for the length of the message queue would wait for
+%% the process.
 -define(COUNTERS, {?MODULE, counters}).
 -define(WAITING, 1).
 -define(DROPPED, 2).
 
-%% Linked to the caller, and ends with it when it has logged what it has.
+%% Starts a writer that is linked to the caller. When the caller ends, it logs its remaining lines and ends.
 -spec start_link() -> {ok, pid()}.
 start_link() ->
     {ok, _} = gen_server:start_link(?MODULE, [], []).
 
-%% Logs a line with its metadata, after the lines before it. A line that ends with distribution, or comes
-%% after it, is logged by the caller.
+%% Logs a line with its metadata, after the lines before it. If distribution is down, and the writer with it,
+%% the caller logs the line itself.
 -spec write(logger:level(), Line :: binary(), logger:metadata()) -> ok.
 write(Level, Line, Metadata) ->
     Event = {Level, Line, Metadata#{time => logger:timestamp(), pid => self()}},
@@ -65,7 +67,7 @@ init([]) ->
     ok = take_name(),
     {ok, #state{counters = Counters, is_script = is_script()}}.
 
-%% One of an owner that has ended may still be at its last lines.
+%% The writer of an owner that has ended may still have the name while it logs its last lines.
 take_name() ->
     try
         true = unregister(?SERVER)
@@ -86,8 +88,9 @@ handle_cast(Event, State = #state{counters = Counters, is_script = IsScript}) ->
     case {counters:get(Counters, ?WAITING), counters:get(Counters, ?DROPPED)} of
         {0, Count} when Count > 0 ->
             ok = counters:sub(Counters, ?DROPPED, Count),
-            Line = io_lib:format("uds_dist: ~b lines were dropped: a handler of logger is too slow", [Count]),
-            ok = log({warning, iolist_to_binary(Line), #{subsystem => [uds_dist], reason => lines_dropped}}, IsScript);
+            Line = io_lib:format("uds_dist: ~b lines were dropped: a logger handler is too slow", [Count]),
+            Metadata = #{subsystem => [uds_dist], reason => lines_dropped},
+            ok = log({warning, iolist_to_binary(Line), Metadata}, IsScript);
         _ ->
             ok
     end,
@@ -105,7 +108,7 @@ log({notice, Line, Metadata}, _IsScript = true) ->
     case prints_on_stdout() of
         true ->
             ok = display(Line),
-            %% Other handlers have it too. OTP's default handler drops what is of a foreign domain.
+            %% Other handlers still get the event; OTP's default handler drops events of a foreign domain.
             to_logger(notice, Line, Metadata#{domain => [uds_dist]});
         false ->
             to_logger(notice, Line, Metadata)
@@ -128,19 +131,19 @@ is_script() ->
     lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
         not uds_dist_config:is_embedded().
 
-%% Whether the handler that nobody has changed is the one that would print it.
+%% Whether OTP's default handler, unchanged, would print the line on stdout.
 prints_on_stdout() ->
     case logger:get_handler_config(default) of
         {ok, #{module := logger_std_h, filter_default := stop, config := #{type := standard_io}}} ->
             true;
-        %% In the early boot there is only the primitive handler, which prints there too.
+        %% In the early boot there is only the primitive handler, which prints on stdout too.
         {error, _} ->
             whereis(kernel_safe_sup) =:= undefined;
         _ ->
             false
     end.
 
-%% Writes to stderr, at once.
+%% Writes a line to stderr at once, without logger.
 -spec display(unicode:chardata()) -> ok.
 display(Line) ->
     Bytes = binary_to_list(unicode:characters_to_binary([Line, $\n])),
@@ -149,7 +152,7 @@ display(Line) ->
             true = apply(erlang, display_string, [stderr, Bytes]),
             ok;
         false ->
-            %% OTP 25 has it with one argument, and writes to stderr.
+            %% OTP 25 only has display_string/1, which writes to stderr.
             true = erlang:display_string(Bytes),
             ok
     end.

@@ -1,10 +1,10 @@
-%% The owner of the sidecar's port. It takes what the sidecar reports, looks at whom it is for, and passes
-%% it on: to the input handler or the controller of a connection, to the listener, to the dialer. The other
-%% way it sends what these want of the sidecar.
+%% The owner of the sidecar's port. It passes each report of the sidecar on to the part that it concerns: the
+%% input handler or controller of a connection, the listener, or the dialer. In the other direction, it sends
+%% their commands to the sidecar.
 %%
-%% net_sup ends all of distribution, and with it the VM, when this process exits. So it never does:
-%% whatever goes wrong here becomes a reply, a log line, and another try. Nothing here waits for the
-%% sidecar, a connection or a peer, so that none of them can delay another one.
+%% When this process exits, net_sup ends all of distribution, and with it the VM. So it never exits: every
+%% failure becomes a reply, a log line, and another try. It never waits for the sidecar, a connection or
+%% a peer, so that none of them can delay the others.
 -module(uds_dist_port).
 -behaviour(gen_server).
 
@@ -26,10 +26,10 @@
 %% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever.
 -define(LISTEN_TIMEOUT, 10000).
 -define(CLOSE_TIMEOUT, 2000).
-%% A name whose owner is just going away is asked for again for so many milliseconds.
+%% How long to retry a name whose previous owner is just shutting down, in milliseconds.
 -define(BUSY_TIMEOUT, 1000).
 
-%% A node that has run out of file descriptors cannot load modules, and must not fail for want of one.
+%% A node that has run out of file descriptors cannot load modules, so these are loaded at the start.
 -define(NEEDED, [
     uds_dist_acceptor,
     uds_dist_backoff,
@@ -59,28 +59,28 @@
 
 -record(state, {
     sidecar = uds_dist_sidecar:new() :: uds_dist_sidecar:sidecar(),
-    %% Bytes that may be unacknowledged on a connection, as the sidecar says.
+    %% Window of a connection in bytes, which the sidecar announces.
     window = 0 :: non_neg_integer(),
     connections = uds_dist_connections:new() :: uds_dist_connections:connections(),
     listener = uds_dist_listener:new() :: uds_dist_listener:listener(),
     dialer = uds_dist_dialer:new() :: uds_dist_dialer:dialer(),
     timers = #{} :: #{listener | dialer | channel => reference()},
-    %% In force. Chosen when the listener was opened and kept while there is one, unless configure/0
-    %% changes it: listening and dialling must not disagree.
+    %% The settings in force. They are read when the listener is opened, and kept while there is one unless
+    %% configure/0 changes them: listening and dialling must use the same.
     config :: undefined | config(),
     channel = uds_dist_channel:new() :: uds_dist_channel:channel()
 }).
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
-    %% max: everything that comes in passes here, and a node may have many processes that want to run.
-    %% off_heap: input that waits here as messages must not be copied by each collection.
-    %% 0: binaries that have been passed on are freed while the processor still has them at hand.
+    %% max: all input passes through here, and a node may have many runnable processes.
+    %% off_heap: a garbage collection must not copy input that waits in the message queue.
+    %% 0: binaries that have been passed on are freed while they are still in the processor's cache.
     SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
     gen_server:start_link({local, ?SERVER}, ?MODULE, [], [{spawn_opt, SpawnOptions}]).
 
-%% Owns the node's name and listens under it. While the configuration is still to be made, that is
-%% put off until configure/0, and there is no address yet.
+%% Takes the node's name and listens under it. If the configuration is not complete yet, this is put off until
+%% configure/0, and there is no address yet.
 -spec listen(Name :: atom()) ->
     {ok, undefined | uds_dist_protocol:address()} | {error, Reason :: atom()}.
 listen(Name) ->
@@ -92,7 +92,7 @@ listen(Name) ->
             {error, timeout}
     end.
 
-%% Gives the name up. When it returns, the socket file is gone, unless the sidecar is stuck.
+%% Gives up the name. When it returns, the socket file is gone, unless the sidecar is stuck.
 -spec close_listener(Name :: atom()) -> ok.
 close_listener(Name) ->
     try
@@ -101,12 +101,12 @@ close_listener(Name) ->
         exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
     end.
 
-%% What there is, without the connections one by one and without what only the sidecar knows.
+%% All information but the list of connections and what only the sidecar knows.
 -spec info() -> uds_dist_info:known().
 info() ->
     gen_server:call(?SERVER, info).
 
-%% What only the sidecar knows. The owner answers without it if it takes longer than half a second.
+%% The sidecar's use of resources. If the sidecar takes longer than half a second, the values are undefined.
 -spec sidecar_status() -> uds_dist_protocol:status().
 sidecar_status() ->
     gen_server:call(?SERVER, sidecar_status).
@@ -115,13 +115,13 @@ sidecar_status() ->
 connections() ->
     gen_server:call(?SERVER, connections).
 
-%% The acceptor is ready for the next peer that comes in.
+%% Reports that the acceptor is ready for the next incoming connection.
 -spec accept(Acceptor :: pid()) -> ok.
 accept(Acceptor) ->
     gen_server:cast(?SERVER, {accept, Acceptor}).
 
-%% The application environment is complete: reads it again. A listener whose place is another now
-%% moves there; connections stay. An error has been explained in the log, and changes nothing.
+%% Reads the settings again, after the application environment is complete. If they give the listener another
+%% address, it moves there; connections are unaffected. An error is logged, and changes nothing.
 -spec configure() -> ok | {error, Reason :: atom()}.
 configure() ->
     try
@@ -135,22 +135,22 @@ configure() ->
             {error, timeout}
     end.
 
-%% Connects to a node. The caller becomes the connection's supervisor. A node whose backlog is full
-%% is tried again until GiveUp, in monotonic milliseconds.
+%% Connects to a node. The caller becomes the connection's supervisor. While the node's backlog is full, it
+%% retries until GiveUp, in monotonic milliseconds.
 -spec connect(node(), GiveUp :: integer()) ->
     {ok, uds_dist_controller:connection()} | {error, Reason :: atom()}.
 connect(Node, GiveUp) ->
     gen_server:call(?SERVER, {connect, Node, GiveUp}, infinity).
 
-%% The handshake of a connection is through. The owner then chooses the transport and tells the
-%% connection's processes.
+%% Reports that the handshake of a connection is complete. The owner then chooses the transport and tells
+%% the connection's processes.
 -spec established(
     Owner :: pid(), {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()
 ) -> ok.
 established(Owner, Connection, Node, DHandle) ->
     gen_server:cast(Owner, {established, Connection, Node, DHandle}).
 
-%% The node that we have called is another one, by its own words.
+%% Reports that the node at the address of Called has another name.
 -spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
 another_node(Owner, Called, Name) ->
     gen_server:cast(Owner, {another_node, Called, Name}).
@@ -187,7 +187,7 @@ handle_info(Message, State) ->
 
 -spec terminate(term(), #state{}) -> ok.
 terminate(_Reason, #state{sidecar = Sidecar}) ->
-    %% It sees the end of its stdin and removes the socket.
+    %% The sidecar reads the end of its stdin, and removes the socket.
     _ = uds_dist_sidecar:close(Sidecar),
     ok.
 
@@ -195,7 +195,7 @@ terminate(_Reason, #state{sidecar = Sidecar}) ->
 code_change(_OldVersion, State, _Extra) ->
     {ok, State}.
 
-%% A mistake in this module must not end the VM. It costs what the message was about, and nothing else.
+%% An exception in this module must not end the VM. Only the message that caused it is lost.
 survive(Callback, State) ->
     try
         Callback()
@@ -256,7 +256,7 @@ describe(#state{listener = Listener, config = Config} = State) ->
         totals => uds_dist_connections:totals(Connections)
     }.
 
-%% What a new connection gets.
+%% The transport of new connections.
 transport(#state{config = #{transport := direct}, channel = Channel}) ->
     case uds_dist_channel:is_open(Channel) of
         true -> direct;
@@ -326,7 +326,7 @@ other({'EXIT', _, _}, State) ->
     _ = whereis(uds_dist_log_writer) =:= undefined andalso uds_dist_log_writer:start_link(),
     State;
 other(_, State) ->
-    %% Left over from a sidecar that is gone.
+    %% A message of a sidecar that has ended.
     State.
 
 close_connection(none, State) -> State;
@@ -347,11 +347,11 @@ sidecar({report, Report}, State) ->
 sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Config}) ->
     ok = uds_dist_log:sidecar_up(Tries),
     State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
-    %% Listening makes the directory if it is missing, in which the channel is to be.
+    %% Listening comes first, because it creates the directory, which the channel needs too.
     State2 = want_channel(Config, listener(fun uds_dist_listener:up/1, State1)),
     dialer(fun uds_dist_dialer:up/1, State2);
 sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connections}) ->
-    %% To whoever waits for it, it is news every time.
+    %% A caller that waits for the listener has to see each failure in the log.
     IsAwaited = uds_dist_listener:is_requested(State#state.listener),
     ok = uds_dist_log:sidecar_ended(
         Down#{is_news := IsNews orelse IsAwaited}, uds_dist_connections:count(Connections)
@@ -423,12 +423,12 @@ ended(What, Why, State) ->
     ok = uds_dist_log:ended(What, Why),
     State.
 
-%% Logged now and then.
+%% The dialer limits how often this is logged.
 unreachable(Node, Reason, Explanation, State) ->
     Now = now_ms(),
     dialer(fun(D) -> uds_dist_dialer:failed(Node, Reason, Explanation, Now, D) end, State).
 
-%% What became of a CONNECT.
+%% Handles the answer to a CONNECT.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
     {{Node, From, Address}, Dialer1} = uds_dist_dialer:connected(Key, Dialer),
     {Supervisor, _Tag} = From,
@@ -460,7 +460,7 @@ broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
 transmit(Packet, State = #state{sidecar = Sidecar}) ->
     case uds_dist_sidecar:is_up(Sidecar) of
         true -> State#state{sidecar = uds_dist_sidecar:send(Packet, Sidecar)};
-        %% What it is about is gone with the sidecar.
+        %% The connection or listener that it is about has ended with the sidecar.
         false -> State
     end.
 
@@ -516,14 +516,14 @@ start_timer(Whose, Milliseconds, State = #state{timers = Timers}) ->
 %% ---------------------------------------------------------------------------------------------
 %% Settings
 
-%% The settings that count: those that are in force, or what is set now.
+%% The settings in force if there is a listener; otherwise the current ones.
 settings(#state{config = Config, listener = Listener}) ->
     case uds_dist_listener:wanted(Listener) of
         {_, _, _} when Config =/= undefined -> {ok, Config};
         _ -> uds_dist_config:read_if_complete()
     end.
 
-%% These settings are in force from now on.
+%% Puts settings in force.
 use(Config, State = #state{config = Config}) ->
     State;
 use(#{policy := Policy} = Config, State = #state{config = Before}) ->
@@ -531,13 +531,13 @@ use(#{policy := Policy} = Config, State = #state{config = Before}) ->
     State1 = want_channel(Config, State#state{config = Config}),
     case Before of
         #{policy := Policy} -> State1;
-        %% A sidecar that is not up yet is told when it is.
+        %% A sidecar that is not up yet gets the policy when it comes up.
         _ -> transmit(uds_dist_protocol:admit(Policy), State1)
     end.
 
-%% Settings that come late: distribution starts with kernel, the config providers of an Elixir release run
-%% after it, and the application uds_dist starts after them. The end of the boot is the last time at which
-%% they can become known, for releases that do not start the application.
+%% Settings can become known late: distribution starts with kernel, the config providers of an Elixir release
+%% run after it, and the application uds_dist starts after them. In releases that do not start the
+%% application, the end of the boot is the last chance to read them.
 await_boot(State) ->
     case init:notify_when_started(self()) of
         ok ->
@@ -573,12 +573,12 @@ move(Whose, {ok, Place}, Config, State) ->
 move(Whose, {error, Explanation}, Config, State) ->
     request_done({Whose, Config}, {error, bad_configuration, Explanation}, State).
 
-%% A listen/1, configure/0 or close_listener/1, or the configuration at the end of the boot, is through.
+%% Answers a completed listen/1, configure/0 or close_listener/1, or ends the configuration after the boot.
 request_done({close, From}, ok, State) ->
     gen_server:reply(From, ok),
     State;
 request_done({Whose, _}, {error, closed, _}, State) ->
-    %% Whoever had the listener closed knows why.
+    %% The process that closed the listener knows why, so nothing is logged.
     _ = [gen_server:reply(From, {error, closed}) || {_, From} <- [Whose]],
     State;
 request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
@@ -610,12 +610,12 @@ request_done({Whose, _}, {error, Reason, Explanation}, State) ->
         end,
     case Whose of
         {configure, From} -> gen_server:reply(From, Reply);
-        %% As when kernel finds that it cannot start distribution.
+        %% Kernel does the same if it cannot start distribution.
         boot -> init:stop(1)
     end,
     State.
 
-%% The commands of a release run in nodes of their own, with longer names and perhaps without a flag.
+%% The commands of a release run in their own nodes, with longer names and perhaps without a flag.
 check_commands(Config, #state{listener = Listener}) ->
     Checks = [
         uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config),
@@ -624,9 +624,9 @@ check_commands(Config, #state{listener = Listener}) ->
     Explanations = [Explanation || {error, Explanation} <- Checks],
     lists:foreach(fun(E) -> uds_dist_log:listener(notice, E) end, Explanations).
 
-%% net_kernel has a message of its own for a name in use.
+%% net_kernel has its own message for a name in use, which it prints for duplicate_name.
 cannot_listen(_Name, sidecar_failed, _Explanation) ->
-    %% The line about the sidecar says it all.
+    %% The line about the sidecar has been logged, and explains this failure too.
     {error, sidecar_failed};
 cannot_listen(Name, Reason, Explanation) ->
     ok = uds_dist_log:cannot_listen(Name, Explanation),

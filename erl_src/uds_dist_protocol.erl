@@ -1,7 +1,7 @@
 %% The VM's side of the port protocol's codec. Pure.
 %%
-%% The protocol is described in one place, at the top of src/port/protocol.rs; test/port_protocol.vectors
-%% holds both sides to it.
+%% The protocol is specified in src/port/protocol.rs and nowhere else. Both codecs are tested against
+%% test/port_protocol.vectors.
 -module(uds_dist_protocol).
 
 -export([version/0]).
@@ -13,15 +13,15 @@
 
 -type conn() :: 1..16#3FFFFFFF.
 -type listener() :: 0..15.
-%% As in unix(7): a path, or NUL and an abstract name.
+%% An address of unix(7): a path, or NUL and an abstract name.
 -type address() :: binary().
-%% Users and groups that may be peers.
+%% The policy that decides which users and groups are admitted as peers.
 -type policy() :: {
     nobody | own_user_and_root | anybody,
     AndUids :: [non_neg_integer()],
     AndGids :: [non_neg_integer()]
 }.
-%% What the kernel says about the process at the other end of a socket.
+%% Credentials of the process at the other end of a socket, as reported by the kernel.
 -type peer() :: #{uid := non_neg_integer(), gid := non_neg_integer(), pid := non_neg_integer()}.
 -type reason() ::
     duplicate_name
@@ -33,7 +33,7 @@
     | peer_closed
     | system_error
     | refused.
-%% A line of the sidecar's log, and the facts in it that are known.
+%% A line of the sidecar's log, with those of its facts that are known.
 -type line() :: #{
     level := logger:level(),
     text := binary(),
@@ -42,7 +42,8 @@
     address => binary(),
     node => binary()
 }.
-%% Descriptors, and resident memory in bytes; undefined where the system does not tell.
+%% Number and limit of the sidecar's file descriptors, and its resident memory in bytes. Values that the
+%% system does not report are undefined.
 -type status() :: #{
     descriptors := undefined | pos_integer(),
     descriptor_limit := undefined | pos_integer(),
@@ -54,7 +55,7 @@
     | {hello, #{
         version := non_neg_integer(), window := non_neg_integer(), release := binary()
     }}
-    %% A HELLO of another version: its other fields cannot be understood.
+    %% A HELLO of another version, whose other fields cannot be decoded.
     | {hello, #{version := non_neg_integer()}}
     | {listening, listener()}
     | {listen_failed, listener(), reason(), Explanation :: binary()}
@@ -73,7 +74,7 @@
 
 -define(VERSION, 4).
 
-%% Longest packets, for the reasons that src/port/protocol.rs gives.
+%% Limits in bytes, for the reasons given in src/port/protocol.rs.
 -define(MAX_DATA, (1 bsl 20)).
 -define(MAX_CONTROL_BODY, 2048).
 -define(IS_CONN(Conn), (Conn >= 1 andalso Conn =< 16#3FFFFFFF)).
@@ -105,7 +106,7 @@
 -define(LOG, 45).
 -define(STATUS, 46).
 
-%% The version of the protocol that this module speaks.
+%% The version of the protocol.
 -spec version() -> pos_integer().
 version() ->
     ?VERSION.
@@ -140,7 +141,7 @@ connect(Conn, Address) ->
 established(Conn, Node) ->
     <<?ESTABLISHED, Conn:32, (atom_to_binary(Node, utf8))/binary>>.
 
-%% Asks for a channel in Directory, or under a name that the kernel chooses if that is empty.
+%% Asks for a channel in Directory, or under a name that the kernel chooses if Directory is empty.
 -spec open_channel(VmPid :: non_neg_integer(), Directory :: binary()) -> binary().
 open_channel(VmPid, Directory) ->
     <<?OPEN_CHANNEL, VmPid:32, Directory/binary>>.
@@ -157,7 +158,7 @@ close(Conn) ->
 ask_status() ->
     <<?ASK_STATUS>>.
 
-%% What stands before the bytes of a DATA packet; they follow in the same port_command/2.
+%% The head of a DATA packet. The payload follows it in the same port_command/2.
 -spec data_head(conn()) -> binary().
 data_head(Conn) ->
     <<?DATA, Conn:32>>.
@@ -166,7 +167,7 @@ data_head(Conn) ->
 ack(Conn, Count) ->
     <<?ACK, Conn:32, Count:32>>.
 
-%% Reads one packet of the sidecar.
+%% Decodes one packet of the sidecar.
 -spec decode(binary()) -> report() | {error, {bad_packet, binary()}}.
 decode(<<?DATA, Conn:32, Bytes/binary>>) when ?IS_CONN(Conn), byte_size(Bytes) =< ?MAX_DATA ->
     {data, Conn, Bytes};
@@ -253,7 +254,7 @@ cause(10) -> [{reason, signal}];
 cause(11) -> [{reason, lines_lost}];
 cause(_) -> invalid.
 
-%% All ones is nobody.
+%% All ones means that the line is not about a peer.
 about(#{uid := 16#FFFFFFFF}) -> [];
 about(Peer) -> [{peer, Peer}].
 

@@ -1,8 +1,8 @@
-%% The transport through the sidecar: bytes go to it and come from it in DATA packets of the port, and
-%% a window in each direction keeps a slow peer or a slow VM from filling memory.
+%% The transport through the sidecar: bytes travel in DATA packets of the port, and a window in each
+%% direction keeps a slow peer or a slow VM from filling the memory.
 %%
-%% Every connection shakes hands through this transport. One that stays with it is closed by the sidecar
-%% when this VM ends, after what was written has been delivered: the VM flushes its ports.
+%% Every connection uses this transport for its handshake. If a connection keeps it, and this VM ends, the
+%% sidecar closes the connection after everything written has been delivered: the VM flushes its ports.
 -module(uds_dist_relay).
 -behaviour(uds_dist_transport).
 
@@ -14,7 +14,7 @@
 
 -export_type([link/0, output/0, input/0]).
 
-%% A connection at the sidecar: the way there, its number, and its window in bytes.
+%% A connection at the sidecar: the pipe to the sidecar, the connection's number, and its window in bytes.
 -opaque link() :: {uds_dist_pipe:pipe(), uds_dist_protocol:conn(), Window :: pos_integer()}.
 
 -record(output, {
@@ -40,7 +40,7 @@ link(Port, Conn, Window) ->
 number({_, Conn, _}) ->
     Conn.
 
-%% Bytes that may be unacknowledged in each direction.
+%% Most bytes that may be unacknowledged in each direction.
 -spec window(link()) -> pos_integer().
 window({_, _, Window}) ->
     Window.
@@ -54,8 +54,8 @@ input({Pipe, Conn, Window}) ->
     #input{pipe = Pipe, conn = Conn, window = uds_dist_window:receiver(Window)}.
 
 %% ---------------------------------------------------------------------------------------------
-%% What the owner of the port passes on. Messages of one process stay in order, so the end of a
-%% connection comes after all of its data.
+%% Messages from the owner of the port. Messages of one process stay in order, so the end of a connection
+%% arrives after all of its data.
 
 %% Gives an input handler bytes of its peer.
 -spec data(InputHandler :: pid(), binary()) -> ok.
@@ -101,7 +101,7 @@ write(Size, Data, Output = #output{pipe = Pipe, conn = Conn, window = Window}) -
     sent(uds_dist_pipe:send(Packet, Pipe), Output1).
 
 sent({ok, Pipe}, Output) -> {ok, Output#output{pipe = Pipe}};
-%% The sidecar is gone. The owner of the port says so to the input handler and in the log.
+%% The sidecar is gone. The owner of the port tells the input handler, and logs it.
 sent(closed, _) -> {error, connection_closed}.
 
 -spec unacknowledged(output()) -> non_neg_integer().
@@ -133,7 +133,7 @@ read(Message, Input = #input{pipe = Pipe}) ->
         Sent -> {ok, ack_sent(Sent, Input)}
     end.
 
-%% Acknowledges bytes when it is time to.
+%% Counts bytes as passed on, and acknowledges them when an acknowledgement is due.
 -spec passed_on(non_neg_integer(), input()) -> input().
 passed_on(Count, Input = #input{pipe = Pipe, conn = Conn, window = Window}) ->
     {Acknowledged, Window1} = uds_dist_window:passed_on(Count, Window),
@@ -144,5 +144,5 @@ passed_on(Count, Input = #input{pipe = Pipe, conn = Conn, window = Window}) ->
     end.
 
 ack_sent({ok, Pipe}, Input) -> Input#input{pipe = Pipe};
-%% The sidecar is gone, and the end of the connection is on its way.
+%% The sidecar is gone, and a message about the end of the connection will follow.
 ack_sent(closed, Input) -> Input.

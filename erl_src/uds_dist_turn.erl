@@ -1,20 +1,21 @@
 %% The scheduling policy: when the processes of a connection let ordinary processes run before them.
 %%
-%% Controllers and input handlers run at priority max, so that a short message goes on at once however many
-%% processes want to run. Bulk must not keep the processor from everybody else, so before a long batch such
-%% a process takes priority normal and yields: a process that has just got a message from another
-%% connection then has its turn, and its answer goes first. In an idle node that costs a microsecond. In a
-%% node with 300 runnable processes one such turn takes a tenth of a second and more, and a turn for each
-%% batch of 256 KiB carried 16 MB/s where TCP carries 600. So turns are paid for in time: after one that
-%% took T, none is given for T, at most for LIMIT, and other processes have at least half of the time.
+%% Controllers and input handlers run at priority max, so that a short message is passed on at once however
+%% many processes are runnable. Bulk transfers must not starve the other processes, so before a long batch
+%% these processes drop to priority normal and yield: a process that has just received a message from another
+%% connection then runs, and its answer goes first. In an idle node, giving a turn costs a microsecond. In
+%% a node with 300 runnable processes it takes a tenth of a second or more, and a turn for each batch of
+%% 256 KiB limited a connection to 16 MB/s where TCP reaches 600. So the time of turns is limited: after
+%% a turn that took T, none is given for T, or for LIMIT if that is less. Other processes still have at least
+%% half of the time.
 %%
-%% In such a node the first of several senders fills the VM's queue, and those behind it in the run queue
-%% are suspended, for as long as it takes a controller to empty it. A controller that gives a turn then
-%% lets all of them wait for a round of the run queue, again and again: 22 MB/s instead of 480. But it
-%% keeps nobody waiting for long, since it works only after an ordinary process has had its turn. So where
-%% turns take long, none is given before PATIENCE of work without a rest.
+%% In such a busy node, the first of several senders fills the VM's queue, and the senders behind it in the
+%% run queue are suspended until a controller has emptied it. If the controller gives a turn then, all of
+%% them wait for a round of the run queue, again and again: 22 MB/s instead of 480. The controller does not
+%% starve anyone meanwhile, since it has work only after an ordinary process has run. So while turns
+%% take long, none is given before PATIENCE of work without a rest.
 %%
-%% There is_busy/0 also tells the controller to empty the queue ahead of what the output takes.
+%% In such a node, is_busy/0 also makes the controller empty the queue before the output has room.
 -module(uds_dist_turn).
 
 -export([new/0, give/1, give/0, rest/1, is_busy/0]).
@@ -22,28 +23,28 @@
 -export_type([turn/0]).
 
 -record(turn, {
-    %% No turn is given before, in native time units.
+    %% Earliest time of the next turn, in native time units.
     next = erlang:monotonic_time() :: integer(),
-    %% When the first long batch after a rest came, in native time units.
+    %% Time of the first long batch since the last rest, in native time units.
     began :: undefined | integer()
 }).
 
 -opaque turn() :: #turn{}.
 
-%% Milliseconds for which ordinary processes may be kept waiting after a turn.
+%% Longest time without a turn after a turn, in milliseconds.
 -define(LIMIT, 100).
 
-%% Milliseconds of work without a rest after which a turn is given even if it takes long.
+%% Time of work without a rest, in milliseconds, after which a turn is given even if turns take long.
 -define(PATIENCE, 20).
 
-%% So many processes that want to run, for each scheduler, make a turn a long one.
+%% Number of runnable processes per scheduler above which turns take long.
 -define(BUSY, 8).
 
 -spec new() -> turn().
 new() ->
     #turn{}.
 
-%% Lets ordinary processes run if it is time to. The caller has priority max again when this returns.
+%% Lets ordinary processes run if a turn is due. The caller has priority max again when this returns.
 -spec give(turn()) -> turn().
 give(Turn = #turn{began = undefined}) ->
     give(Turn#turn{began = erlang:monotonic_time()});
@@ -69,7 +70,7 @@ give() ->
     _ = process_flag(priority, max),
     ok.
 
-%% The caller is about to wait for a message. Others run meanwhile, unless there is one already.
+%% Notes that the caller is about to wait for a message. Unless one has arrived already, that is a rest.
 -spec rest(turn()) -> turn().
 rest(Turn = #turn{began = undefined}) ->
     Turn;
@@ -79,7 +80,7 @@ rest(Turn) ->
         _ -> Turn
     end.
 
-%% Whether many processes want to run.
+%% Whether so many processes are runnable that turns take long.
 -spec is_busy() -> boolean().
 is_busy() ->
     erlang:statistics(total_run_queue_lengths) > ?BUSY * erlang:system_info(schedulers_online).
