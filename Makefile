@@ -1,4 +1,4 @@
-# Each target finds the tools it needs on this machine, or sets them up in .toolchain/.
+# Each target finds the tools that it needs on this machine, or installs them in .toolchain/.
 
 .PHONY: all build install uninstall demo test chaos fuzz bench check clean distclean help
 
@@ -7,8 +7,8 @@ all: build
 build:
 	@PATH="$$(scripts/toolchain path)" && export PATH && rebar3 compile
 
-# The command line for an operator's PATH; nodes have their own in priv/. Man pages and completions
-# are made by a program of their own.
+# Installs the command line for operators; nodes have their own copy in priv/. A separate program writes the
+# man pages and completions.
 install: PREFIX ?= /usr/local
 install:
 	@scripts/build-programs
@@ -17,7 +17,7 @@ install:
 	@PATH="$$(scripts/toolchain cargo)" && export PATH && cargo run --quiet --release --locked \
 		--target-dir target --package uds_dist_command_line --example write_docs "$(DESTDIR)$(PREFIX)/share"
 
-# What install has put there, and no more.
+# Removes the files that install has installed, and nothing else.
 uninstall: PREFIX ?= /usr/local
 uninstall:
 	@cd "$(DESTDIR)$(PREFIX)" && rm -f bin/uds_dist share/man/man1/uds_dist.1 share/man/man1/uds_dist-*.1 \
@@ -30,13 +30,13 @@ demo: build
 test:
 	@SUITE="$(SUITE)" GROUP="$(GROUP)" CASE="$(CASE)" scripts/test $(OTP)
 
-# Its one case, for longer and with other choices than as a part of the tests.
+# Runs the suite for longer than the tests do, and with other random choices.
 chaos: SECONDS ?= 60
 chaos: SEED ?= $(shell date +%s)
 chaos:
 	@UDS_DIST_CHAOS_SECONDS="$(SECONDS)" UDS_DIST_CHAOS_SEED="$(SEED)" SUITE=chaos scripts/test $(OTP)
 
-# Where a case fails, its smallest form is printed.
+# If a case fails, its smallest form is printed.
 fuzz: CASES ?= 80000
 fuzz:
 	@PATH="$$(scripts/toolchain path)" && export PATH && PROPTEST_CASES="$(CASES)" \
@@ -59,16 +59,16 @@ distclean: clean
 
 help:
 	@echo "make             build the Erlang modules (_build/default), sidecar and command line (priv/)"
-	@echo "make install     install the command line with man pages and completions; needs cargo alone"
+	@echo "make install     install the command line with man pages and completions; only needs cargo"
 	@echo "  PREFIX=dir     ... below dir instead of /usr/local (DESTDIR=dir for packagers)"
-	@echo "make uninstall   remove what make install has put there; PREFIX and DESTDIR as above"
+	@echo "make uninstall   remove what make install has installed; PREFIX and DESTDIR as above"
 	@echo "make demo        start two nodes that talk over Unix domain sockets and show what happens"
-	@echo "make test        run all tests on the Erlang/OTP at hand"
+	@echo "make test        run all tests on the installed Erlang/OTP"
 	@echo "  OTP=\"25 27 29\" ... on each of these, and between them"
 	@echo "  SUITE=name     ... only those in test/name_SUITE.erl or test/name.rs"
 	@echo "  GROUP=name     ... only this group of cases, such as direct"
 	@echo "  CASE=name      ... only this case"
-	@echo "make chaos       kill, stop, flood and confuse nodes that talk, at random, for a minute"
+	@echo "make chaos       kill, stop, flood and confuse busy nodes at random, for a minute"
 	@echo "  SECONDS=n      ... for n seconds"
 	@echo "  SEED=n         ... with the choices of an earlier run, which prints its seed"
 	@echo "  OTP=\"25 27 29\" ... on each of these, with nodes of all of them"
@@ -81,5 +81,5 @@ help:
 	@echo "  CARRIERS=\"...\" ... only these carriers, such as uds, uds_direct or inet_tcp"
 	@echo "  (scripts/bench describes these and more settings)"
 	@echo "make check       check formatting, lints, xref and dialyzer"
-	@echo "make clean       remove what was built"
-	@echo "make distclean   remove the toolchain in .toolchain/ too"
+	@echo "make clean       remove all build results"
+	@echo "make distclean   ... and the toolchain in .toolchain/"

@@ -71,7 +71,7 @@ init_per_suite(Config) ->
     ok = file:write_file(filename:join(Project, "vm.args"), Vm),
     {0, Output} = output("rebar3 compile", Project, []),
     %% One line, in place of one for each crate.
-    [_, _] = string:split(Output, "uds_dist: cargo builds the sidecar"),
+    [_, _] = string:split(Output, "uds_dist: building the sidecar with cargo"),
     nomatch = string:find(Output, "Compiling uds_dist v"),
     [{packaging, Dir}, {repository, Repository}, {project, Project} | Config].
 
@@ -260,7 +260,7 @@ programs_that_are_there_need_no_cargo(Config) ->
     ok = run("touch -d '1 hour' src/lib.rs", Copy, []),
     {Status, Output} = output("rebar3 compile", Copy, [Path]),
     ?assertNotEqual(0, Status),
-    test_node:expect_output_of(Output, "or take a sidecar that was built elsewhere: UDS_DIST_SIDECAR=path").
+    test_node:expect_output_of(Output, "or use a sidecar that was built elsewhere: UDS_DIST_SIDECAR=path").
 
 %% As in the store of Nix.
 read_only_tree_is_left_alone(Config) ->
