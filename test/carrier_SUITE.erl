@@ -1,4 +1,4 @@
-%% The carrier as its users meet it: nodes, names, settings, and what is left when they are gone.
+%% The carrier as users see it: nodes, names, settings, and what is left when nodes have ended.
 -module(carrier_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -9,12 +9,12 @@
     ignores_the_host_part_of_long_names/1,
     ignores_the_host_part_of_short_names/1,
     takes_socket_dir_from_each_source/1,
-    stronger_source_overrides_and_says_so/1,
+    overridden_sources_are_logged/1,
     empty_environment_variable_is_unset/1,
     directory_is_the_working_directory_by_default/1,
     creates_the_last_directory/1,
     listens_in_the_abstract_namespace/1,
-    backlog_is_that_of_the_configuration/1,
+    backlog_is_configurable/1,
     node_that_does_not_listen_connects_out/1,
     dynamic_name_comes_from_the_other_node/1,
     remote_shell_without_a_name/1,
@@ -31,10 +31,10 @@
     killed_sidecars_leave_no_descriptor/1,
     killed_vms_leave_no_descriptor/1,
     vm_has_no_listener/1,
-    full_backlog_is_tried_again/1,
+    full_backlog_is_retried/1,
     full_backlog_ends_with_the_setup_time/1,
-    local_nodes_go_here_beside_another_carrier/1,
-    remote_nodes_go_by_tcp_beside_it/1,
+    local_nodes_use_sockets_beside_another_carrier/1,
+    remote_nodes_use_tcp_beside_sockets/1,
     select_takes_the_nodes_of_this_host/1,
     names_do_not_leave_the_directory/1
 ]).
@@ -59,10 +59,10 @@
 -include_lib("kernel/include/net_address.hrl").
 -include_lib("stdlib/include/assert.hrl").
 
-%% Often enough that a descriptor lost each time is seen beside those that come and go.
+%% Enough repetitions to tell a leaked descriptor from those that are opened and closed normally.
 -define(MANY, 100).
 
-%% With inet_tcp as the first carrier, erl would start an epmd, and it would outlive the tests.
+%% With inet_tcp as the first carrier, erl would start an epmd that outlives the tests.
 -define(BESIDE_INET_TCP, #{
     carrier => ["-proto_dist", "inet_tcp", "uds", "-start_epmd", "false", "-epmd_module", "test_epmd"]
 }).
@@ -85,7 +85,7 @@ groups() ->
             ended_connections_leave_no_descriptor,
             killed_vms_leave_no_descriptor,
             vm_has_no_listener,
-            local_nodes_go_here_beside_another_carrier
+            local_nodes_use_sockets_beside_another_carrier
         ]}
     ].
 
@@ -115,7 +115,7 @@ connects_and_calls_both_ways(Config) ->
     ?assertEqual(name(B), rpc(A, B, erlang, node, [])),
     ?assertEqual(name(A), rpc(B, A, erlang, node, [])).
 
-%% A hidden node is connected with, and not shown among the visible ones.
+%% Connects to a hidden node, which is not among the visible nodes.
 carries_hidden_nodes(Config) ->
     A = start("a", Config),
     B = start("b", #{args => ["-hidden"]}, Config),
@@ -125,39 +125,39 @@ carries_hidden_nodes(Config) ->
     ?assertEqual([name(B)], call(A, erlang, nodes, [hidden])),
     ?assertEqual(name(A), rpc(B, A, erlang, node, [])).
 
-%% A path does not depend on the host part, so nodes of any two hosts meet.
+%% The path does not contain the host part, so nodes with different hosts can connect.
 ignores_the_host_part_of_long_names(Config) ->
     [A, B] = start_all(["a@foo.example", "b@127.0.0.1"], #{long => true}, Config),
     pong = ping(A, B),
     ?assertEqual('b@127.0.0.1', rpc(A, B, erlang, node, [])),
     ?assertEqual(["a.sock", "b.sock"], sockets_in(dir(Config))).
 
-%% The same with short names.
+%% Short names work in the same way.
 ignores_the_host_part_of_short_names(Config) ->
     [A, B] = start_all(["a@whatever", "b"], Config),
     pong = ping(B, A),
     ?assertEqual(a@whatever, rpc(B, A, erlang, node, [])),
     ?assertEqual(["a.sock", "b.sock"], sockets_in(dir(Config))).
 
-%% disconnect_node/1 ends the connection at both ends, and it can be made again.
+%% disconnect_node/1 ends the connection at both ends, and the nodes can connect again.
 disconnects_on_demand(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     connect_and_disconnect(A, B),
     connect_and_disconnect(B, A).
 
-%% A node with another cookie is refused at once, and the refusing node says so.
+%% A node with another cookie is refused at once, and the refusing node logs that.
 wrong_cookie_is_refused(Config) ->
     A = start("a", Config),
     B = start("b", #{cookie => "another"}, Config),
     Started = erlang:monotonic_time(millisecond),
     ?assertEqual(pang, ping(B, A)),
-    %% Not as late as by the end of the setup time, 7 seconds.
+    %% This is well before the end of the setup time, 7 seconds.
     ?assert(erlang:monotonic_time(millisecond) - Started < 6000),
     expect_output(A, "Connection attempt from.* node .*b@.* rejected"),
     ?assertEqual([], call(A, erlang, nodes, [connected])),
     ?assertEqual([], call(B, erlang, nodes, [connected])).
 
-%% When the sidecar dies, its connections are down, and another one listens at the same place.
+%% When the sidecar dies, its connections go down, and another one listens at the same place.
 sidecar_that_dies_is_replaced(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     connect(A, B),
@@ -173,7 +173,7 @@ sidecar_that_dies_is_replaced(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Settings
 
-%% Each source of socket_dir is used when it is the only one, as string and as binary.
+%% Each source of socket_dir is used when it is the only one, as a string and as a binary.
 takes_socket_dir_from_each_source(Config) ->
     Sources = [
         {"flag", fun(Dir) -> #{dir => Dir} end},
@@ -199,8 +199,8 @@ takes_socket_dir_from_each_source(Config) ->
 argument(Term) ->
     #{args => ["-uds_dist", "socket_dir", lists:flatten(Term)]}.
 
-%% Command line, environment, configuration: the first one counts, and the log tells what does not.
-stronger_source_overrides_and_says_so(Config) ->
+%% The order is command line, environment, configuration. The log names the values that are ignored.
+overridden_sources_are_logged(Config) ->
     [Flag, Argument, Environment, Configured] =
         [test_node:dir(Name, Config) || Name <- ["flag", "argument", "environment", "configured"]],
     Options = #{
@@ -220,7 +220,7 @@ stronger_source_overrides_and_says_so(Config) ->
     expect_output(C, [Argument, " .*", Environment]),
     ?assertEqual([], sockets_in(Configured)).
 
-%% UDS_DIST_DIR= in a start script does not hide the configuration.
+%% UDS_DIST_DIR= in a start script does not hide the configured value.
 empty_environment_variable_is_unset(Config) ->
     Dir = test_node:dir("configured", Config),
     start(
@@ -234,7 +234,7 @@ empty_environment_variable_is_unset(Config) ->
     ),
     ?assertEqual(["a.sock"], sockets_in(Dir)).
 
-%% Without a setting it is the directory that the VM was started in, also after it goes elsewhere.
+%% The default is the directory in which the VM was started, even if it changes its directory later.
 directory_is_the_working_directory_by_default(Config) ->
     [Start, Elsewhere] = [test_node:dir(Name, Config) || Name <- ["start", "elsewhere"]],
     [A, B] = start_all(["a", "b"], #{dir => none, cwd => Start}, Config),
@@ -244,7 +244,7 @@ directory_is_the_working_directory_by_default(Config) ->
     test_node:stop(A),
     ?assertEqual(["b.sock"], sockets_in(Start)).
 
-%% A directory that is missing is created for its owner alone.
+%% A missing directory is created with access for its owner only.
 creates_the_last_directory(Config) ->
     Dir = filename:join(dir(Config), "new"),
     start("a", #{dir => Dir}, Config),
@@ -253,7 +253,7 @@ creates_the_last_directory(Config) ->
     ?assertEqual(8#140600, mode(socket(Dir, "a"))).
 
 mode(Path) ->
-    %% file:read_file_info/1 shows no type bits on all OTPs.
+    %% On some OTPs, file:read_file_info/1 does not return the type bits.
     list_to_integer(string:trim(os:cmd("stat -c %f " ++ Path)), 16).
 
 %% @name needs no directory and leaves no file.
@@ -270,20 +270,20 @@ listens_in_the_abstract_namespace(Config) ->
     ?assertEqual({error, econnrefused}, gen_tcp:connect(Address, 0, [local])).
 
 %% The kernel lets backlog + 1 clients wait.
-backlog_is_that_of_the_configuration(Config) ->
+backlog_is_configurable(Config) ->
     A = start("a", #{config => [{uds_dist, [{backlog, 7}]}]}, Config),
     B = start("b", Config),
     ?assertEqual({a, 7 + 1}, {a, length(fill_backlog(A, Config))}),
     ?assertEqual({default, 5 + 1}, {default, length(fill_backlog(B, Config))}).
 
-%% Stops the sidecar and connects until no more clients can wait.
+%% Stops the sidecar, and connects until the backlog is full.
 fill_backlog(Node, Config) ->
     Sidecar = sidecar(Node),
     test_node:signal("STOP", Sidecar),
     expect(fun() -> is_stopped(Sidecar) end, stopped),
     fill(socket(dir(Config), short_name(Node)), []).
 
-%% gen_tcp takes a full backlog for a connection to come, and so does the socket of OTP 25.
+%% gen_tcp takes a full backlog for a connect in progress, and so does the socket module of OTP 25.
 fill(Address, Clients) ->
     {ok, Client} = socket:open(local, stream),
     case socket:connect(Client, #{family => local, path => Address}, nowait) of
@@ -303,7 +303,7 @@ is_stopped(Pid) ->
 %% ---------------------------------------------------------------------------------------------
 %% Names
 
-%% -dist_listen false: no socket, no lock; and the node reaches others.
+%% With -dist_listen false there are neither socket nor lock file, and the node can connect to others.
 node_that_does_not_listen_connects_out(Config) ->
     A = start("a", Config),
     B = start("b", #{args => ["-dist_listen", "false"]}, Config),
@@ -312,7 +312,7 @@ node_that_does_not_listen_connects_out(Config) ->
     ?assertEqual(name(A), rpc(B, A, erlang, node, [])),
     ?assertEqual(name(B), rpc(A, B, erlang, node, [])).
 
-%% -sname undefined: the first node that is connected with gives a name.
+%% With -sname undefined, the first node that it connects to gives the node its name.
 dynamic_name_comes_from_the_other_node(Config) ->
     A = start("a", Config),
     B = start("undefined", Config),
@@ -323,11 +323,11 @@ dynamic_name_comes_from_the_other_node(Config) ->
     expect_nodes(A, [Name]),
     ?assertEqual(["a.sock"], sockets_in(dir(Config))).
 
-%% erl -sname undefined -remsh: what people type to look into a node.
+%% Runs erl -sname undefined -remsh, which people type to get a shell in a node.
 remote_shell_without_a_name(Config) ->
     A = start("a", Config),
     Remsh = ["-sname", "undefined", "-remsh", atom_to_list(name(A)), "-hidden"],
-    %% script(1) gives it a terminal, and takes one string for the shell.
+    %% script(1) provides a terminal, and takes one string for the shell.
     Script = "exec script -qec \"$*\" /dev/null",
     Shell = test_node:launch(
         #{
@@ -343,7 +343,7 @@ remote_shell_without_a_name(Config) ->
     expect_output(Shell, ["{the_node_is,'?", atom_to_list(name(A)), "'?}"]),
     test_node:type(Shell, "erlang:halt(self()).\n").
 
-%% The second node of a name ends and says who has the name; the first one goes on.
+%% The second node with a name exits, and reports which process has the name. The first one continues.
 duplicate_name_is_refused(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     Second = test_node:launch(#{name => "a", args => ["-noinput"]}, Config),
@@ -356,11 +356,11 @@ duplicate_name_is_refused(Config) ->
 os_pid_text(Node) ->
     integer_to_list(os_pid(Node)) ++ "\\b".
 
-%% A socket file whose VM and sidecar were killed does not keep the name.
+%% A socket file whose VM and sidecar were killed does not block the name.
 stale_socket_is_taken_over(Config) ->
     A = start("a", Config),
     Sidecar = sidecar(A),
-    %% The VM must not start another sidecar, nor this one tidy up.
+    %% The VM must not start another sidecar, and this sidecar must not clean up.
     test_node:signal("STOP", os_pid(A)),
     test_node:signal("KILL", Sidecar),
     test_node:kill(A),
@@ -376,7 +376,7 @@ sidecar_ends_with_its_vm(Config) ->
     expect(fun() -> not test_node:is_alive(Sidecar) end, sidecar_ended),
     ?assertEqual([], filelib:wildcard("*.sock*", dir(Config))).
 
-%% net_kernel:start/2 and stop/0, many times under the same name.
+%% net_kernel:start/2 and stop/0 are called many times with the same name.
 starts_and_stops_at_run_time(Config) ->
     [A, B] = start_all([undefined, "b"], Config),
     ?assertEqual(false, call(A, erlang, is_alive, [])),
@@ -394,7 +394,7 @@ starts_and_stops_at_run_time(Config) ->
         lists:seq(1, 20)
     ).
 
-%% What leads out of the directory is no node, even where a socket stands.
+%% A name that would lead out of the directory is not a node, even if a socket is there.
 names_do_not_leave_the_directory(Config) ->
     start("a", Config),
     Inner = test_node:dir("inner", Config),
@@ -406,9 +406,9 @@ names_do_not_leave_the_directory(Config) ->
     ?assertEqual([], call(B, erlang, nodes, [connected])).
 
 %% ---------------------------------------------------------------------------------------------
-%% Answers
+%% Information
 
-%% node_info/1 and nodes_info/0 answer at both ends, and their counters move with traffic.
+%% node_info/1 and nodes_info/0 answer at both ends, and their counters increase with traffic.
 node_info_counts(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = ping(A, B),
@@ -434,7 +434,7 @@ info(Node, Other) ->
     {ok, [{OtherName, _}]} = call(Node, net_kernel, nodes_info, []),
     Info.
 
-%% There are no socket options: setting one is refused, asking for one brings nothing; at once.
+%% There are no socket options: setting one is an error, and getting one returns nothing, both at once.
 socket_options_are_answered(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = ping(A, B),
@@ -443,17 +443,17 @@ socket_options_are_answered(Config) ->
     ?assertEqual(ok, call(A, net_kernel, setopts, [name(B), []])),
     ?assertEqual({ok, []}, call(A, net_kernel, getopts, [name(B), [nodelay]])).
 
-%% Beside another carrier, a node of this host is reached over its socket.
-local_nodes_go_here_beside_another_carrier(Config) ->
+%% Beside another carrier, nodes of this host are reached through their sockets.
+local_nodes_use_sockets_beside_another_carrier(Config) ->
     [A, B] = start_all(["a", "b"], ?BESIDE_INET_TCP, Config),
     ?assertMatch([_], test_node:tcp_listeners(os_pid(A))),
     pong = ping(A, B),
     ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(A, B))),
     ?assertMatch(#net_address{family = local}, proplists:get_value(address, info(B, A))).
 
-%% Two network namespaces stand in for two machines. Nodes of the same one are connected by a socket,
-%% others by TCP, and what happens to a sidecar concerns the former only.
-remote_nodes_go_by_tcp_beside_it(Config) ->
+%% Two network namespaces stand for two machines. Nodes in the same one connect by a socket, others by TCP.
+%% The death of a sidecar only affects the former.
+remote_nodes_use_tcp_beside_sockets(Config) ->
     case make_machines(Config) of
         {ok, Here, There} ->
             try
@@ -491,10 +491,10 @@ connect_machines(Here, There, Config) ->
     expect_nodes(C, [name(A), name(B)]),
     ?assertEqual(0, test_load:downs(C)).
 
-%% Each has its own directory, and its own loopback.
+%% Each machine has its own directory and its own loopback.
 on_machine(#{namespace := Namespace, dir := Dir}) ->
     Ports = ["-test_ports", "a", "4001", "b", "4002", "c", "4003"],
-    %% By default global would make a third node leave one of two that have lost each other.
+    %% By default, global would make a third node disconnect from one of two nodes that have lost each other.
     Kernel = ["-kernel", "prevent_overlapping_partitions", "false"],
     maps:merge(?BESIDE_INET_TCP, #{
         long => true,
@@ -534,7 +534,7 @@ make_machines(Config) ->
             {error, Reason}
     end.
 
-%% What runs there ends with the test case.
+%% All processes in the namespaces end with the test case.
 remove_machines(Machines) ->
     [ip(["netns delete ", Namespace]) || #{namespace := Namespace} <- Machines],
     ok.
@@ -542,7 +542,7 @@ remove_machines(Machines) ->
 ip(Arguments) ->
     os:cmd(lists:flatten(["ip ", Arguments, " 2>&1"])).
 
-%% Alone, select/1 takes every node; beside other carriers, those of this host.
+%% As the only carrier, it handles every node. Beside other carriers, it handles the nodes of this host.
 select_takes_the_nodes_of_this_host(Config) ->
     Nodes = ['x@here', 'x@there', 'x', 'x@', '@here', 'x@here@there'],
     Select = fun(Node) -> [N || N <- Nodes, call(Node, uds_dist, select, [N])] end,
@@ -556,9 +556,9 @@ select_takes_the_nodes_of_this_host(Config) ->
     ]).
 
 %% ---------------------------------------------------------------------------------------------
-%% What is left
+%% Leftovers
 
-%% However a connection ends, neither the sidecars nor the VMs keep a descriptor of it.
+%% However a connection ends, neither the sidecars nor the VMs keep its descriptors.
 ended_connections_leave_no_descriptor(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     Stranger = start("c", #{cookie => "another"}, Config),
@@ -583,14 +583,14 @@ ping_repeatedly(Node, Times) ->
     [pang] = lists:usort([net_adm:ping(Node) || _ <- lists:seq(1, Times)]),
     pang.
 
-%% Its length says 65535 bytes, which no handshake has.
+%% Its length field says 65535 bytes, which no handshake has.
 send_garbage(Socket) ->
     {ok, Client} = gen_tcp:connect({local, Socket}, 0, [local, binary, {active, false}]),
     ok = gen_tcp:send(Client, <<16#FFFF:16, (crypto:strong_rand_bytes(100))/binary>>),
     {error, closed} = gen_tcp:recv(Client, 0, 10000),
     ok = gen_tcp:close(Client).
 
-%% Neither when the sidecars at the other end are killed, which have the connections.
+%% The sidecars at the other end, which have the connections, are killed.
 killed_sidecars_leave_no_descriptor(Config) ->
     {Hub, Peers} = start_hub(Config),
     connect_to_hub(Peers, Hub),
@@ -606,7 +606,7 @@ killed_sidecars_leave_no_descriptor(Config) ->
     ],
     expect(fun() -> no_more(Before, open_descriptors([Hub])) end, {killed_sidecars, Before}).
 
-%% Nor when whole VMs are.
+%% The VMs at the other end are killed.
 killed_vms_leave_no_descriptor(Config) ->
     {Hub, [First | Peers]} = start_hub(Config),
     connect(First, Hub),
@@ -628,7 +628,7 @@ connect_to_hub(Peers, Hub) ->
     [expect_nodes(Peer, [name(Hub)]) || Peer <- Peers],
     ok.
 
-%% With `direct`, a node is up before its socket has arrived in the VM: an answer comes through it.
+%% With `direct`, a node is up before the VM has its socket. An answer has come through this socket.
 hear_from(Hub, Node) ->
     Name = name(Hub),
     Name = call(Node, erpc, call, [Name, erlang, node, []]),
@@ -640,14 +640,14 @@ open_descriptors(Nodes) ->
      || Node <- Nodes
     ].
 
-%% The last connection before may have been counted in part.
+%% The previous connection may have been counted in part.
 no_more(Before, Now) ->
     case [After || {{A, B}, {C, D} = After} <- lists:zip(Before, Now), C > A orelse D > B] of
         [] -> true;
         More -> {more, More}
     end.
 
-%% The listener is the sidecar's.
+%% Only the sidecar listens.
 vm_has_no_listener(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = ping(A, B),
@@ -662,8 +662,8 @@ vm_has_no_listener(Config) ->
      || Node <- [A, B]
     ].
 
-%% A node whose backlog is full for a while is connected with as soon as it has room again.
-full_backlog_is_tried_again(Config) ->
+%% While a node's backlog is full, the connect is retried, and succeeds as soon as there is room.
+full_backlog_is_retried(Config) ->
     A = start("a", #{config => [{uds_dist, [{backlog, 1}]}]}, Config),
     B = start("b", Config),
     Clients = fill_backlog(A, Config),
@@ -683,7 +683,7 @@ pinging(From, To) ->
     Self = self(),
     spawn_link(fun() -> Self ! {self(), ping(From, To)} end).
 
-%% When it stays full, the attempt ends with the setup time.
+%% If the backlog stays full, the attempt ends after the setup time.
 full_backlog_ends_with_the_setup_time(Config) ->
     A = start("a", #{config => [{uds_dist, [{backlog, 1}]}]}, Config),
     B = start("b", #{args => ["-kernel", "net_setuptime", "1"]}, Config),

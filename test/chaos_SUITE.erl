@@ -1,9 +1,9 @@
-%% Everything at once: nodes that talk while sidecars and nodes are killed, stopped, flooded and
-%% talked nonsense to, at random. What was acknowledged must have arrived, connections must have
-%% kept the order, and in the end nothing may be left.
+%% Random combinations of faults: nodes exchange messages while sidecars and nodes are killed, stopped,
+%% flooded and sent garbage. Every acknowledged message must have arrived, connections must have kept the
+%% order, and at the end nothing may be left behind.
 %%
-%% `make chaos` runs it for longer: UDS_DIST_CHAOS_SECONDS and UDS_DIST_CHAOS_SEED say how long and
-%% with which choices. The same seed makes the same choices, though not at the same microseconds.
+%% `make chaos` runs it for longer: UDS_DIST_CHAOS_SECONDS sets the duration, and UDS_DIST_CHAOS_SEED the
+%% random choices. The same seed makes the same choices, though not at the same microseconds.
 -module(chaos_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -13,15 +13,15 @@
 -define(DEFAULT_SECONDS, "10").
 -define(DEFAULT_SEED, "1").
 -define(NODES, 4).
-%% Garbage clients that are connected at the same time.
+%% Most garbage clients that are connected at the same time.
 -define(CLIENTS, 20).
-%% Connects of one burst, and names that are made up in one.
+%% Number of connects or of made-up names in one burst.
 -define(CONNECTS, 200).
 -define(NEW_NAMES, 5).
 %% Bounds of the pause between two disturbances, in milliseconds.
 -define(PAUSE, {20, 300}).
 -define(TICKTIME, 4).
-%% Milliseconds until all talk to all again.
+%% Time limit, in milliseconds, until all nodes exchange messages again.
 -define(SETTLED, 90000).
 
 -record(member, {
@@ -30,7 +30,7 @@
     otp :: default | test_node:otp(),
     transport :: relay | direct,
     incarnation = 0 :: non_neg_integer(),
-    %% Processes that are stopped, and after how many more disturbances they go on.
+    %% Stopped processes, and the number of disturbances after which they continue.
     stopped = [] :: [pos_integer()],
     stopped_for = 0 :: non_neg_integer()
 }).
@@ -48,7 +48,7 @@ suite() ->
 all() ->
     [{group, relay}, {group, mixed}].
 
-%% In `mixed` there are connections with each transport at either end.
+%% In `mixed`, the two ends of a connection may have different transports.
 groups() ->
     [{Group, [], [everything_at_once]} || Group <- [relay, mixed]].
 
@@ -67,7 +67,7 @@ end_per_testcase(_Case, Config) ->
 seconds() ->
     list_to_integer(os:getenv("UDS_DIST_CHAOS_SECONDS", ?DEFAULT_SECONDS)).
 
-%% Random disturbances of four nodes, of several OTPs where there are several.
+%% Random disturbances of four nodes, of several OTPs if there are several.
 everything_at_once(Config) ->
     Seed = list_to_integer(os:getenv("UDS_DIST_CHAOS_SEED", ?DEFAULT_SEED)),
     say("~b s with seed ~b", [seconds(), Seed]),
@@ -77,7 +77,7 @@ everything_at_once(Config) ->
     End = test_system:now_ms() + 1000 * seconds(),
     Ended = calm_down(disturb(End, Started)),
     say("~0p", [Ended#state.counts]),
-    %% All talk to all again.
+    %% All nodes exchange messages again.
     Members = maps:values(Ended#state.members),
     [
         ok = test_node:call(Node, chaos_member, write_more, [], ?SETTLED)
@@ -91,7 +91,7 @@ everything_at_once(Config) ->
     say("~b messages were acknowledged, ~b of them are missing", [Acknowledged, length(Missing)]),
     [] = Missing.
 
-%% On the terminal too, where ct:pal shows only what belongs to a failure.
+%% Prints to the terminal too, where ct:pal only shows the output of failed tests.
 say(Format, Arguments) ->
     ct:log("chaos: " ++ Format, Arguments),
     io:format(user, "~nchaos: " ++ Format ++ "~n", Arguments).
@@ -148,13 +148,13 @@ disturb(End, State) ->
             State
     end.
 
-%% The time between two disturbances is part of the test.
+%% Waits for a fixed time, which is part of the test.
 pause(Time) ->
     receive
     after Time -> ok
     end.
 
-%% Each as often as it stands here.
+%% The disturbances, with their relative frequency.
 disturbances() ->
     [
         kill_sidecar,
@@ -230,11 +230,11 @@ do(disconnect, #member{node = Node} = Member, Other, _, _) ->
     ok = test_load:cast(Node, erlang, disconnect_node, Arguments),
     Member.
 
-%% None while the VM starts another one.
+%% There are none while the VM starts another one.
 sidecars(#member{node = Node}) ->
     test_node:sidecars(test_node:os_pid(Node)).
 
-%% Most go on in time; some are stopped for long enough to be taken for dead.
+%% Stops processes. Most continue in time, but some are stopped for long enough to be taken for dead.
 stop(Pids, Number, Member) ->
     Continued = continue(Member),
     ok = signal_if_alive("STOP", Pids),
@@ -249,12 +249,12 @@ continue(#member{stopped = Pids} = Member) ->
     ok = signal_if_alive("CONT", Pids),
     Member#member{stopped = []}.
 
-%% Sidecars come and go: one that was found may have ended since.
+%% Sidecars are replaced all the time, so a process may have ended since it was found.
 signal_if_alive(Signal, Pids) ->
     _ = [os:cmd(io_lib:format("kill -~s ~b 2>&1", [Signal, Pid])) || Pid <- Pids],
     ok.
 
-%% One disturbance has passed.
+%% Counts a disturbance, and lets processes continue that were stopped for long enough.
 go_on(State = #state{members = Members}) ->
     State#state{
         members = maps:map(
@@ -267,25 +267,25 @@ go_on(State = #state{members = Members}) ->
         )
     }.
 
-%% A client that is no node says something, and stays for a while.
+%% A client that is not a node sends something, and stays connected for a while.
 garbage(Member, Number, State = #state{clients = Clients}) ->
     Client = client(Member, nonsense(Number rem 6), State),
     {Kept, Gone} = lists:split(min(?CLIENTS - 1, length(Clients)), Clients),
     _ = [socket:close(Old) || Old <- Gone],
     State#state{clients = [Client | Kept]}.
 
-%% A client that connects and is gone, again and again.
+%% Clients connect and disconnect, again and again.
 connects(Member, State) ->
     _ = [socket:close(client(Member, <<>>, State)) || _ <- lists:seq(1, ?CONNECTS)],
     State.
 
-%% A client that shakes hands under ever new names and does not know the cookie.
+%% Clients that do not know the cookie start handshakes under ever new names.
 new_names(Member, Number, State) ->
     Names = ["new" ++ integer_to_list(Number + I) ++ "@host" || I <- lists:seq(1, ?NEW_NAMES)],
     _ = [socket:close(client(Member, introduction(Name), State)) || Name <- Names],
     State.
 
-%% A client whose handshake is followed by a byte of out-of-band data (MSG_OOB).
+%% A client sends a byte of out-of-band data (MSG_OOB) after its handshake.
 out_of_band(Member, Number, State = #state{clients = Clients}) ->
     Client = client(Member, introduction("urgent" ++ integer_to_list(Number) ++ "@host"), State),
     _ = socket:send(Client, <<1>>, [oob], 100),
@@ -308,10 +308,10 @@ introduction(Name) ->
 
 nonsense(0) -> <<>>;
 nonsense(1) -> rand:bytes(1000);
-%% A frame that is announced and does not come.
+%% The head of a frame that never follows.
 nonsense(2) -> <<16#FFFF:16>>;
 nonsense(3) -> <<0:16, 0:16, 0:16>>;
-%% A name that goes nowhere.
+%% A valid first message with a name that leads nowhere.
 nonsense(4) -> <<21:16, $N, 0:64, 1:32, 6:16, "x@host">>;
 nonsense(5) -> rand:bytes(100000).
 
@@ -319,7 +319,7 @@ calm_down(State = #state{members = Members, clients = Clients}) ->
     _ = [socket:close(Client) || Client <- Clients],
     State#state{members = maps:map(fun(_, Member) -> continue(Member) end, Members), clients = []}.
 
-%% The processes that have the directory of this run in their environment: VMs and sidecars.
+%% The processes with the directory of this run in their environment: VMs and sidecars.
 processes_of(Dir) ->
     {ok, Entries} = file:list_dir("/proc"),
     [

@@ -1,14 +1,13 @@
-%% The transport `direct`: after the handshake the VM has the socket of a connection, and its sidecar
-%% has nothing more to do with it. The suites about connections run their cases with it as well; here
-%% is what holds for it alone.
+%% The transport `direct`: after the handshake, the VM has the socket of a connection, and its sidecar is no
+%% longer involved. The suites about connections also run with it; this suite has the cases for `direct` only.
 -module(direct_SUITE).
 
 -export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
--export([bytes_do_not_pass_the_sidecar/1, vm_has_the_sockets_of_its_peers/1]).
--export([connections_outlive_their_sidecars/1, connections_do_without_a_stopped_sidecar/1]).
--export([one_end_is_direct_and_the_other_relayed/1]).
--export([node_without_descriptors_loses_the_connection_alone/1]).
--export([connections_are_relayed_without_a_channel/1, transport_may_be_changed_later/1]).
+-export([bytes_bypass_the_sidecar/1, vm_has_the_sockets_of_its_peers/1]).
+-export([connections_outlive_their_sidecars/1, stopped_sidecar_delays_no_message/1]).
+-export([ends_may_use_different_transports/1]).
+-export([node_without_descriptors_loses_only_new_connections/1]).
+-export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
 -export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1]).
 
@@ -25,17 +24,17 @@ suite() ->
 
 all() ->
     [
-        bytes_do_not_pass_the_sidecar,
+        bytes_bypass_the_sidecar,
         vm_has_the_sockets_of_its_peers,
         connections_outlive_their_sidecars,
-        connections_do_without_a_stopped_sidecar,
-        one_end_is_direct_and_the_other_relayed,
-        node_without_descriptors_loses_the_connection_alone,
+        stopped_sidecar_delays_no_message,
+        ends_may_use_different_transports,
+        node_without_descriptors_loses_only_new_connections,
         connections_are_relayed_without_a_channel,
-        transport_may_be_changed_later
+        transport_may_change_later
     ].
 
-%% A node is direct unless the test says otherwise.
+%% Nodes use `direct` unless a test overrides it.
 init_per_testcase(_Case, Config) ->
     test_node:init(test_node:init_group(direct, Config)).
 
@@ -44,16 +43,16 @@ end_per_testcase(_Case, Config) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Once two nodes are connected, their sidecars have nothing to do with what they say.
-bytes_do_not_pass_the_sidecar(Config) ->
+%% After two nodes have connected, their messages do not involve their sidecars.
+bytes_bypass_the_sidecar(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
     Before = [test_node:work(sidecar(Node)) || Node <- [A, B]],
     ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
     ?assertEqual(Before, [test_node:work(sidecar(Node)) || Node <- [A, B]]).
 
-%% The VM has a socket for each connection, beside its end of the channel, which is open from the start.
-%% It listens nowhere.
+%% The VM has a socket for each connection, in addition to its end of the channel, which is open from the
+%% start. It does not listen.
 vm_has_the_sockets_of_its_peers(Config) ->
     Options = #{args => test_node:on_demand()},
     [A, B, C, Undistributed] = start_all(["a", "b", "c", undefined], Options, Config),
@@ -67,8 +66,8 @@ vm_has_the_sockets_of_its_peers(Config) ->
     ?assertEqual([], test_node:listeners(os_pid(A))),
     ?assertMatch([_], test_node:listeners(sidecar(A))).
 
-%% Connections do not notice that sidecars die: either side's in turn and both at once, while both
-%% nodes talk. What is sent arrives, all of it and in order.
+%% Connections survive the death of their sidecars, each in turn and both at once, while both nodes exchange
+%% messages. Everything arrives in order.
 connections_outlive_their_sidecars(Config) ->
     [A, B] = Nodes = pair(Config),
     Before = [call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
@@ -106,16 +105,16 @@ connections_outlive_their_sidecars(Config) ->
     C = start("c", #{}, Config),
     [true = call(C, net_kernel, connect_node, [name(Node)]) || Node <- Nodes].
 
-%% A sidecar that is stopped delays no message.
-connections_do_without_a_stopped_sidecar(Config) ->
+%% A stopped sidecar delays no message.
+stopped_sidecar_delays_no_message(Config) ->
     [A, B] = Nodes = pair(Config),
     Sidecars = [sidecar(Node) || Node <- Nodes],
     ok = test_node:signal("STOP", Sidecars),
     ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
     ok = test_node:signal("CONT", Sidecars).
 
-%% Each end may have its own transport: on the socket it makes no difference.
-one_end_is_direct_and_the_other_relayed(Config) ->
+%% Each end may have its own transport, because the bytes on the socket are the same.
+ends_may_use_different_transports(Config) ->
     A = start("a", #{}, Config),
     B = start("b", #{transport => relay}, Config),
     pong = call(B, net_adm, ping, [name(A)]),
@@ -125,15 +124,15 @@ one_end_is_direct_and_the_other_relayed(Config) ->
     expect_output(A, "0 connections, 0 shaking hands, 1 handed over so far"),
     expect_output(B, "1 connections, 0 shaking hands, 0 handed over so far").
 
-%% A VM that may open no more files cannot take a socket: that connection is lost, and a line says why.
-%% Those that are there go on, and when there is room again, so do new ones.
-node_without_descriptors_loses_the_connection_alone(Config) ->
+%% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
+%% Existing connections are unaffected, and new ones work when there is room again.
+node_without_descriptors_loses_only_new_connections(Config) ->
     Limited = #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]},
     Options = #{args => test_node:on_demand()},
     A = start("a", maps:merge(Options, Limited), Config),
     [B, C] = start_all(["b", "c"], Options, Config),
     true = call(B, net_kernel, connect_node, [name(A)]),
-    %% So that the modules are loaded that it needs to log, and to be asked.
+    %% This loads the modules that are needed to log and to answer calls.
     ok = call(A, logger, error, ["before"]),
     expect_output(A, "before"),
     test_node:expect_nodes(A, [name(B)]),
@@ -174,8 +173,8 @@ give_back_descriptors() ->
         given_back -> ok
     end.
 
-%% A sidecar in a PID namespace of its own cannot recognize its VM at the channel. The node logs that once,
-%% and its connections are relayed.
+%% A sidecar in its own PID namespace cannot identify its VM at the channel. The node logs that once, and its
+%% connections are relayed.
 connections_are_relayed_without_a_channel(Config) ->
     case os:cmd("unshare --pid --fork true && echo yes") of
         "yes\n" -> without_a_channel(Config);
@@ -194,8 +193,8 @@ without_a_channel(Config) ->
     expect_output(A, "transport is relay instead of direct"),
     [#{transport := relay}] = call(A, uds_dist, peers, []).
 
-%% As every setting, when the application starts, for the connections that follow.
-transport_may_be_changed_later(Config) ->
+%% As with every setting, the start of the application applies a change to new connections.
+transport_may_change_later(Config) ->
     Options = #{args => test_node:on_demand(), transport => relay},
     [A, B] = start_all(["a", "b"], Options, Config),
     [
@@ -221,14 +220,14 @@ set_transport(Transport) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Two nodes, connected, which count what happens to their connections and answer round trips.
+%% Two connected nodes, which count their connections that go down and answer round trips.
 pair(Config) ->
     [A, B] = Nodes = start_all(["a", "b"], Config),
     [ok = test_load:prepare(Node) || Node <- Nodes],
     connect(A, B),
     Nodes.
 
-%% Both nodes have the socket when an answer has come.
+%% When an answer has come, both nodes have the socket.
 connect(From, To) ->
     true = call(From, net_kernel, connect_node, [name(To)]),
     ok = call(From, test_traffic, round_trips, [name(To), 1, 0]).

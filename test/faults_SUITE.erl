@@ -1,6 +1,6 @@
-%% What goes wrong in the middle of something else: a change of settings that fails half way, a sidecar
-%% that dies or stands still while the VM wants something of it, a peer that leaves as soon as it is in,
-%% code that is loaded anew. Connections, names and the VM come out of it whole.
+%% Faults in the middle of an operation: a change of settings that fails halfway, a sidecar that dies or is
+%% stopped during a request of the VM, a peer that disconnects right after connecting, code that is reloaded.
+%% Connections, names and the VM survive all of them.
 -module(faults_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -9,22 +9,22 @@
 -export([failed_change_at_the_same_address_keeps_the_listener/1]).
 -export([sidecar_killed_in_the_middle_of_a_change_keeps_the_listener/1]).
 -export([changes_at_the_same_time_all_succeed/1]).
-%% Sidecars that die or stand still.
+%% Sidecars that die or are stopped.
 -export([stopped_sidecar_with_full_pipe_does_not_suspend_the_owner/1]).
--export([distribution_stops_in_time_beside_a_stopped_sidecar/1]).
--export([restarts_do_not_multiply_the_tries_to_listen/1]).
+-export([distribution_stops_in_time_with_a_stopped_sidecar/1]).
+-export([restarts_do_not_multiply_attempts_to_listen/1]).
 -export([name_that_was_taken_meanwhile_is_taken_back/1]).
 %% Connections.
--export([message_of_a_peer_that_leaves_at_once_arrives/1]).
+-export([message_before_an_immediate_disconnect_arrives/1]).
 -export([message_before_the_end_of_the_handshake_arrives/1]).
--export([code_may_be_loaded_anew_under_connections/1]).
-%% Names.
+-export([reloaded_code_keeps_connections/1]).
+%% Names, and nodes that do not answer.
 -export([long_names_in_the_directory_are_no_error/1]).
--export([silent_listeners_are_waited_for_together/1]).
+-export([silent_listeners_are_probed_at_the_same_time/1]).
 %% A node without `direct`.
--export([relay_has_nothing_of_direct/1]).
+-export([relay_prepares_nothing_for_direct/1]).
 %% Run in the nodes.
--export([reconfigure/1, configure_twice/0, is_configuring/1, load_anew/0]).
+-export([reconfigure/1, configure_twice/0, is_configuring/1, reload/0]).
 
 -import(test_node, [
     start/2,
@@ -45,11 +45,12 @@
 -include_lib("kernel/include/file.hrl").
 -include_lib("stdlib/include/assert.hrl").
 
-%% Milliseconds. An answer of a process that nothing keeps from answering, on a busy machine.
+%% Time limit, in milliseconds, for an answer of a process that is not blocked, on a busy machine.
 -define(PROMPT, 5000).
-%% The end of distribution, whatever the sidecar does: net_kernel and net_sup have limits of 2 s.
+%% Time limit, in milliseconds, for the end of distribution, whatever the sidecar does. net_kernel and net_sup
+%% have limits of 2 s.
 -define(ORDERLY_END, 15000).
-%% Times that something is done which is lost now and then.
+%% Number of repetitions for an operation that fails only now and then.
 -define(OFTEN, 200).
 
 suite() ->
@@ -72,9 +73,9 @@ of_direct_alone() ->
 
 of_connections() ->
     [
-        message_of_a_peer_that_leaves_at_once_arrives,
+        message_before_an_immediate_disconnect_arrives,
         message_before_the_end_of_the_handshake_arrives,
-        code_may_be_loaded_anew_under_connections
+        reloaded_code_keeps_connections
     ].
 
 init_per_group(Group, Config) ->
@@ -92,20 +93,20 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Changes of settings
 
-%% The old socket has to go before the new one can be made, and the new one cannot be made: the node
-%% listens again, with the settings it had, as soon as it can.
+%% The old socket has to be removed before the new one can be made, and making the new one fails. The node
+%% listens again with its old settings as soon as it can.
 failed_change_at_the_same_address_keeps_the_listener(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     lists:foreach(
         fun(Settings) ->
-            %% Everybody may replace files in it, so that no socket is made there.
+            %% No socket is made in a directory where everybody may replace files.
             ok = file:change_mode(dir(Config), 8#777),
             {error, _} = call(A, ?MODULE, reconfigure, [Settings]),
             ok = file:change_mode(dir(Config), 8#700),
             expect_reachable(A, B),
             {ok, #file_info{mode = Mode}} = file:read_link_info(test_node:socket(A, Config)),
             ?assertEqual(8#600, Mode band 8#777),
-            %% So does the next sidecar.
+            %% The next sidecar also listens with the old settings.
             Old = sidecar(A),
             test_node:signal("KILL", Old),
             test_node:expect_listening(A, Old, Config),
@@ -114,7 +115,7 @@ failed_change_at_the_same_address_keeps_the_listener(Config) ->
         [[{backlog, 9}], [{socket_mode, 8#660}]]
     ).
 
-%% The sidecar dies before it has answered: another one listens, whatever becomes of the change.
+%% The sidecar dies before it answers. Another one listens, whatever becomes of the change.
 sidecar_killed_in_the_middle_of_a_change_keeps_the_listener(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     lists:foreach(
@@ -131,8 +132,8 @@ sidecar_killed_in_the_middle_of_a_change_keeps_the_listener(Config) ->
         [[{backlog, 9}], [{socket_mode, 8#660}]]
     ).
 
-%% The application is started by two at the same time, while the listener moves: neither finds the name
-%% in use by the node itself.
+%% Two processes start the application at the same time, while the listener moves. Neither of them finds that
+%% the node itself uses the name.
 changes_at_the_same_time_all_succeed(Config) ->
     [Before, After] = [test_node:dir(Name, Config) || Name <- ["before", "after"]],
     A = start("a", #{dir => none, cwd => Before}, Config),
@@ -152,10 +153,9 @@ changes_at_the_same_time_all_succeed(Config) ->
     expect_reachable(A, B).
 
 %% ---------------------------------------------------------------------------------------------
-%% Sidecars that die or stand still
+%% Sidecars that die or are stopped
 
-%% What several connections have sent fills the pipe to the sidecar, and then the owner has to tell it
-%% something.
+%% Messages on several connections fill the pipe to the sidecar, and then the owner has to send it a command.
 stopped_sidecar_with_full_pipe_does_not_suspend_the_owner(Config) ->
     A = start("a", Config),
     Sidecar = stop_and_fill(A, Config),
@@ -166,13 +166,13 @@ stopped_sidecar_with_full_pipe_does_not_suspend_the_owner(Config) ->
         ?assertMatch({status, _, _, _}, call(A, sys, get_status, [Owner, ?PROMPT]))
      || _ <- lists:seq(1, 10)
     ],
-    %% It is no worse for the wait.
+    %% It works as before after that.
     test_node:signal("CONT", Sidecar),
     D = start("d", Config),
     expect(fun() -> ping(D, A) =:= pong end, connected).
 
-%% net_kernel:stop/0 does not wait for it for ever, and the VM goes on.
-distribution_stops_in_time_beside_a_stopped_sidecar(Config) ->
+%% net_kernel:stop/0 returns within its time limit, and the VM goes on.
+distribution_stops_in_time_with_a_stopped_sidecar(Config) ->
     A = start(undefined, Config),
     Start = [a, #{name_domain => shortnames}],
     {ok, _} = call(A, net_kernel, start, Start),
@@ -188,8 +188,8 @@ distribution_stops_in_time_beside_a_stopped_sidecar(Config) ->
     true = call(A, erlang, set_cookie, [uds_dist_test]),
     expect_reachable(Named, start("d", Config)).
 
-%% Stops the sidecar of a node that sends to two others, until all who send have to wait: more than a
-%% pipe holds.
+%% Stops the sidecar of a node that sends to two others, until all senders are suspended: the messages exceed
+%% what the pipe holds.
 stop_and_fill(A, Config) ->
     Others = start_all(["b", "c"], Config),
     [ok = test_load:prepare(Node) || Node <- [A | Others]],
@@ -206,19 +206,19 @@ stop_and_fill(A, Config) ->
     ],
     Sidecar.
 
-%% Somebody else has the name, and each new sidecar dies while the VM waits for its next try. Once it may
-%% live, and once the name is free, the sidecar stays.
-restarts_do_not_multiply_the_tries_to_listen(Config) ->
+%% Another node has the name, and each new sidecar dies while the VM waits for its next attempt. Once the
+%% sidecars are left alone and the name is free, the sidecar stays up.
+restarts_do_not_multiply_attempts_to_listen(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
-    %% It starts so slowly that a try of the VM may fall into its start.
+    %% It starts so slowly that an attempt of the VM may fall into the start.
     Slow = ["sleep 1.2\nexec ", uds_dist_config:sidecar_path(), " \"$@\"\n"],
     test_node:replace_by_script(Binary, Slow),
     Other = take_name(A, Config),
     First = next_sidecar(none, A),
     Last = lists:foldl(
         fun(_, Sidecar) ->
-            %% Time for the VM to be refused the name.
+            %% Time for an attempt in which the VM is refused the name.
             pause(300),
             test_node:signal("KILL", Sidecar),
             next_sidecar(Sidecar, A)
@@ -228,14 +228,14 @@ restarts_do_not_multiply_the_tries_to_listen(Config) ->
     ),
     Refused = length(lines("cannot listen again", A)),
     stays(Last, 3000, A),
-    %% One a second at most.
+    %% At most one per second.
     ?assert(length(lines("cannot listen again", A)) - Refused =< 4),
     test_node:stop(Other),
     test_node:expect_listening(A, none, Config),
     stays(Last, 4000, A),
     expect_reachable(A, start("b", Config)).
 
-%% The process of a sidecar that is no script any more.
+%% The process of the next sidecar, once the script has executed the real program.
 next_sidecar(Old, A) ->
     {ok, #file_info{inode = Inode}} = file:read_file_info(uds_dist_config:sidecar_path()),
     expect(
@@ -253,7 +253,7 @@ next_sidecar(Old, A) ->
         next_sidecar
     ).
 
-%% It is there for so long.
+%% Checks that the sidecar does not change for this time in milliseconds.
 stays(Sidecar, Time, Node) ->
     pause(Time),
     ?assertEqual([Sidecar], test_node:sidecars(os_pid(Node))).
@@ -262,8 +262,8 @@ lines(Text, Node) ->
     Lines = string:split(unicode:characters_to_list(test_node:output(Node)), "\n", all),
     [Line || Line <- Lines, string:find(Line, Text) =/= nomatch].
 
-%% Another VM has taken the name while the node had no sidecar: there are two nodes of that name then. The
-%% first one keeps its connections, says who has the name, and has it back when that one ends.
+%% While the node had no sidecar, another VM has taken its name, so there are two nodes with that name. The
+%% first one keeps its connections, logs who has the name, and takes it back when the other one ends.
 name_that_was_taken_meanwhile_is_taken_back(Config) ->
     [A, B] = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     [ok = test_load:prepare(Node) || Node <- [A, B]],
@@ -285,7 +285,7 @@ name_that_was_taken_meanwhile_is_taken_back(Config) ->
     C = start("c", #{args => test_node:on_demand()}, Config),
     expect(fun() -> call(C, net_kernel, connect_node, [name(A)]) end, reachable).
 
-%% While the sidecar of a VM is dead and the VM stands still, another VM starts with its name.
+%% Starts another VM with the name of a VM whose sidecar is dead and which is stopped.
 take_name(A, Config) ->
     Sidecar = sidecar(A),
     test_node:signal("STOP", os_pid(A)),
@@ -298,8 +298,8 @@ take_name(A, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Connections
 
-%% A peer says something as soon as the handshake is through, and is gone.
-message_of_a_peer_that_leaves_at_once_arrives(Config) ->
+%% A peer sends a message as soon as the handshake is complete, and disconnects.
+message_before_an_immediate_disconnect_arrives(Config) ->
     Say = fun(Socket, Peer, Message) ->
         ok = test_peer:shake_hands(Socket, Peer),
         ok = socket:send(Socket, Message),
@@ -307,8 +307,8 @@ message_of_a_peer_that_leaves_at_once_arrives(Config) ->
     end,
     everything_is_heard(Say, Config).
 
-%% It does so before it has seen the end of the handshake: all that it has to say is there, and its end,
-%% when the node has its first look at the connection.
+%% The peer sends everything before it has seen the end of the handshake: its messages and its end have
+%% arrived when the node first looks at the connection.
 message_before_the_end_of_the_handshake_arrives(Config) ->
     Say = fun(Socket, Peer, Message) ->
         Answer = test_peer:answer_challenge(Socket, Peer),
@@ -344,9 +344,9 @@ everything_is_heard(Say, Config) ->
 message(I, Peer) ->
     test_peer:message(Peer, ledger, {number, I, <<>>}).
 
-%% As by rebar3's shell or a relup: neither connections that talk nor those that do not are lost, and
-%% what the kernel calls later still works.
-code_may_be_loaded_anew_under_connections(Config) ->
+%% Code is reloaded, as by rebar3's shell or a relup. Neither busy nor idle connections are lost, and later
+%% calls of the kernel still work.
+reloaded_code_keeps_connections(Config) ->
     [A, B, C] = Nodes = start_all(["a", "b", "c"], #{args => test_node:on_demand()}, Config),
     [ok = test_load:prepare(Node) || Node <- Nodes],
     [true = call(A, net_kernel, connect_node, [name(Node)]) || Node <- [B, C]],
@@ -358,7 +358,7 @@ code_may_be_loaded_anew_under_connections(Config) ->
     Processes = [processes_of(Node) || Node <- Nodes],
     [
         begin
-            [ok = call(Node, ?MODULE, load_anew, []) || Node <- Nodes],
+            [ok = call(Node, ?MODULE, reload, []) || Node <- Nodes],
             [ok = test_load:expect_traffic(Node) || Node <- [A, B]]
         end
      || _ <- lists:seq(1, 4)
@@ -376,7 +376,7 @@ code_may_be_loaded_anew_under_connections(Config) ->
     [ok = call(C, test_traffic, round_trips, [name(A), 10, Size]) || Size <- [100, 1 bsl 20]],
     [ok = test_load:expect_traffic(Node) || Node <- [A, B]],
     ?assertEqual([0, 0, 0], [test_load:downs(Node) || Node <- Nodes]),
-    %% New ones are as good.
+    %% New connections work too.
     true = call(B, net_kernel, connect_node, [name(C)]),
     ok = call(B, test_traffic, round_trips, [name(C), 10, 1000]).
 
@@ -389,20 +389,20 @@ processes_of(Node) ->
 %% ---------------------------------------------------------------------------------------------
 %% Names
 
-%% What has more bytes than the address of a socket may have is no node.
+%% A name that is too long for the address of a socket is not the name of a node.
 long_names_in_the_directory_are_no_error(Config) ->
     A = start("a", Config),
     Name = lists:duplicate(120, $x) ++ ".sock",
     ok = file:write_file(filename:join(dir(Config), Name), ""),
     ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [])),
     ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [dir(Config)])),
-    %% Nothing in a directory with a long name can be one.
+    %% In a directory with a long path, no address is short enough.
     Deep = test_node:dir(lists:duplicate(120, $d), Config),
     ok = file:write_file(filename:join(Deep, "b.sock"), ""),
     ?assertEqual({ok, []}, call(A, uds_dist, names, [Deep])).
 
 %% A socket whose backlog is full has a live owner, which may never answer.
-silent_listeners_are_waited_for_together(Config) ->
+silent_listeners_are_probed_at_the_same_time(Config) ->
     A = start("a", Config),
     Silent = ["silent" ++ integer_to_list(I) || I <- lists:seq(1, 8)],
     Sockets = lists:append([full_listener(Name, Config) || Name <- Silent]),
@@ -423,15 +423,15 @@ fill(Address) ->
     {ok, Client} = socket:open(local, stream),
     case socket:connect(Client, Address, nowait) of
         ok -> [Client | fill(Address)];
-        %% The socket module takes the system's "no room" for "later".
+        %% The socket module cannot tell a full backlog from a connect in progress.
         _ -> [Client]
     end.
 
 %% ---------------------------------------------------------------------------------------------
 %% A node without `direct`
 
-%% No channel, nobody who is told the VM's process, no module that only `direct` needs.
-relay_has_nothing_of_direct(Config) ->
+%% No channel, no argument with the VM's process id, and no module that only `direct` needs.
+relay_prepares_nothing_for_direct(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = ping(A, B),
     Sidecar = sidecar(A),
@@ -445,12 +445,12 @@ relay_has_nothing_of_direct(Config) ->
 ping(From, To) ->
     call(From, net_adm, ping, [name(To)]).
 
-%% The one of two nodes that is not connected with others makes a new connection with the first one.
+%% Checks that the first node can be reached, by a new connection of the second one.
 expect_reachable(Node, From) ->
     _ = call(From, erlang, disconnect_node, [name(Node)]),
     expect(fun() -> call(From, net_kernel, connect_node, [name(Node)]) end, {reachable, Node}).
 
-%% The time is part of the test: it shows that something does not happen.
+%% Waits for a fixed time. The time is part of the test, because it shows that something does not happen.
 pause(Time) ->
     receive
     after Time -> ok
@@ -459,13 +459,13 @@ pause(Time) ->
 %% ---------------------------------------------------------------------------------------------
 %% In the nodes
 
-%% Changes settings and starts the application, which makes them count.
+%% Changes settings, and starts the application, which applies them.
 reconfigure(Settings) ->
     _ = application:stop(uds_dist),
     [ok = application:set_env(uds_dist, Key, Value) || {Key, Value} <- Settings],
     application:start(uds_dist).
 
-%% Two processes do what the start of the application does. Only one of them can have its supervisor.
+%% Two processes do what the start of the application does. Only one of them could start its supervisor.
 configure_twice() ->
     Self = self(),
     Processes = [
@@ -492,8 +492,8 @@ configure_twice() ->
     _ = [Process ! done || Process <- Processes],
     Results.
 
-%% Whether so many processes wait for an answer of the owner to the start of the application, and the
-%% owner knows of them.
+%% Whether Count processes wait for the owner to answer the start of the application, and the owner has
+%% received their calls.
 is_configuring(Count) ->
     Waiting = [
         Pid
@@ -505,8 +505,9 @@ is_configuring(Count) ->
     _ = sys:get_state(test_load:owner()),
     length(Waiting) =:= Count orelse {waiting, length(Waiting)}.
 
-%% Twice would end processes that have stayed in the code of two versions ago.
-load_anew() ->
+%% Loads each module once. A second time would kill processes that still run the code before the previous
+%% version.
+reload() ->
     _ = application:load(uds_dist),
     {ok, Modules} = application:get_key(uds_dist, modules),
     lists:foreach(

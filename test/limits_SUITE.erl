@@ -1,4 +1,4 @@
-%% Out of descriptors, out of disk, and a thousand peers.
+%% Resource limits: no descriptors, no disk space, and a thousand peers.
 -module(limits_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -38,8 +38,8 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
-%% A sidecar that is out of descriptors lets nobody in and says so in one line; connections that it
-%% has are not harmed; when a descriptor is free it goes on.
+%% A sidecar without free descriptors accepts no connections, and logs one line. Existing connections are
+%% unaffected. When a descriptor is free, it accepts connections again.
 accepting_pauses_without_descriptors(Config) ->
     case os:find_executable("prlimit") of
         false -> {skip, "prlimit (util-linux) is not there to lower a limit"};
@@ -51,14 +51,14 @@ accepting_pauses(Prlimit, Config) ->
     [ok = test_load:prepare(Node) || Node <- Nodes],
     true = connect(A, B),
     Sidecar = test_node:sidecar(A),
-    %% Room for three more.
+    %% There is room for three more descriptors.
     Limit = length(test_node:descriptors(Sidecar)) + 3,
     "" = os:cmd(io_lib:format("~s --pid ~b --nofile=~b", [Prlimit, Sidecar, Limit])),
     Peers = [test_peer:connect("a", Config) || _ <- lists:seq(1, 5)],
     test_node:expect_output(A, "cannot accept connections: .*; raise the limit of open files"),
     Used = test_system:cpu_ms(Sidecar),
     [ok = round_trip(From, To) || _ <- lists:seq(1, 100), {From, To} <- [{A, B}, {B, A}]],
-    %% Whatever it does, it does not spin.
+    %% It must not spin while it waits.
     ct:pal("CPU time of the sidecar meanwhile: ~b ms", [test_system:cpu_ms(Sidecar) - Used]),
     [ok = socket:close(Peer) || Peer <- Peers],
     C = test_node:start("c", Config),
@@ -69,7 +69,7 @@ accepting_pauses(Prlimit, Config) ->
     Sidecar = test_node:sidecar(A),
     0 = test_load:downs(B).
 
-%% Where no file can be made, the error says so, and what to do.
+%% If no file can be created, the error explains that, and what to do.
 full_disk_is_a_clear_error(Config) ->
     with_tmpfs(
         "size=64k",
@@ -80,7 +80,7 @@ full_disk_is_a_clear_error(Config) ->
         Config
     ).
 
-%% The same on a file system that may only be read.
+%% The same holds on a read-only file system.
 read_only_directory_is_a_clear_error(Config) ->
     with_tmpfs(
         "ro",
@@ -115,7 +115,7 @@ refused(Dir, Why, Config) ->
     ]),
     ok.
 
-%% A thousand hidden nodes are connected to one. They are this process, which shakes hands for each.
+%% A thousand hidden nodes connect to one node. This process plays all of them in the handshake.
 thousand_connections(Config) ->
     Backlog = [{uds_dist, [{backlog, 128}]}],
     Hub = test_node:start("hub", #{config => Backlog}, Config),
@@ -155,7 +155,7 @@ usage(Processes) ->
 zip([A | As], [B | Bs], [C | Cs], [D | Ds]) -> [{A, B, C, D} | zip(As, Bs, Cs, Ds)];
 zip([], [], [], []) -> [].
 
-%% A hidden node of its own.
+%% Connects this process as another hidden node.
 shake_hands(Number, Config) ->
     Socket = test_peer:connect("hub", Config),
     Name = list_to_binary(io_lib:format("peer~b@host", [Number])),

@@ -1,20 +1,20 @@
-%% What operators see: the lines of the carrier and of its sidecar in logger, with their facts; nothing where
-%% nothing happened; and answers of info/0 and peers/0.
+%% What operators see: log lines of the carrier and its sidecar with their metadata, no lines when nothing has
+%% happened, and the answers of info/0 and peers/0.
 -module(log_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
 %% Lines.
 -export([lines_of_the_sidecar_have_facts/1, lines_of_the_boot_are_not_lost/1]).
 -export([default_handler_drops_foreign_domains/1, sidecar_table_is_logged/1]).
--export([slow_handler_delays_nobody/1, handler_may_ask_another_node/1]).
-%% Quiet.
+-export([slow_handler_does_not_delay_the_carrier/1, handler_may_ask_another_node/1]).
+%% Silence.
 -export([probes_are_not_logged/1, probes_are_not_logged_by_elixir/1]).
 -export([hidden_nodes_are_logged_at_debug/1, lost_connection_is_a_notice/1]).
 -export([stdout_of_a_script_is_its_own/1]).
-%% Answers.
+%% Information.
 -export([info_is_complete/1, info_does_not_wait_for_a_stopped_sidecar/1]).
 -export([peers_answer_while_a_connection_is_saturated/1, nodes_info_names_the_address_of_a_peer/1]).
-%% Handlers and formatters of logger, in the nodes.
+%% Callbacks of logger handlers and formatters, which run in the nodes.
 -export([format/2, log/2, install/2, gate/1]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -35,7 +35,7 @@ groups() ->
             lines_of_the_boot_are_not_lost,
             default_handler_drops_foreign_domains,
             sidecar_table_is_logged,
-            slow_handler_delays_nobody,
+            slow_handler_does_not_delay_the_carrier,
             handler_may_ask_another_node
         ]},
         {quiet, [parallel], [
@@ -62,7 +62,7 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Lines
 
-%% Of a peer that is refused, in a file that a machine reads.
+%% A refused peer is logged to a file that programs can read.
 lines_of_the_sidecar_have_facts(Config) ->
     Node = start("a", logging(#{config => [{uds_dist, [{allowed_uids, [1]}]}]}, Config), Config),
     ok = test_peer:await_end(test_peer:connect("a", Config)),
@@ -81,14 +81,14 @@ lines_of_the_sidecar_have_facts(Config) ->
         },
         Line
     ),
-    %% For people, one line too.
+    %% The text is a single line.
     expect_output(Node, io_lib:format("WARNING REPORT.*\nuds_dist: sidecar: refused a peer, uid ~b, ", [Uid])).
 
 own(Which) ->
     list_to_integer(string:trim(os:cmd("id " ++ Which))).
 
-%% Distribution comes before the handlers. The primitive one keeps lines for them; in OTP 29, for the
-%% default one alone.
+%% Distribution starts before the handlers. The primitive handler keeps its lines for them, or in OTP 29 only
+%% for the default handler.
 lines_of_the_boot_are_not_lost(Config) ->
     Socket = filename:join(test_node:dir(Config), "a.sock"),
     {ok, Dead} = gen_tcp:listen(0, [{ifaddr, {local, Socket}}]),
@@ -98,7 +98,7 @@ lines_of_the_boot_are_not_lost(Config) ->
     [Line] = expect_lines("took over", Config),
     ?assertMatch(#{"level" := "notice", "reason" := "took_over", "address" := Socket, "text" := Text}, Line).
 
-%% Which is why our events have none.
+%% OTP's default handler drops events of other domains, which is why our events have none.
 default_handler_drops_foreign_domains(Config) ->
     Node = start("a", #{}, Config),
     ok = call(Node, logger, warning, ["foreign", #{domain => [uds_dist, sidecar]}]),
@@ -115,8 +115,8 @@ sidecar_table_is_logged(Config) ->
     expect_output(B, "uds_dist: sidecar: \\d+ descriptors of \\d+ are open; \\d+ KiB"),
     expect_output(B, ["uds_dist: sidecar: 2 from ", atom_to_list(test_node:name(A)), " uid \\d+ gid \\d+ pid \\d+"]).
 
-%% A handler that hangs: the carrier goes on, and says how many lines it has dropped.
-slow_handler_delays_nobody(Config) ->
+%% While a handler hangs, the carrier continues, and then logs how many lines it has dropped.
+slow_handler_does_not_delay_the_carrier(Config) ->
     [A, B] = test_node:start_all(["a", "b"], #{}, Config),
     Gate = call(A, erlang, spawn, [?MODULE, gate, [closed]]),
     ok = call(A, ?MODULE, install, [#{action => {wait_for, Gate}}, {file, file("slow", Config)}]),
@@ -133,8 +133,8 @@ slow_handler_delays_nobody(Config) ->
     Seen = length(lines("cannot connect to", "slow", Config)),
     ?assertEqual(Lines, Seen + list_to_integer(Count)).
 
-%% A handler that sends its events to another node, as those of log collectors do, with the carrier that
-%% has logged the event.
+%% A handler sends its events to another node, as those of log collectors do, over the carrier that has logged
+%% the event.
 handler_may_ask_another_node(Config) ->
     [A, B] = test_node:start_all(["a", "b"], #{args => ["-kernel", "logger_level", "info"]}, Config),
     Ask = {ask, test_node:name(B)},
@@ -144,19 +144,19 @@ handler_may_ask_another_node(Config) ->
     [_] = expect_lines(["connected with ", atom_to_list(test_node:name(C))], "asking", Config).
 
 %% ---------------------------------------------------------------------------------------------
-%% Quiet
+%% Silence
 
-%% At info, whoever looks.
+%% Commands and tools that connect to a node are not logged at the level info.
 probes_are_not_logged(Config) ->
     Node = start("a", logging(#{args => ["-kernel", "logger_level", "info"]}, Config), Config),
     ok = probe("a", 20, Config),
-    %% The other side of the coin: a node that connects is.
+    %% A node that connects is logged.
     B = start("b", Config),
     pong = call(B, net_adm, ping, [test_node:name(Node)]),
     [_] = expect_lines("connected with b@", Config),
     ?assertEqual([], lines("uds_dist: (?!connected with b@)", Config)).
 
-%% Its default level is debug.
+%% The default level of Elixir nodes is debug.
 probes_are_not_logged_by_elixir(Config) ->
     case os:find_executable("elixir") of
         false ->
@@ -183,7 +183,7 @@ probes_are_not_logged_by_elixir(Config) ->
             ?assertEqual(nomatch, re:run(test_node:output(Node), "uds_dist"))
     end.
 
-%% The command line, another node's names/0, and one who connects and says nothing.
+%% Probes a node with the command line, with another node's names/0, and with a silent connection.
 probe(Name, Times, Config) ->
     Cookie = file("cookie", Config),
     ok = file:write_file(Cookie, "uds_dist_test"),
@@ -198,7 +198,7 @@ probe(Name, Times, Config) ->
         lists:seq(1, Times)
     ).
 
-%% What the command line prints, and its exit code.
+%% Output and exit status of the command line.
 command(Command, Config) ->
     Program = filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist"),
     Line = [Program, " ", Command, " --dir ", test_node:dir(Config), "; echo $?"],
@@ -213,7 +213,7 @@ hidden_nodes_are_logged_at_debug(Config) ->
     ok = test_node:stop(Hidden),
     [#{"level" := "debug"}] = expect_lines("the connection with h@.* ended", Config).
 
-%% A tick that does not come, and not a peer that leaves.
+%% The connection is lost by a missing tick, and not closed by the peer.
 lost_connection_is_a_notice(Config) ->
     Ticks = ["-kernel", "net_ticktime", "4", "-connect_all", "false"],
     Node = start("a", logging(#{args => Ticks ++ ["-kernel", "logger_level", "info"]}, Config), Config),
@@ -225,7 +225,7 @@ lost_connection_is_a_notice(Config) ->
     [#{"level" := "notice", "reason" := "net_tick_timeout", "peer_node" := "c@" ++ _}] =
         expect_lines("the connection with c@.* ended", Config).
 
-%% And a handler that somebody has added has the line.
+%% A handler that the user has added gets the line too.
 stdout_of_a_script_is_its_own(Config) ->
     Dir = test_node:dir(Config),
     Ebin = filename:dirname(code:which(uds_dist)),
@@ -245,7 +245,7 @@ stdout_of_a_script_is_its_own(Config) ->
         expect_lines("cannot connect to nobody@", Config).
 
 %% ---------------------------------------------------------------------------------------------
-%% Answers
+%% Information
 
 info_is_complete(Config) ->
     Env = [{"UDS_DIST_SPIN", "7"}],
@@ -309,7 +309,7 @@ info_is_complete(Config) ->
         restarted
     ).
 
-%% What only the sidecar knows is left out, and asked for again when it goes on.
+%% Values that only the sidecar knows are left out while it is stopped, and queried again when it continues.
 info_does_not_wait_for_a_stopped_sidecar(Config) ->
     Node = start("a", Config),
     Sidecar = sidecar(Node),
@@ -371,7 +371,7 @@ peers_answer_while_a_connection_is_saturated(Config) ->
     ?assertMatch(#{sidecar := #{memory := Memory}} when is_integer(Memory), call(A, uds_dist, info, [])),
     ok = test_node:signal("CONT", os_pid(B)).
 
-%% Of one that came in, if its socket is bound.
+%% The address of an incoming peer, if its socket is bound.
 nodes_info_names_the_address_of_a_peer(Config) ->
     Node = start("a", Config),
     Ours = file("peer.sock", Config),
@@ -392,9 +392,9 @@ nodes_info_names_the_address_of_a_peer(Config) ->
     ?assertMatch([#{address := Address, node := peer@host}], call(Node, uds_dist, peers, [])).
 
 %% ---------------------------------------------------------------------------------------------
-%% Handlers and formatters
+%% Handlers and formatters in the nodes
 
-%% Options of a node that writes what it logs as JSON to the file "log", and to its output as always.
+%% Options for a node that logs JSON to the file "log", in addition to its usual output.
 logging(Options, Config) ->
     logging(json, Options, Config).
 
@@ -409,7 +409,7 @@ logging(Id, Options, Config) ->
 file(Name, Config) ->
     filename:join(test_node:dir(Config), Name).
 
-%% A formatter: a line of JSON for each event, of texts and numbers.
+%% A formatter that writes each event as a line of JSON with strings and numbers.
 -spec format(logger:log_event(), logger:formatter_config()) -> unicode:chardata().
 format(#{level := Level, meta := Meta} = Event, _Config) ->
     Text = logger_formatter:format(Event, #{template => [msg], single_line => false}),
@@ -427,7 +427,7 @@ string(Term) -> string(unicode:characters_to_binary(io_lib:format("~0tp", [Term]
 escaped(C) when C =:= $"; C =:= $\\; C < $\s -> io_lib:format("\\u~4.16.0b", [C]);
 escaped(C) -> C.
 
-%% A handler that does something with each event of the carrier before it writes it.
+%% Installs a handler that runs an action for each event of the carrier before it writes the event.
 -spec install(map(), {file, file:filename()}) -> ok.
 install(Settings, {file, File}) ->
     {ok, Device} = file:open(File, [append, raw, {delayed_write, 1, 1}]),
@@ -453,7 +453,7 @@ act({wait_for, Gate}) ->
             ok
     end.
 
-%% Lets nobody through before it is open.
+%% A process that keeps its callers waiting until it is open.
 -spec gate(closed | open) -> no_return().
 gate(closed) ->
     receive
@@ -465,7 +465,7 @@ gate(open) ->
     end,
     gate(open).
 
-%% Waits for lines that a regular expression matches.
+%% Waits for lines that match a regular expression.
 expect_lines(Regexp, Config) ->
     expect_lines(Regexp, "log", Config).
 
@@ -488,7 +488,7 @@ lines(Regexp, File, Config) ->
     Lines = [parse(Line) || Line <- binary:split(Text, <<"\n">>, [global, trim])],
     [Line || #{"text" := T} = Line <- Lines, re:run(T, Regexp, [unicode]) =/= nomatch].
 
-%% What format/2 has written.
+%% Parses the output of format/2.
 parse(<<"{", Line/binary>>) ->
     {match, Pairs} = re:run(Line, "\"([^\"]*)\":(?:\"([^\"]*)\"|(\\d+))", [global, {capture, all_but_first, list}]),
     maps:from_list([pair(Pair) || Pair <- Pairs]).

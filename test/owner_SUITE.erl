@@ -1,6 +1,6 @@
-%% The owner of the port, uds_dist_port, with a sidecar that the test speaks for: what is late, wrong,
-%% cut off or missing, and what nobody expects. Whatever the sidecar does, the owner does not exit, every
-%% caller gets an answer, and neither starts nor log lines come faster than their backoff.
+%% The owner of the port, uds_dist_port, with a scripted sidecar: packets that are late, wrong, truncated,
+%% missing or unexpected. Whatever the sidecar does, the owner does not exit, every caller gets an answer, and
+%% restarts and log lines keep to their backoff.
 -module(owner_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
@@ -28,7 +28,7 @@
 ]).
 -export([
     full_pipe_does_not_stop_the_owner/1,
-    suspended_input_handler_stops_nobody_else/1,
+    suspended_input_handler_does_not_stop_the_owner/1,
     handshake_packets_are_delivered_before_the_end/1,
     refusal_by_a_node_is_logged_once/1,
     random_reports_are_survived/1
@@ -44,7 +44,7 @@
     modules_are_loaded_while_the_pipe_is_full/1,
     processes_obey_sys/1
 ]).
-%% A handler of logger.
+%% Callback of a logger handler.
 -export([log/2]).
 %% Run in the nodes.
 -export([start_collector/0, collected/1, send_to/1, expect_full_pipe/0]).
@@ -52,13 +52,13 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Milliseconds that anything may take.
+%% Time limit of every wait, in milliseconds.
 -define(LIMIT, 30000).
-%% Milliseconds that an owner which waits for nobody needs at most, on a machine that is busy.
+%% Longest time, in milliseconds, that an owner that does not wait for anything needs on a busy machine.
 -define(AT_ONCE, 2000).
 -define(LOG, owner_SUITE_log).
 -define(PEER, #{uid => 1000, gid => 1000, pid => 4711}).
-%% Messages of send_to/1, and bytes of each: more than a window.
+%% Number of messages of send_to/1, and their size in bytes. Together they exceed a window.
 -define(MESSAGES, 20).
 -define(SIZE, 100000).
 
@@ -94,7 +94,7 @@ groups() ->
         ]},
         {port, [], [
             full_pipe_does_not_stop_the_owner,
-            suspended_input_handler_stops_nobody_else,
+            suspended_input_handler_does_not_stop_the_owner,
             handshake_packets_are_delivered_before_the_end,
             refusal_by_a_node_is_logged_once,
             random_reports_are_survived
@@ -143,7 +143,7 @@ end_per_testcase(_Case, Config) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% The first words of a sidecar
+%% The start of a sidecar
 
 hello_may_be_late(Config) ->
     Listening = ask(fun() -> uds_dist_port:listen(name) end),
@@ -163,7 +163,7 @@ hello_may_be_late(Config) ->
     ?assertEqual({error, not_listening}, answer(Connecting)),
     ?assertEqual(1, lines("cannot connect to b@host: nobody")).
 
-%% The one test case that has to wait for the five seconds.
+%% Only this test case has to wait for the time limit of five seconds.
 sidecar_without_hello_is_given_up(Config) ->
     Connecting = ask(fun() -> connect(b@host) end),
     Sidecar = test_sidecar:next(scripted(Config)),
@@ -190,11 +190,11 @@ is_refused(Reports, Why, Config) ->
     ok = test_sidecar:hear_end(Sidecar),
     ?assertEqual({error, sidecar_failed}, answer(Listening)),
     ?assertEqual(1, lines(["did not start: ", Why])),
-    %% The next one may be better.
+    %% The next sidecar may be valid.
     _ = listening(Config),
     ?assertEqual(1, lines("the sidecar is back")).
 
-%% A second HELLO, what no packet begins with, what only the VM says, and nothing at all.
+%% A second HELLO, an unknown type, a command of the VM, an empty packet, and an oversized one.
 garbage_ends_the_sidecar(Config) ->
     Bodies = [<<32, 3:16, 1048576:32>>, <<200, 1, 2>>, <<1, 0:32, 5:32>>, <<>>, <<33, 0:(2048 * 8)>>],
     each_ends_a_sidecar([[<<(byte_size(Body)):32>>, Body] || Body <- Bodies], Config).
@@ -204,7 +204,7 @@ answer_without_a_question_ends_the_sidecar(Config) ->
         {connected, 1, ?PEER},
         {connect_failed, 1, refused, ""},
         [{accepted, 2, 0, ?PEER, undefined}, {relayed, 2}],
-        %% It was not asked.
+        %% The owner has not asked for it.
         [{status, #{descriptors => 1, descriptor_limit => 2, memory => 3}}],
         {handed_over, 2},
         {channel, "/nowhere"},
@@ -224,7 +224,7 @@ each_ends_a_sidecar(Streams, Config) ->
     ?assertEqual(length(Streams), lines("is gone: it broke the port protocol with")),
     ?assertEqual(0, lines("internal error|crasher")).
 
-%% A peer that comes in with the number of a node that is being called would be taken for it.
+%% If an incoming connection could use the number of one that is being opened, they would be confused.
 number_in_use_ends_the_sidecar(Config) ->
     Sidecar = listening(Config),
     Connecting = ask(fun() -> connect(b@host) end),
@@ -234,7 +234,7 @@ number_in_use_ends_the_sidecar(Config) ->
     ?assertEqual({error, sidecar_failed}, answer(Connecting)),
     ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
 
-%% It ends in the middle of a packet.
+%% The sidecar ends in the middle of a packet.
 truncated_packet_is_rejected(Config) ->
     Sidecar = listening(Config),
     Connecting = ask(fun() -> connect(b@host) end),
@@ -246,7 +246,7 @@ truncated_packet_is_rejected(Config) ->
     ?assertEqual(1, lines("is gone: it exited with status 3")).
 
 %% ---------------------------------------------------------------------------------------------
-%% Its end
+%% The end of a sidecar
 
 end_before_the_listener_is_open(Config) ->
     First = ask(fun() -> uds_dist_port:listen(name) end),
@@ -269,10 +269,10 @@ end_while_listening(Config) ->
     Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
     {unlisten, 0} = test_sidecar:hear(Sidecar1),
     ok = test_sidecar:exit(Sidecar1, 0),
-    %% The socket is gone with it.
+    %% The socket has ended with the sidecar.
     ?assertEqual(ok, answer(Closing)).
 
-%% The old socket has to go first, and is made again.
+%% The old socket has to be closed before the new one is made at the same address.
 end_in_a_move_at_the_same_address(Config) ->
     Sidecar = listening(Config),
     ok = application:set_env(uds_dist, backlog, 7),
@@ -283,7 +283,7 @@ end_in_a_move_at_the_same_address(Config) ->
     ok = test_sidecar:exit(Sidecar, 1),
     ?assertEqual({error, sidecar_failed}, answer(Moving)),
     Sidecar1 = listens_again(Sidecar, Config),
-    %% And now it can.
+    %% The second attempt succeeds.
     Again = ask(fun uds_dist_port:configure/0),
     {unlisten, 0} = test_sidecar:hear(Sidecar1),
     ok = test_sidecar:say(Sidecar1, {unlistened, 0}),
@@ -291,7 +291,7 @@ end_in_a_move_at_the_same_address(Config) ->
     ok = test_sidecar:say(Sidecar1, {listening, 0}),
     ?assertEqual(ok, answer(Again)).
 
-%% Before the new socket is there, and when the old one is to go.
+%% The sidecar ends before it has the new socket, and when it should close the old one.
 end_in_a_move_to_another_address(Config) ->
     Sidecar = listening(Config),
     true = os:putenv("UDS_DIST_DIR", test_node:dir("other", Config)),
@@ -309,12 +309,12 @@ end_in_a_move_to_another_address(Config) ->
     _ = listens_again(Sidecar1, Config),
     ok.
 
-%% One that is being made, one that shakes hands, one that has no supervisor yet, and one that waits for the
+%% One connection is being opened, one is in its handshake, one has no supervisor yet, and one waits for the
 %% acceptor.
 end_with_connections(Config) ->
     Sidecar = listening(Config),
     ok = start_acceptor(),
-    {Controller, _, _} = Accepted = peer_comes(2, Sidecar),
+    {Controller, _, _} = Accepted = connect_peer(2, Sidecar),
     ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER, undefined}, {accepted, 6, 0, ?PEER, undefined}]),
     receive
         {accept, _, Untaken, local, stream} ->
@@ -351,7 +351,7 @@ close_ends_a_move(Config) ->
     ?assertEqual(ok, answer(Closing)),
     ?assertEqual(0, lines("")).
 
-%% It ends at once, again and again. The pauses between its starts double, and two lines are logged.
+%% The program ends at once each time. The pauses between its starts double, and two lines are logged.
 starts_keep_to_the_backoff(Config) ->
     Sidecar = listening(Config),
     Starts = filename:join(test_node:dir(Config), "starts"),
@@ -394,10 +394,10 @@ missing_program_is_retried_with_a_backoff(Config) ->
     ?assertEqual(1, lines("did not start: there is no such file")).
 
 %% ---------------------------------------------------------------------------------------------
-%% What goes through the port
+%% Traffic through the port
 
-%% The sidecar reads nothing. The owner goes on, and when the sidecar reads again, it gets all that was
-%% for it, in order.
+%% While the sidecar reads nothing, the owner continues to work. When the sidecar reads again, it gets all
+%% packets in order.
 full_pipe_does_not_stop_the_owner(Config) ->
     Nodes = [list_to_atom(lists:concat(["node", N, "@host"])) || N <- lists:seq(1, 3000)],
     [First | Others] = Nodes,
@@ -420,10 +420,10 @@ full_pipe_does_not_stop_the_owner(Config) ->
     ok = test_sidecar:say(Sidecar, [{connect_failed, Conn, refused, ""} || Conn <- Numbers]),
     ?assertEqual([{error, refused}], lists:usort([answer(Caller) || Caller <- Callers1])).
 
-suspended_input_handler_stops_nobody_else(Config) ->
+suspended_input_handler_does_not_stop_the_owner(Config) ->
     Sidecar = listening(Config),
     ok = start_acceptor(),
-    [{_, InputHandler, _} = Slow, Other] = [peer_comes(Conn, Sidecar) || Conn <- [2, 4]],
+    [{_, InputHandler, _} = Slow, Other] = [connect_peer(Conn, Sidecar) || Conn <- [2, 4]],
     ok = sys:suspend(InputHandler),
     Packets = [<<5:16, "hello">> || _ <- lists:seq(1, 1000)],
     ok = test_sidecar:say(Sidecar, [{data, Conn, Packet} || Packet <- Packets, Conn <- [2, 4]]),
@@ -454,7 +454,7 @@ handshake_packets_are_delivered_before_the_end(Config) ->
      || Conn <- lists:seq(2, 40, 2)
     ].
 
-%% A peer that refuses this node says nothing. Whoever calls it tends to call again and again.
+%% A peer that refuses this node closes the connection silently, and callers tend to retry often.
 refusal_by_a_node_is_logged_once(Config) ->
     Sidecar = listening(Config),
     [
@@ -476,11 +476,11 @@ refusal_by_a_node_is_logged_once(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Random reports
 
-%% Seconds of it, and log lines a second at most: the start of a sidecar and the loss of a listener are
-%% worth a few, and both have a backoff.
+%% Duration in seconds, and most log lines per second. The start of a sidecar and the loss of a listener log a
+%% few lines each, and both have a backoff.
 -define(SECONDS, 6).
 -define(LINES, 15).
-%% Not those that a caller gets, and those about one connection that has come in.
+%% Lines about calls and about single incoming connections are not counted.
 -define(OF_CALLERS, "cannot listen as name: this node listens|with process|handshake packet|crasher|Generic").
 
 random_reports_are_survived(Config) ->
@@ -491,7 +491,7 @@ random_reports_are_survived(Config) ->
     Start = now_ms(),
     {Sidecar, Callers, Starts} = talk(Start + 1000 * ?SECONDS, none, [], [], Config),
     _ = Sidecar =/= none andalso test_sidecar:kill(Sidecar),
-    %% From now on the sidecar does its duty, and every caller gets its answer.
+    %% From now on the sidecar behaves, and every caller gets its answer.
     Answers = serve_all(Callers, none, Config),
     Said = [Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, ?OF_CALLERS) =:= nomatch],
     ct:pal("~b callers, sidecars started at ~w, ~b lines:~n~ts", [
@@ -499,7 +499,7 @@ random_reports_are_survived(Config) ->
     ]),
     ?assertEqual([], [Answer || {error, timeout} = Answer <- Answers]),
     ?assert(length(Said) < ?LINES * ?SECONDS),
-    %% A second start may come at once, the next ones 25, 50, 100 ms later, and so on.
+    %% A second start may follow at once, the next ones after 25, 50, 100 ms, and so on.
     Delays = [0, 0, 25, 50, 100, 200, 400 | lists:duplicate(length(Starts), 500)],
     ?assert(lists:sum(lists:sublist(Delays, length(Starts))) =< hd(Starts) - Start).
 
@@ -514,7 +514,7 @@ summary(Lines) ->
     ),
     [io_lib:format("~b  ~ts~n", [Count, Kind]) || {Kind, Count} <- maps:to_list(Counts)].
 
-%% What net_kernel does with peers that come in.
+%% Accepts incoming connections as net_kernel does.
 kernel() ->
     ok = start_acceptor(),
     accept_all().
@@ -530,7 +530,7 @@ receive_all(Connection) ->
         Ended -> Ended
     end.
 
-%% Callers want things, and the sidecar says and does what comes to its mind.
+%% Callers make random calls, and the sidecar sends random reports, until End.
 talk(End, Sidecar, Callers, Starts, Config) ->
     case {now_ms() > End, Sidecar} of
         {true, _} ->
@@ -577,15 +577,15 @@ call() ->
     ]),
     ask(Call).
 
-%% What the real sidecar would say to a command.
+%% A proper answer to a command.
 duty({listen, Id, _, _}) -> {listening, Id};
 duty({unlisten, Id}) -> {unlistened, Id};
 duty({connect, Conn, _}) -> {connect_failed, Conn, not_listening, "nobody"};
 duty({open_channel, _, _}) -> {channel_failed, "none"};
 duty(_) -> [].
 
-%% Most are about numbers that mean nothing, and some about a connection or a listener that there is. The
-%% rare ones break the protocol, which ends the sidecar.
+%% A random report. Most of them have numbers that are not in use, and some are about an existing connection
+%% or listener. The rare ones break the protocol, which ends the sidecar.
 report() ->
     Conn = rand:uniform(200),
     Id = rand:uniform(20) - 1,
@@ -610,7 +610,7 @@ report() ->
         {1, test_sidecar:hello()}
     ]).
 
-%% Does what each sidecar has to do until all callers have got their answers.
+%% Answers the commands of each sidecar until all callers have their answers.
 serve_all([], _, _) ->
     [];
 serve_all([Caller | Others] = Callers, Sidecar, Config) ->
@@ -647,9 +647,9 @@ choose(Left, [{Weight, What} | _]) when Left =< Weight -> What;
 choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
 
 %% ---------------------------------------------------------------------------------------------
-%% A node whose sidecar is the test's
+%% A node with a scripted sidecar
 
-%% The answer to the challenge, frames, and the end are there before the node has seen any of them.
+%% The answer to the challenge, frames, and the end have all arrived before the node handles any of them.
 frames_after_the_handshake_are_delivered_before_the_end(Config) ->
     {Node, Sidecar} = start_node(Config),
     lists:foreach(
@@ -673,7 +673,7 @@ nodes_go_down_with_the_sidecar(Config) ->
     ok = shake_hands(2, Sidecar),
     ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
     ?assertEqual([up, 1], collected(2, Node)),
-    %% What it has said before it ends still counts.
+    %% Reports that the sidecar has sent before its end are still handled.
     ok = test_sidecar:say(Sidecar, [{data, 2, frame(N)} || N <- lists:seq(2, 100)]),
     ok = test_sidecar:exit(Sidecar, 1),
     ?assertEqual(lists:seq(2, 100) ++ [down], collected(100, Node)),
@@ -689,14 +689,14 @@ suspended_input_handler_stops_no_other_connection(Config) ->
     [Suspended] = test_node:call(Node, ?MODULE, processes_of, [uds_dist_input]),
     ok = shake_hands(4, <<"q@host">>, Sidecar),
     ok = test_node:call(Node, sys, suspend, [Suspended]),
-    %% More than a pipe and the port hold.
+    %% More than the pipe and the port can hold.
     ok = test_sidecar:say(Sidecar, [{data, 2, frame(1, <<"p@host">>, 10000)} || _ <- lists:seq(1, 100)]),
     ok = test_sidecar:say(Sidecar, {data, 4, frame(2, <<"q@host">>, 0)}),
     ?assertEqual([up, up, 2], collected(3, Node)),
     ok = test_node:call(Node, sys, resume, [Suspended]),
     ?assertEqual([1 || _ <- lists:seq(1, 100)], collected(100, Node)).
 
-%% A connection's controller waits for room in the pipe, and the owner does not.
+%% The connection's controller waits for room in the pipe, but the owner does not.
 stopped_sidecar_does_not_stop_the_owner(Config) ->
     {Node, Sidecar} = start_node(Config),
     ok = shake_hands(2, Sidecar),
@@ -704,13 +704,13 @@ stopped_sidecar_does_not_stop_the_owner(Config) ->
     ok = fill_pipe(Node, Sidecar),
     _ = test_node:call(Node, sys, get_state, [uds_dist_port, ?AT_ONCE]),
     #{sidecar := #{status := up}} = test_node:call(Node, uds_dist, info, []),
-    %% So much comes in that it has to be acknowledged.
+    %% Enough input to require an acknowledgement.
     ok = test_sidecar:say(Sidecar, [{data, 4, frame(N, <<"q@host">>, 100000)} || N <- [1, 2, 3, 4, 5, 6]]),
     ?assertEqual([up, up, 1, 2, 3, 4, 5, 6], collected(8, Node)),
     {ack, 4, _} = heard_or_next(expect_all(2, Sidecar), Sidecar),
     ok.
 
-%% A test that starts the VM plays its sidecar meanwhile.
+%% The test plays the sidecar while the VM boots.
 start_node(Config) ->
     Environment = [{"UDS_DIST_SIDECAR", test_sidecar:path(scripted(Config))}],
     Booting = test_node:boot("a", #{env => Environment}, Config),
@@ -723,8 +723,8 @@ start_node(Config) ->
 shake_hands(Conn, Sidecar) ->
     shake_hands(Conn, <<"p@host">>, Sidecar).
 
-%% The handshake of distribution protocol 6, as a hidden node that connects: see "Distribution Handshake"
-%% in the ERTS User's Guide.
+%% The handshake of distribution protocol 6, as a connecting hidden node: see "Distribution Handshake" in the
+%% ERTS User's Guide.
 shake_hands(Conn, Name, Sidecar) ->
     ok = test_sidecar:say(Sidecar, {data, Conn, challenge(Conn, Name, Sidecar)}),
     {data, Conn, <<17:16, $a, _:16/binary>>} = test_sidecar:hear(Sidecar),
@@ -734,9 +734,9 @@ shake_hands(Conn, Name, Sidecar) ->
 challenge(Conn, Sidecar) ->
     challenge(Conn, <<"p@host">>, Sidecar).
 
-%% Returns the answer to the node's challenge.
+%% Runs the handshake up to the node's challenge, and returns the answer to it.
 challenge(Conn, Name, Sidecar) ->
-    %% What every node must be able to do, and so neither fragments nor a cache of atoms.
+    %% Only the mandatory flags, which exclude fragments and the atom cache.
     {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
     Hello = <<$N, Flags:64, 1:32, (byte_size(Name)):16, Name/binary>>,
     ok = test_sidecar:say(Sidecar, [
@@ -760,7 +760,7 @@ frame(Number, Name, Size) ->
     Frame = <<112, Control/binary, Message/binary>>,
     <<(byte_size(Frame)):32, Frame/binary>>.
 
-%% The VM is done with the connection.
+%% Waits for the VM's CLOSE of the connection.
 expect_close(Conn, Sidecar) ->
     case test_sidecar:hear(Sidecar) of
         {close, Conn} -> ok;
@@ -768,13 +768,14 @@ expect_close(Conn, Sidecar) ->
         _ -> expect_close(Conn, Sidecar)
     end.
 
-%% The sidecar stops reading, and the node sends more to p@host than the pipe holds.
+%% Makes the sidecar stop reading, and the node send more to p@host than the pipe holds.
 fill_pipe(Node, Sidecar) ->
     ok = test_sidecar:pause(Sidecar),
     ok = test_node:call(Node, ?MODULE, send_to, ['p@host']),
     test_node:call(Node, ?MODULE, expect_full_pipe, []).
 
-%% The sidecar reads again, and gets all that was sent. Returns what else it heard.
+%% Makes the sidecar read again, and checks that it gets everything. Returns the other packets that it has
+%% read.
 expect_all(Conn, Sidecar) ->
     ok = test_sidecar:read(Sidecar),
     expect_all(Conn, ?MESSAGES * ?SIZE, Sidecar).
@@ -793,13 +794,13 @@ expect_all(Conn, Left, Sidecar) ->
 heard_or_next([Heard | _], _) -> Heard;
 heard_or_next([], Sidecar) -> test_sidecar:hear(Sidecar).
 
-%% What the collector of the node has seen, in its order: the numbers of messages, and nodes that came
-%% and went.
+%% The events that the node's collector has recorded, in order: numbers of messages, and nodes that went up or
+%% down.
 collected(Count, Node) ->
     test_node:call(Node, ?MODULE, collected, [Count]).
 
 %% ---------------------------------------------------------------------------------------------
-%% New code. The loading of a module ends every process that runs the code before the last.
+%% Code loading. Loading a module kills every process that still runs the code before the previous version.
 
 modules_are_loaded_again_and_again(Config) ->
     {Node, Sidecar} = start_node(Config),
@@ -817,7 +818,7 @@ modules_are_loaded_again_and_again(Config) ->
     ok = expect_close(2, Sidecar),
     ?assertEqual([down], collected(1, Node)).
 
-%% Also while a controller waits for room in the pipe, and the owner's packets do.
+%% Code can also be loaded while a controller and packets of the owner wait for room in the pipe.
 modules_are_loaded_while_the_pipe_is_full(Config) ->
     {Node, Sidecar} = start_node(Config),
     ok = shake_hands(2, Sidecar),
@@ -829,7 +830,7 @@ modules_are_loaded_while_the_pipe_is_full(Config) ->
     {close, 4} = heard_or_next(expect_all(2, Sidecar), Sidecar),
     ok.
 
-%% As a release handler does.
+%% The processes answer system messages, which release handlers send.
 processes_obey_sys(Config) ->
     {Node, Sidecar} = start_node(Config),
     ok = shake_hands(2, Sidecar),
@@ -858,7 +859,7 @@ listening(Config) ->
     ?assertEqual(socket("name", Config), Address),
     Sidecar.
 
-%% The one after Sidecar, which listens at the same place.
+%% The sidecar that follows Sidecar, and listens at the same place.
 listens_again(Sidecar, Config) ->
     ok = test_sidecar:hear_end(Sidecar),
     Next = test_sidecar:next(scripted(Config)),
@@ -873,7 +874,7 @@ says_hello(Config) ->
     {admit, _} = test_sidecar:hear(Sidecar),
     Sidecar.
 
-%% Puts another shell script in the place of the sidecar's program. Returns what puts it back.
+%% Replaces the sidecar's program by another shell script. Returns a fun that restores it.
 replace_program(Script, Config) ->
     Path = test_sidecar:path(scripted(Config)),
     Kept = Path ++ ".kept",
@@ -887,12 +888,12 @@ replace_program(Script, Config) ->
 connect(Node) ->
     uds_dist_port:connect(Node, now_ms() + 7000).
 
-%% A peer comes in and is given to a supervisor.
-peer_comes(Conn, Sidecar) ->
+%% Connects a peer, and gives the connection to a supervisor.
+connect_peer(Conn, Sidecar) ->
     ok = test_sidecar:say(Sidecar, {accepted, Conn, 0, ?PEER, undefined}),
     accept().
 
-%% This process stands in for net_kernel.
+%% Starts an acceptor; this process stands in for net_kernel.
 start_acceptor() ->
     is_ready(uds_dist_acceptor:start_link()).
 
@@ -900,19 +901,19 @@ is_ready(Acceptor) ->
     _ = sys:get_state(Acceptor),
     answers_at_once().
 
-%% Takes the peer that has come in, as net_kernel does. The acceptor is ready for the next one then: a peer
-%% that ends before anybody has taken it is forgotten.
+%% Accepts an incoming connection as net_kernel does, and waits until the acceptor is ready for the next one:
+%% a connection that ends before it is accepted is forgotten.
 accept() ->
     receive
         {accept, Acceptor, Connection, local, stream} ->
             Acceptor ! {self(), controller, ask(fun() -> supervises end)},
             ok = is_ready(Acceptor),
             Connection
-    after ?LIMIT -> error(nobody_comes)
+    after ?LIMIT -> error(no_connection)
     end.
 
-%% Asks for something in a process of its own, which lives as long as the test case: it may become the
-%% supervisor of a connection.
+%% Makes a call in a new process, which lives as long as the test case because it may become the supervisor of
+%% a connection.
 ask(Call) ->
     Test = self(),
     spawn(fun() ->
@@ -929,7 +930,7 @@ answer(Caller) ->
     after ?LIMIT -> error(no_answer)
     end.
 
-%% The owner waits for nobody, and takes the next call.
+%% Checks that the owner does not wait for anything, and answers the next call.
 answers_at_once() ->
     _ = sys:get_state(uds_dist_port, ?AT_ONCE),
     ok.
@@ -940,7 +941,7 @@ now_ms() ->
 %% ---------------------------------------------------------------------------------------------
 %% In the nodes
 
-%% Takes down what comes in from other nodes, and when they come and go.
+%% Starts a process that records messages from other nodes, and when these go up and down.
 start_collector() ->
     Caller = self(),
     Collector = spawn(fun() ->
@@ -981,13 +982,13 @@ collected(Count) ->
         end
     end.
 
-%% Sends without waiting: the sender is suspended when there is no room.
+%% Sends messages from a new process, which is suspended when there is no room.
 send_to(Node) ->
     Message = binary:copy(<<0>>, ?SIZE),
     _ = spawn(fun() -> [{nobody, Node} ! Message || _ <- lists:seq(1, ?MESSAGES)] end),
     ok.
 
-%% Four times in a row, as people do who work on a module.
+%% Loads all modules four times in a row, as developers do.
 load_modules() ->
     Beams = filelib:wildcard(filename:join(filename:dirname(code:which(uds_dist)), "uds_dist*.beam")),
     Modules = [list_to_atom(filename:basename(Beam, ".beam")) || Beam <- Beams],
@@ -1000,7 +1001,7 @@ load_modules() ->
         lists:append(lists:duplicate(4, Modules))
     ).
 
-%% Waits until the port makes those wait who send.
+%% Waits until the port suspends senders.
 expect_full_pipe() ->
     Owner = whereis(uds_dist_port),
     [Port] = [P || P <- erlang:ports(), erlang:port_info(P, connected) =:= {connected, Owner}],
@@ -1034,23 +1035,23 @@ obey_sys() ->
     ).
 
 %% ---------------------------------------------------------------------------------------------
-%% What is logged
+%% Log lines
 
-%% A handler of logger.
+%% Callback of a logger handler.
 -spec log(logger:log_event(), logger:handler_config()) -> ok.
 log(Event, _Config) ->
     Line = logger_formatter:format(Event, #{template => [msg], single_line => true}),
     try ets:insert(?LOG, {erlang:unique_integer([monotonic]), unicode:characters_to_binary(Line)}) of
         true -> ok
     catch
-        %% The test case is over.
+        %% The test case has ended.
         error:badarg -> ok
     end.
 
-%% The number of lines that a regular expression matches, when the owner has done what it was at.
+%% The number of lines that match a regular expression, after the owner has finished its current work.
 lines(Regexp) ->
     ok = answers_at_once(),
-    %% What the owner has left there has been logged when this is answered.
+    %% The answer shows that all earlier lines of the owner have been logged.
     _ = sys:get_state(uds_dist_log_writer),
     length([Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, Regexp, [unicode]) =/= nomatch]).
 

@@ -1,20 +1,20 @@
-%% Peers that are slow, stopped or silent: they delay nobody else, lose nothing when they go on, and
-%% are found dead as fast as with inet_tcp.
+%% Peers that are slow, stopped or silent delay no other peer, lose nothing when they continue, and are
+%% detected as dead as fast as with inet_tcp.
 -module(peers_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
-%% Slow.
+%% Slow peers.
 -export([stopped_peer_delays_no_other/1, senders_to_a_stopped_peer_are_suspended/1]).
 -export([everything_arrives_in_order_after_a_stop/1]).
-%% Dead.
+%% Dead peers.
 -export([silent_peer_is_down_in_time/1, silent_peer_is_down_in_time_with_bulk_pending/1]).
 -export([idle_connection_stays_up/1, saturated_connection_stays_up/1]).
 -export([net_ticktime_can_be_changed/1, counters_move/1]).
 %% Run in the nodes.
 -export([round_trips/2, next_busy/1]).
 
-%% Milliseconds.
+%% Time limit in milliseconds.
 -define(LIMIT, 30000).
 
 suite() ->
@@ -32,7 +32,7 @@ groups() ->
             senders_to_a_stopped_peer_are_suspended,
             everything_arrives_in_order_after_a_stop
         ]},
-        %% Nearly all of their time is waiting for ticks that do not come.
+        %% These mostly wait for ticks, so they can run in parallel.
         {dead, [parallel], [
             silent_peer_is_down_in_time,
             silent_peer_is_down_in_time_with_bulk_pending,
@@ -58,7 +58,7 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Slow and stopped peers
 
-%% While a peer is stopped and eight processes flood it, round trips to another peer go on.
+%% While eight processes flood a stopped peer, round trips to another peer continue.
 stopped_peer_delays_no_other(Config) ->
     [A, B, C] = connected(["a", "b", "c"], #{}, Config),
     ok = test_load:start_sink(B),
@@ -81,7 +81,7 @@ measure_round_trips(From, To) ->
     _ = test_node:call(From, ?MODULE, round_trips, [Name, 1000]),
     test_node:call(From, ?MODULE, round_trips, [Name, 5000]).
 
-%% Senders to a stopped peer wait, as with every carrier: system_monitor reports busy_dist_port, and
+%% As with every carrier, senders to a stopped peer are suspended: system_monitor reports busy_dist_port, and
 %% nosuspend does not wait.
 senders_to_a_stopped_peer_are_suspended(Config) ->
     [A, B] = connected(["a", "b"], #{}, Config),
@@ -101,7 +101,7 @@ senders_to_a_stopped_peer_are_suspended(Config) ->
     Name = test_node:call(A, erpc, call, [Name, erlang, node, []]),
     0 = test_load:downs(A).
 
-%% A peer that was stopped gets everything that was sent to it meanwhile, in order.
+%% When a stopped peer continues, it gets everything that was sent to it meanwhile, in order.
 everything_arrives_in_order_after_a_stop(Config) ->
     [A, B] = connected(["a", "b"], #{}, Config),
     ok = test_load:start_ledger(B),
@@ -127,12 +127,12 @@ everything_arrives_in_order_after_a_stop(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Dead peers
 
-%% A peer that is stopped without traffic is nodedown within the tick time, as with inet_tcp.
+%% A stopped peer without traffic is nodedown within the tick time, as with inet_tcp.
 silent_peer_is_down_in_time(Config) ->
     compare_with_inet_tcp("silent", fun(_) -> ok end, Config).
 
-%% So is one with megabytes on their way to it. (With inet_tcp it may stay up for minutes: there a
-%% tick waits behind the bulk.)
+%% So is a stopped peer with megabytes on their way to it. (With inet_tcp it may stay up for minutes, because
+%% ticks wait behind the bulk.)
 silent_peer_is_down_in_time_with_bulk_pending(Config) ->
     Flood = fun([A, B]) ->
         ok = test_load:start_sink(B),
@@ -150,8 +150,8 @@ compare_with_inet_tcp(What, Prepare, Config) ->
     ct:pal("~s: nodedown after ~p ms, with inet_tcp after ~p ms", [What, Ours, Theirs]),
     true = is_in_time(Ours).
 
-%% net_kernel looks four times in a tick time, and gives up at the fourth look without news: 3 to 5
-%% seconds after the last news, which may be a second older than the stop. A busy machine is late.
+%% net_kernel checks four times per tick time, and gives up at the fourth check without input: 3 to 5 seconds
+%% after the last input, which may be a second older than the stop. A busy machine is late.
 is_in_time(Took) ->
     is_integer(Took) andalso Took >= 1500 andalso Took =< 8000.
 
@@ -162,7 +162,7 @@ down_after(Node, Stopped) ->
         false -> test_load:down_at(Node) - Stopped
     end.
 
-%% inet_tcp without an epmd: the port is agreed on beforehand.
+%% Two nodes with inet_tcp and without an epmd: the port is agreed on beforehand.
 inet_tcp_pair(Args, Config) ->
     {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),
     {ok, Port} = inet:port(Socket),
@@ -180,14 +180,14 @@ inet_tcp_pair(Args, Config) ->
     A = test_node:start("a@127.0.0.1", Options#{args => ["-dist_listen", "false" | Args]}, Config),
     connect([A, B]).
 
-%% An idle connection lives on its ticks: it is up after ten tick times.
+%% Ticks keep an idle connection up, even after ten tick times.
 idle_connection_stays_up(Config) ->
     [A, B] = connected(["a", "b"], #{args => ticktime(2)}, Config),
     true = test_load:is_up_for(A, 20000),
     [0 = test_load:downs(Node) || Node <- [A, B]].
 
-%% A connection that is full of bulk data one way is never taken for dead: neither by the one that
-%% only sends nor by the one that only receives.
+%% A connection full of bulk data in one direction is not taken for dead, neither by the sender nor by the
+%% receiver.
 saturated_connection_stays_up(Config) ->
     [A, B] = connected(["a", "b"], #{args => ticktime(4)}, Config),
     ok = test_load:start_sink(B),
@@ -216,7 +216,7 @@ net_ticktime_can_be_changed(Config) ->
     change_initiated = test_node:call(A, net_kernel, set_net_ticktime, [8]),
     {ongoing_change_to, 8} = test_node:call(A, net_kernel, get_net_ticktime, []).
 
-%% net_kernel:nodes_info/0 counts what goes in and out.
+%% The counters of net_kernel:nodes_info/0 increase in both directions.
 counters_move(Config) ->
     [A, B] = connected(["a", "b"], #{}, Config),
     Before = counters(A, B),
@@ -235,7 +235,7 @@ counters(From, To) ->
 ticktime(Seconds) ->
     ["-kernel", "net_ticktime", integer_to_list(Seconds)].
 
-%% Nodes of which the first is connected with the others.
+%% Starts nodes, and connects the first one with the others.
 connected(Names, Options, Config) ->
     connect([test_node:start(Name, Options, Config) || Name <- Names]).
 
@@ -246,7 +246,7 @@ connect([First | Others] = Nodes) ->
      || Other <- Others
     ],
     test_node:expect_nodes(First, [test_node:name(Other) || Other <- Others]),
-    %% With any carrier, dist_util does not miss the ticks of a node that has never sent a frame.
+    %% With any carrier, dist_util does not detect missing ticks of a node that has never sent a frame.
     [
         ok = test_node:call(First, test_traffic, round_trips, [test_node:name(Other), 1, 0])
      || Other <- Others
@@ -256,7 +256,7 @@ connect([First | Others] = Nodes) ->
 %% ---------------------------------------------------------------------------------------------
 %% In the nodes
 
-%% The time of each round trip to the echo of another node, in microseconds.
+%% The time of each round trip to the echo process of another node, in microseconds.
 round_trips(Node, Count) ->
     [round_trip({echo, Node}) || _ <- lists:seq(1, Count)].
 
@@ -270,7 +270,7 @@ round_trip(Echo) ->
     after ?LIMIT -> error(no_answer)
     end.
 
-%% What the system monitor reports of a process that sends to a busy node.
+%% Reports of the system monitor about a process that sends to a busy node.
 next_busy(To) ->
     _ = erlang:system_monitor(self(), [busy_dist_port]),
     _ = spawn(fun() -> To ! message end),

@@ -1,6 +1,6 @@
 %% The transport `relay`, which is the default: the sidecars have the sockets, and the bytes of all
-%% connections pass them. What is said here holds for it alone; the suites about connections show how
-%% it carries traffic.
+%% connections pass through them. The suites about connections show how it carries traffic; this suite has the
+%% cases for `relay` only.
 -module(relay_SUITE).
 
 -export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
@@ -22,9 +22,8 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
-%% Messages that are sent one at a time are read from the VM's pipe and written to it by each sidecar.
-%% (The kernel counts neither what a socket receives or sends nor what is spliced, as long messages
-%% are.)
+%% If messages are sent one at a time, each sidecar reads them from the pipe of its VM or writes them to it.
+%% (The kernel counts neither bytes of sockets nor spliced bytes, so long messages would not be counted.)
 bytes_pass_both_sidecars(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
@@ -37,8 +36,8 @@ bytes_pass_both_sidecars(Config) ->
      || {Old, New} <- lists:zip(Before, After), Key <- [rchar, wchar]
     ].
 
-%% It has no more than a VM without distribution, however many connections there are. Its sidecar has
-%% one for each.
+%% The VM has no more sockets than one without distribution, whatever the number of connections. Its sidecar
+%% has one for each connection.
 vm_has_no_socket_of_a_peer(Config) ->
     Options = #{args => test_node:on_demand()},
     [A, B, C, Undistributed] = start_all(["a", "b", "c", undefined], Options, Config),

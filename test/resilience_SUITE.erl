@@ -1,13 +1,13 @@
-%% Nothing that happens to a sidecar, a VM or a name takes another VM down, hangs it, loses data
-%% silently or leaves rubbish behind. Real nodes, real processes, real signals.
+%% Nothing that happens to a sidecar, a VM or a name takes another VM down, hangs it, loses data silently, or
+%% leaves files or processes behind. The tests use real nodes, processes and signals.
 -module(resilience_SUITE).
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
-%% The sidecar dies.
+%% Death of the sidecar.
 -export([killed_sidecar_is_replaced/1, hundred_kills_under_traffic/1, restarts_are_paced/1]).
 -export([replaced_binary_is_taken_by_the_next_start/1, other_protocol_version_is_refused/1]).
-%% The VM dies.
+%% End of the VM.
 -export([sidecar_ends_with_its_idle_vm/1, sidecar_ends_with_its_flooding_vm/1]).
 -export([halt_does_not_wait_for_a_stopped_peer/1, stop_does_not_wait_for_a_stopped_peer/1]).
 -export([killed_together_is_taken_over/1, closed_port_is_opened_again/1]).
@@ -24,12 +24,12 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -define(LIMIT, 30000).
-%% What the README promises, in milliseconds.
+%% The recovery time that the README promises, in milliseconds.
 -define(RECOVERY, 1000).
 -define(OUTLIVES, 1000).
-%% An orderly end may take this long, whatever the peers do.
+%% Time limit of an orderly end, whatever the peers do, in milliseconds.
 -define(ORDERLY_END, 10000).
-%% Bytes of the messages that flood a peer.
+%% Size in bytes of the messages that flood a peer.
 -define(FLOOD, 100000).
 
 suite() ->
@@ -41,7 +41,7 @@ all() ->
 groups() ->
     [
         {relay, [], [{group, sidecar_dies}, {group, vm_dies}, {group, signals}, {group, names}]},
-        %% That connections do not notice what happens to a sidecar is shown in direct_SUITE.
+        %% direct_SUITE shows that direct connections survive their sidecars.
         {direct, [], [{group, vm_dies}]},
         {sidecar_dies, [], [
             killed_sidecar_is_replaced,
@@ -81,10 +81,10 @@ end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
 %% ---------------------------------------------------------------------------------------------
-%% The sidecar dies
+%% Death of the sidecar
 
-%% kill -9: nodedown on both sides, the same Erlang processes, a new sidecar at the same path within a
-%% second, and connections again, by sending and by connect_node.
+%% After kill -9, both sides report nodedown, no Erlang process is replaced, a new sidecar listens at the same
+%% path within a second, and the nodes connect again, by a message and by connect_node.
 killed_sidecar_is_replaced(Config) ->
     [A, B] = Nodes = pair(Config),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
@@ -113,13 +113,14 @@ killed_sidecar_is_replaced(Config) ->
     ),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []).
 
-%% Milliseconds that this VM takes to run the sidecar's binary for nothing: how busy the machine is.
+%% How long this VM takes to run the sidecar's binary without work, in milliseconds: a measure of the
+%% machine's load.
 start_time() ->
     {Time, "uds_dist_sidecar: " ++ _} = timer:tc(os, cmd, [uds_dist_config:sidecar_path() ++ " - 2>&1"]),
     Time div 1000.
 
-%% Milliseconds between the reports that the sidecar is gone and that a new one listens. (What this
-%% VM could measure is how busy the machine is.)
+%% Milliseconds between the reports that the sidecar has ended and that a new one listens. (A measurement in
+%% this VM would include the machine's load.)
 recovery(Round, Node) ->
     test_node:expect_output(Node, io_lib:format("(?s:listening again at.*){~b}", [Round])),
     {match, Reports} = re:run(
@@ -136,8 +137,8 @@ recovery(Round, Node) ->
     Day = 24 * 60 * 60 * 1000,
     (Listening - Gone + Day) rem Day.
 
-%% A hundred kills, of either side in turn and of both at once, while both nodes talk: each time
-%% they find each other again.
+%% A hundred kills, of each sidecar in turn and of both at once, while both nodes exchange messages. The nodes
+%% reconnect each time.
 hundred_kills_under_traffic(Config) ->
     [A, B] = Nodes = pair(Config),
     Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
@@ -165,8 +166,8 @@ kill_and_recover(Victims, Nodes) ->
     [ok = test_load:await_reconnected(Node, Count) || {Node, Count} <- Downs],
     test_system:now_ms() - Start.
 
-%% A sidecar that ends as soon as it is started is started less and less often. One line says that it
-%% does, and one that it is back, with the number of tries. The VM does not mind.
+%% A sidecar that ends as soon as it has started is restarted less and less often. One line reports that, and
+%% another one that it is back, with the number of attempts. The VM continues.
 restarts_are_paced(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
@@ -176,7 +177,7 @@ restarts_are_paced(Config) ->
     Begin = test_system:now_ms(),
     test_node:expect(fun() -> filelib:file_size(Starts) >= 7 end, seven_starts),
     Took = test_system:now_ms() - Begin,
-    %% At once, and then after 25, 50, ... 800 ms.
+    %% The starts follow at once, and then after 25, 50, ... 800 ms.
     ct:pal("7 starts took ~b ms", [Took]),
     true = Took >= 25 + 50 + 100 + 200 + 400 + 800,
     test_node:replace_binary(Binary),
@@ -184,7 +185,8 @@ restarts_are_paced(Config) ->
     test_node:expect_listening(A, none, Config),
     1 = length(string:split(test_node:output(A), "exited with status 3", all)) - 1.
 
-%% The next start takes a binary that was replaced on disk: upgrading needs no restart of the node.
+%% If the binary is replaced on disk, the next start uses the new one: an upgrade needs no restart of the
+%% node.
 replaced_binary_is_taken_by_the_next_start(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
@@ -194,7 +196,7 @@ replaced_binary_is_taken_by_the_next_start(Config) ->
     Old = test_node:sidecar(A),
     {Binary, OldInode} = test_system:executable(Old),
     test_node:replace_binary(Binary),
-    %% The running one goes on.
+    %% The running sidecar continues.
     ok = round_trip(A, B),
     {_, OldInode} = test_system:executable(Old),
     ok = test_node:signal("KILL", Old),
@@ -203,14 +205,14 @@ replaced_binary_is_taken_by_the_next_start(Config) ->
     true = NewInode =/= OldInode,
     ok = round_trip(B, A).
 
-%% A binary of another version of the port protocol is refused, in words; the node lives without
+%% A binary with another version of the port protocol is refused with an explanation. The node runs without
 %% connections until the right one is back.
 other_protocol_version_is_refused(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = test_node:start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     B = test_node:start("b", Config),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
-    %% HELLO as src/protocol.rs has it, with version 99, and an empty release.
+    %% HELLO of src/port/protocol.rs, with version 99 and an empty release.
     Hello = "\\000\\000\\000\\017 \\000\\143\\0\\0\\0\\0\\000\\020\\0\\0\\0\\0\\100\\0",
     test_node:replace_by_script(Binary, ["printf '", Hello, "'\nexec cat\n"]),
     Old = test_node:sidecar(A),
@@ -226,9 +228,9 @@ other_protocol_version_is_refused(Config) ->
     ok = round_trip(B, A).
 
 %% ---------------------------------------------------------------------------------------------
-%% The VM dies
+%% End of the VM
 
-%% However an idle VM ends, its sidecar ends with it, and the socket and its lock file are gone.
+%% However an idle VM ends, its sidecar ends too, and removes the socket and its lock file.
 sidecar_ends_with_its_idle_vm(Config) ->
     B = test_node:start("b", Config),
     lists:foreach(
@@ -241,17 +243,17 @@ sidecar_ends_with_its_idle_vm(Config) ->
         [kill, halt, stop]
     ).
 
-%% So it does with megabytes under way to a peer that is stopped.
+%% The same happens while megabytes are on their way to a stopped peer.
 sidecar_ends_with_its_flooding_vm(Config) ->
     A = flooding_a_stopped_peer(Config),
     expect_end(kill, A, Config).
 
-%% halt() returns in time, though a stopped peer leaves megabytes unread.
+%% halt() returns in time, even if a stopped peer leaves megabytes unread.
 halt_does_not_wait_for_a_stopped_peer(Config) ->
     A = flooding_a_stopped_peer(Config),
     expect_end(halt, A, Config).
 
-%% So does init:stop().
+%% init:stop() does so too.
 stop_does_not_wait_for_a_stopped_peer(Config) ->
     A = flooding_a_stopped_peer(Config),
     expect_end(stop, A, Config).
@@ -268,7 +270,7 @@ flooding_a_stopped_peer(Config) ->
     end,
     A.
 
-%% The sidecar has a message or more that the peer does not take.
+%% Waits until the sidecar holds at least one message that the peer does not read.
 expect_waiting_bytes(Node) ->
     ok = test_node:signal("USR1", test_node:sidecar(Node)),
     [_, Waiting] = test_node:expect_output(Node, "out, (\\d+) wait for the peer"),
@@ -290,7 +292,7 @@ expect_end(How, A, Config) ->
     ct:pal("~p: the VM took ~b ms, its sidecar ~b ms more", [How, VmTook, SidecarTook]),
     [] = left_in(Config, "a").
 
-%% Killed together they leave the socket behind. The next node of the name takes it over.
+%% If both are killed together, the socket file is left. The next node with the name takes it over.
 killed_together_is_taken_over(Config) ->
     [A, B] = pair(Config),
     leave_stale_socket(A, Config),
@@ -300,11 +302,11 @@ killed_together_is_taken_over(Config) ->
     ok = test_node:stop(Next),
     [] = left_in(Config, "a").
 
-%% VM and sidecar at once, as the OOM killer or a power switch would.
+%% Kills VM and sidecar at once, as the OOM killer or a power failure would.
 leave_stale_socket(A, Config) ->
     Sidecar = test_node:sidecar(A),
     OsPid = test_node:os_pid(A),
-    %% In this order: each would notice the end of the other.
+    %% Both are stopped first, because each of them would notice the end of the other.
     ok = test_node:signal("STOP", OsPid),
     ok = test_node:signal("KILL", Sidecar),
     {ok, _} = test_system:await_end(Sidecar, ?LIMIT),
@@ -312,8 +314,8 @@ leave_stale_socket(A, Config) ->
     {ok, _} = test_system:await_end(OsPid, ?LIMIT),
     ["a.sock", "a.sock.lock"] = left_in(Config, "a").
 
-%% Somebody closes the port: the sidecar ends, though a peer is stopped and megabytes are on their
-%% way; another one listens at the same path.
+%% The port is closed. The sidecar ends, even if a peer is stopped and megabytes are on their way to it, and
+%% another one listens at the same path.
 closed_port_is_opened_again(Config) ->
     A = flooding_a_stopped_peer(Config),
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
@@ -324,18 +326,18 @@ closed_port_is_opened_again(Config) ->
     Processes = test_node:call(A, test_load, owner_and_acceptor, []),
     true = Took =< ?OUTLIVES.
 
-%% init:stop() delivers what the VM has written, all of it and in order.
+%% init:stop() delivers everything that the VM has written, in order.
 sent_before_stop_arrives(Config) ->
     expect_sent_arrives(init, stop, Config).
 
-%% So does halt().
+%% halt() does so too.
 sent_before_halt_arrives(Config) ->
     expect_sent_arrives(erlang, halt, Config).
 
 expect_sent_arrives(Module, Function, Config) ->
     [A, B] = pair(Config),
     ok = test_load:start_ledger(B),
-    %% Several windows, so that at the end the pipe, both sidecars and the socket are full of it.
+    %% Several windows, so that the pipe, both sidecars and the socket are full at the end.
     Count = 5000,
     ok = test_load:send_numbered(A, B, Count, 1000),
     ok = test_load:await_sent(A, B),
@@ -348,7 +350,7 @@ expect_sent_arrives(Module, Function, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Signals
 
-%% systemd signals every process of a service at once; the VM alone says when the sidecar ends.
+%% systemd signals every process of a service at once. Only the VM may decide when the sidecar ends.
 signals_leave_connections_up(Config) ->
     [A, B] = pair(Config),
     Sidecar = test_node:sidecar(A),
@@ -365,7 +367,7 @@ signals_leave_connections_up(Config) ->
     [0 = test_load:downs(Node) || Node <- [A, B]],
     Sidecar = test_node:sidecar(A).
 
-%% SIGUSR1 tells with whom the connections of a sidecar are, and how much has passed.
+%% SIGUSR1 makes the sidecar log its connections, with peer nodes and byte counts.
 sigusr1_logs_a_table(Config) ->
     [A, B] = pair(Config),
     ok = test_node:signal("USR1", test_node:sidecar(A)),
@@ -379,9 +381,9 @@ sigusr1_logs_a_table(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Names
 
-%% Twenty VMs start at the same instant under one name, with a dead node's socket in the way: one
-%% gets it and can be reached, the others say that the name is in use. (test/ownership_race.rs has
-%% many more rounds, with sidecars alone.)
+%% Twenty VMs start at the same instant with the same name, and with the socket file of a dead node. One gets
+%% the name and can be reached; the others report that the name is in use. (test/ownership_race.rs has many
+%% more rounds, with sidecars only.)
 one_of_twenty_nodes_gets_the_name(Config) ->
     Probe = test_node:start("probe", Config),
     Dead = test_node:start("a", Config),
@@ -443,13 +445,13 @@ fill_backlog(Path, Clients) ->
     case socket:connect(Client, #{family => local, path => Path}, nowait) of
         ok ->
             fill_backlog(Path, [Client | Clients]);
-        %% The socket module takes the system's "no room" for "later".
+        %% The socket module cannot tell a full backlog from a connect in progress.
         Full ->
             ct:log("~b connections fill the backlog: ~p", [length(Clients), Full]),
             [Client | Clients]
     end.
 
-%% What is not a socket is an error, and stays.
+%% Anything that is not a socket causes an error, and is not removed.
 file_or_directory_is_never_deleted(Config) ->
     Path = filename:join(test_node:dir(Config), "a.sock"),
     lists:foreach(
@@ -460,7 +462,7 @@ file_or_directory_is_never_deleted(Config) ->
             test_node:expect_output_of(
                 Output, "cannot listen as a: .*/a.sock is in the way and is not a socket"
             ),
-            %% It fails unless the thing is still there.
+            %% This fails if it was removed.
             ok = Remove()
         end,
         [
@@ -481,7 +483,7 @@ refused(Config) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Two nodes, connected, which count what happens to their connections and answer round trips.
+%% Two connected nodes, which count their connections that go down and answer round trips.
 pair(Config) ->
     [A, B] = Nodes = [test_node:start(Name, Config) || Name <- ["a", "b"]],
     [ok = test_load:prepare(Node) || Node <- Nodes],
@@ -497,7 +499,7 @@ round_trip(From, To) ->
     Name = test_node:call(From, erpc, call, [Name, erlang, node, []]),
     ok.
 
-%% Socket and lock files of a name.
+%% The socket and lock files of a name.
 left_in(Config, Name) ->
     {ok, Files} = file:list_dir(test_node:dir(Config)),
     lists:sort([File || File <- Files, lists:prefix(Name ++ ".sock", File)]).

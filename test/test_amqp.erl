@@ -1,15 +1,15 @@
-%% A client of AMQP that publishes numbered messages, whatever happens to its connections, and knows which
-%% of them were confirmed. It runs in a node that has the modules of RabbitMQ's client on its path; its
-%% records are written as tuples, since their definitions are not here.
+%% An AMQP client that publishes numbered messages, reconnects when its connection ends, and records which
+%% messages were confirmed. It runs in a node that has the modules of RabbitMQ's client on its path. Its
+%% records are written as tuples, because their definitions are not available here.
 -module(test_amqp).
 
 -export([start/2, publish/2, await_confirmed/2, drain/2, loop/1]).
 
-%% Messages that wait to be confirmed at the same time.
+%% Most messages that may wait for their confirmation at the same time.
 -define(IN_FLIGHT, 100).
-%% Milliseconds between two tries to connect.
+%% Milliseconds between two attempts to connect.
 -define(RETRY, 100).
-%% What a queue that has lost its leader may take.
+%% Longest time, in milliseconds, in which a queue that has lost its leader must recover.
 -define(LIMIT, 60000).
 
 -record(publisher, {
@@ -33,16 +33,16 @@
 -spec start(Urls :: [string(), ...], Queue :: binary()) -> pid().
 start(Urls, Queue) ->
     {ok, _} = application:ensure_all_started(amqp_client),
-    %% It is told of its connections' ends by monitors.
+    %% It is not linked to its connections, and learns of their end from monitors.
     spawn(?MODULE, loop, [#publisher{urls = Urls, queue = Queue}]).
 
-%% Lets it publish messages up to this number.
+%% Lets the publisher publish messages up to this number.
 -spec publish(UpTo :: pos_integer(), pid()) -> ok.
 publish(UpTo, Publisher) ->
     Publisher ! {publish, UpTo},
     ok.
 
-%% Waits until so many are confirmed; how often it had to connect.
+%% Waits until Count messages are confirmed, and returns how often the publisher had to connect.
 -spec await_confirmed(Count :: pos_integer(), pid()) -> Connects :: pos_integer().
 await_confirmed(Count, Publisher) ->
     Monitor = monitor(process, Publisher),
@@ -57,7 +57,7 @@ await_confirmed(Count, Publisher) ->
         error({not_confirmed, Count, process_info(Publisher, messages)})
     end.
 
-%% Takes all messages out of the queue, in order. The last one that was confirmed ends it.
+%% Takes all messages out of the queue, in order.
 -spec drain(Urls :: [string(), ...], Queue :: binary()) -> [pos_integer()].
 drain([Url | _], Queue) ->
     {ok, Connection, Channel} = connect(Url),
@@ -114,12 +114,12 @@ loop(Publisher = #publisher{monitors = Monitors}) ->
                 true -> ?MODULE:loop(closed(Publisher));
                 false -> ?MODULE:loop(Publisher)
             end;
-        %% Of an earlier connection.
+        %% A message from an earlier connection.
         _ ->
             ?MODULE:loop(Publisher)
     end.
 
-%% To the first node that takes it.
+%% Connects to the first node that accepts the connection.
 open(Publisher = #publisher{urls = [Url | Urls], queue = Queue, connects = Connects}) ->
     Publisher1 = Publisher#publisher{urls = Urls ++ [Url]},
     try
@@ -138,7 +138,7 @@ open(Publisher = #publisher{urls = [Url | Urls], queue = Queue, connects = Conne
             end
     end.
 
-%% What was not confirmed may be there or not.
+%% Messages that were not confirmed may have been lost, so they are published again.
 closed(Publisher = #publisher{connection = Connection, monitors = Monitors, in_flight = InFlight}) ->
     lists:foreach(fun(Monitor) -> demonitor(Monitor, [flush]) end, Monitors),
     exit(Connection, kill),
@@ -146,7 +146,7 @@ closed(Publisher = #publisher{connection = Connection, monitors = Monitors, in_f
     Publisher1 = Publisher#publisher{channel = undefined, in_flight = #{}},
     again(maps:values(InFlight), Publisher1).
 
-%% Confirmations of a channel that is gone.
+%% Drops the confirmations of a channel that has ended.
 flush() ->
     receive
         {'basic.ack', _, _} -> flush();

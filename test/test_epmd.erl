@@ -1,5 +1,5 @@
-%% An epmd that knows what the command line says (-epmd_module test_epmd -test_ports a 4001 b 4002), and
-%% nobody without that: with it, inet_tcp listens without an epmd, at a port that is agreed on or at any.
+%% An epmd that only knows the ports on the command line (-epmd_module test_epmd -test_ports a 4001 b 4002).
+%% With it, inet_tcp listens without a real epmd, at the given port or at any free one.
 -module(test_epmd).
 
 -export([start_link/0, register_node/3, listen_port_please/2]).

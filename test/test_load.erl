@@ -1,7 +1,7 @@
-%% Traffic between the nodes of a suite, and what becomes of it: round trips, floods, numbered
-%% messages and a ledger of those that arrived, and a count of the connections that went down.
+%% Traffic between the nodes of a suite, and checks of its outcome: round trips, floods, numbered messages
+%% with a record of those that arrived, and a count of the connections that went down.
 %%
-%% The first half is for suites and takes nodes of test_node; the second half runs in the nodes.
+%% The first half is called by suites, with nodes of test_node; the second half runs in the nodes.
 -module(test_load).
 
 -export([prepare/1, downs/1, down_at/1, await_down/2, await_reconnected/2, is_up_for/2]).
@@ -21,22 +21,22 @@
 %% Milliseconds, as in test_node.
 -define(LIMIT, 30000).
 -define(POLL, 20).
-%% Between two messages of those who send without end. Without it they would use up the machine, which
-%% has other tests to run as well.
+%% Pause in milliseconds between two messages of a process that sends without end. Without it, these processes
+%% would use up the machine, which also runs other tests.
 -define(PAUSE, 1).
 
 %% ---------------------------------------------------------------------------------------------
 %% For suites
 
-%% Counts from now on what happens to the node's connections, and answers round trips.
+%% Prepares a node: it answers round trips, and counts its connections that go down.
 prepare(Node) ->
     test_node:call(Node, ?MODULE, prepare_here, []).
 
-%% How many connections have gone down.
+%% Number of connections that have gone down.
 downs(Node) ->
     test_node:call(Node, ?MODULE, ask_watcher, [downs]).
 
-%% When the last one went down, in milliseconds of os:system_time/1.
+%% Time when the last connection went down, in milliseconds of os:system_time/1.
 down_at(Node) ->
     test_node:call(Node, ?MODULE, ask_watcher, [down_at]).
 
@@ -44,62 +44,63 @@ down_at(Node) ->
 await_down(Node, Downs) ->
     test_node:call(Node, ?MODULE, ask_watcher, [{down, Downs}], ?LIMIT).
 
-%% The same, and until there is one again.
+%% Waits until more than Downs connections have gone down, and the node is connected again.
 await_reconnected(Node, Downs) ->
     test_node:call(Node, ?MODULE, ask_watcher, [{reconnected, Downs}], ?LIMIT).
 
-%% Whether the node has its connections for this time: no event shows that, so it really waits. It
-%% is false at once when one goes down, or is down already.
+%% Whether all connections of the node stay up for this time in milliseconds. No event shows that, so it waits
+%% for the whole time. It returns false at once if a connection goes down or is already down.
 is_up_for(Node, Time) ->
     test_node:call(Node, ?MODULE, is_up_for_here, [Time], Time + ?LIMIT).
 
-%% Round trips without end to the echo of another node, through whatever happens to it.
+%% Starts endless round trips to the echo process of another node, which continue through all failures.
 start_traffic(Node, To, Size) ->
     test_node:call(Node, ?MODULE, start_traffic_here, [test_node:name(To), Size]).
 
-%% Waits for round trips that begin now.
+%% Waits until a round trip that begins now has succeeded.
 expect_traffic(Node) ->
     test_node:call(Node, ?MODULE, expect_traffic_here, []).
 
-%% What is sent to the sink disappears.
+%% Starts a process that drops all messages.
 start_sink(Node) ->
     test_node:call(Node, ?MODULE, start_sink_here, []).
 
-%% Count processes send messages of Size bytes to the sink of another node, as fast as they may.
+%% Starts Count processes that send messages of Size bytes to the sink of another node as fast as possible.
 start_flood(Node, To, Count, Size) ->
     test_node:call(Node, ?MODULE, start_flood_here, [test_node:name(To), Count, Size]).
 
-%% Waits until the flood stands still, each of its processes suspended (busy_dist_port).
+%% Waits until all processes of the flood are suspended (busy_dist_port).
 await_suspended(Node) ->
     test_node:call(Node, ?MODULE, await_suspended_here, [?LIMIT], ?LIMIT + 5000).
 
-%% A process that keeps the numbers of the messages that it receives, in their order.
+%% Starts a process that records the numbers of the messages that it receives, in order.
 start_ledger(Node) ->
     test_node:call(Node, ?MODULE, start_ledger_here, []).
 
 ledger(Node) ->
     test_node:call(Node, ?MODULE, ledger_here, []).
 
-%% One process sends messages of Size bytes and a number, from 1 to Count.
+%% Starts a process that sends messages with a number from 1 to Count and Size bytes.
 send_numbered(Node, To, Count, Size) ->
     test_node:call(Node, ?MODULE, send_numbered_here, [test_node:name(To), Count, Size]).
 
-%% One process sends them without end; the other call ends it and returns how many it has sent.
+%% Starts a process that sends such messages without end. stop_numbers/1 ends it and returns how many it has
+%% sent.
 start_numbers(Node, To, Size) ->
     test_node:call(Node, ?MODULE, start_numbers_here, [test_node:name(To), Size]).
 
 stop_numbers(Node) ->
     test_node:call(Node, ?MODULE, stop_numbers_here, []).
 
-%% Whether the process that sends them has to wait (busy_dist_port).
+%% Whether the process that sends numbered messages is suspended (busy_dist_port).
 is_sender_suspended(Node) ->
     test_node:call(Node, ?MODULE, is_sender_suspended_here, []).
 
-%% Waits until the VM has written all that it has for another node, to the sidecar or to the socket.
+%% Waits until the VM has written all pending data for another node to the sidecar or the socket.
 await_sent(Node, To) ->
     test_node:call(Node, ?MODULE, await_sent_here, [test_node:name(To)]).
 
-%% Calls a function of a node that may not live to answer.
+%% Calls a function of a node that may end before it answers.
 cast(#{peer := Peer}, Module, Function, Arguments) ->
     peer:cast(Peer, Module, Function, Arguments).
 
@@ -113,7 +114,7 @@ prepare_here() ->
         watch(0, undefined, [])
     end).
 
-%% A registered process that is ready when this returns.
+%% Starts a registered process, which is ready when this returns.
 start(Name, Run) ->
     Self = self(),
     {Pid, Monitor} = spawn_monitor(fun() ->
@@ -297,7 +298,7 @@ is_sender_suspended_here() ->
         Sender -> process_info(Sender, status) =:= {status, suspended}
     end.
 
-%% The VM's queue of the connection is empty, and its controller has gone to sleep.
+%% Waits until the VM's queue of the connection is empty and all controllers are idle.
 await_sent_here(Node) ->
     [Connection] = ets:lookup(sys_dist, Node),
     DHandle = element(3, Connection),
@@ -310,11 +311,11 @@ await_sent_here(Node) ->
         ?LIMIT
     ).
 
-%% The processes that net_sup and net_kernel cannot do without.
+%% The processes that must survive for net_sup and net_kernel to survive.
 owner_and_acceptor() ->
     {owner(), acceptor(), whereis(net_kernel)}.
 
-%% The owner of the sidecar's port: what runs under net_sup for this carrier.
+%% The owner of the sidecar's port, which runs under net_sup.
 owner() ->
     {ok, [#{id := Id}]} = uds_dist:childspecs(),
     {Id, Owner, worker, _} = lists:keyfind(Id, 1, supervisor:which_children(net_sup)),
@@ -328,13 +329,13 @@ acceptor() ->
     ],
     Acceptor.
 
-%% That of a process of a behaviour is known to proc_lib.
+%% The initial call of a process. For processes of a behaviour, proc_lib knows it.
 initial_call(Pid) ->
     case proc_lib:initial_call(Pid) of
         false ->
             case process_info(Pid, initial_call) of
                 {initial_call, Call} -> Call;
-                %% It has ended meanwhile.
+                %% The process has ended meanwhile.
                 undefined -> undefined
             end;
         Call ->

@@ -1,14 +1,13 @@
-%% Real nodes for the suites: each is a VM of its own, controlled over its standard input and output
-%% (peer), so that no test depends on what it tests.
+%% Real nodes for the suites. Each is a VM of its own, controlled over its standard input and output (peer),
+%% so that no test depends on the distribution that it tests.
 %%
-%% init/1 gives a test case a new directory, and cleanup/1 ends whatever the test case has started
-%% there: it fails when a sidecar outlives its VM, and shows what the nodes have printed when the
-%% test case has failed. Every expect_* waits for something to happen, for a limited time, and fails
-%% with what it saw instead.
+%% init/1 gives a test case a new directory, and cleanup/1 ends everything that the test case has started
+%% there. cleanup/1 fails if a sidecar outlives its VM, and shows the output of the nodes if the test case has
+%% failed. Every expect_* waits for an event, up to a time limit, and fails with what it saw instead.
 -module(test_node).
 
 -export([cases/1, suite/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
-%% Nodes that run, and erl commands that may end.
+%% Running nodes, and erl commands that may end by themselves.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
 -export([on_demand/0, transport/1, erl_uds_dist/1, erl/0, other_otps/0]).
@@ -18,7 +17,7 @@
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
 -export([expect_nodes/2, expect/2]).
-%% What the system knows of a process.
+%% The operating system's view of a process.
 -export([work/1, descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
 %% Run in the nodes.
 -export([await_nodes/2]).
@@ -34,20 +33,20 @@
 }.
 
 -type options() :: #{
-    %% What stands after -sname or -name; undefined for a VM without distribution.
+    %% The argument of -sname or -name; undefined for a VM without distribution.
     name => string() | undefined,
     long => boolean(),
-    %% The value of -uds_dist_dir, if any; the test case's directory if not given.
+    %% The value of -uds_dist_dir; by default the test case's directory.
     dir => string() | none,
     cookie => string(),
-    %% The value of -uds_dist transport, if any; that of the Config if not given.
+    %% The value of -uds_dist transport; by default that of the Config.
     transport => relay | direct,
-    %% Written to a sys.config.
+    %% Terms of a sys.config.
     config => [{atom(), [{atom(), term()}]}],
     args => [string()],
     env => [{string(), string() | false}],
     cwd => string(),
-    %% Flags that select the carrier, and the command before erl.
+    %% Flags that select the carrier, and a command that is put before erl.
     carrier => [string()],
     prefix => [string()],
     otp => otp()
@@ -60,33 +59,33 @@
 %% An erl command, and the ebin directory that was compiled for it.
 -type otp() :: {Erl :: string(), Ebin :: string()}.
 
-%% Milliseconds that anything may take. It is long, since machines that run tests are busy, and
-%% nothing is the slower for it.
+%% Time limit of every wait, in milliseconds. It is long because test machines are busy, and it does not slow
+%% down tests that pass.
 -define(LIMIT, 30000).
-%% Between two looks at what cannot be waited for.
+%% Interval in milliseconds at which conditions without an event are checked.
 -define(POLL, 10).
-%% A sidecar delivers what its VM has left behind for so long, and then ends.
+%% Longest time in milliseconds for which a sidecar delivers what its VM has left behind, before it ends.
 -define(SIDECAR_LIMIT, 5000).
 
-%% The test cases of a suite: all that takes a Config.
+%% The test cases of a suite: all its exported functions with one argument.
 cases(Suite) ->
     [Case || {Case, 1} <- Suite:module_info(exports), Case =/= module_info].
 
-%% What suites have in common.
+%% Settings that all suites share.
 suite() ->
     [{timetrap, {minutes, 3}}].
 
-%% For the groups `relay` and `direct`, in which suites run what they ask of connections. The nodes of
-%% `relay` have no setting, so that this is what they do by default.
+%% Configures the groups `relay` and `direct`, in which suites test connections with each transport. Nodes in
+%% `relay` get no setting, so this also tests the default.
 init_group(direct, Config) -> [{transport, direct} | Config];
 init_group(_Group, Config) -> Config.
 
-%% A new directory, with a path short enough for sockets, which that of Common Test is not.
+%% Creates a new directory. Unlike that of Common Test, its path is short enough for sockets.
 init(Config) ->
     Dir = filename:join("/tmp", io_lib:format("uds_dist.~s.~b", [os:getpid(), unique()])),
     case file:make_dir(Dir) of
         ok -> [{dir, Dir}, {keeper, spawn(fun() -> keep([]) end)} | Config];
-        %% Of a run that was killed.
+        %% It was left by a run that was killed.
         {error, eexist} -> init(Config)
     end.
 
@@ -96,13 +95,13 @@ unique() ->
 dir(Config) ->
     proplists:get_value(dir, Config).
 
-%% A new directory in that of the test case.
+%% Creates a directory in that of the test case.
 dir(Name, Config) ->
     Dir = filename:join(dir(Config), Name),
     ok = file:make_dir(Dir),
     Dir.
 
-%% Ends all VMs, however they fare, and looks after their sidecars.
+%% Ends all VMs, whatever their state, and checks that their sidecars end.
 cleanup(Config) ->
     Keeper = proplists:get_value(keeper, Config),
     Keeper ! {take, self()},
@@ -114,9 +113,9 @@ cleanup(Config) ->
         ok -> ok;
         _ -> lists:foreach(fun show/1, Started)
     end,
-    %% The number of one that has ended may be another process' by now.
+    %% The number of a VM that has ended may belong to another process by now.
     Running = [Pid || #{os_pid := Pid, started := Time} <- Started, start_time(Pid) =:= Time],
-    %% A new sidecar may start while we look, unless its VM stands still.
+    %% A VM that is not stopped might start a new sidecar meanwhile.
     _ = kill_os("STOP", Running),
     Sidecars = lists:append([sidecars(Pid) || Pid <- Running]),
     _ = kill_os("CONT", Sidecars),
@@ -171,7 +170,7 @@ start_all(Names, Options, Config) ->
     Booting = [boot(Name, Options, Config) || Name <- Names],
     [expect_up(Node) || Node <- Booting].
 
-%% Starts a node and does not wait.
+%% Starts a node without waiting for it.
 boot(Name, Options, Config) ->
     Options1 = Options#{name => Name},
     [Program | Arguments] = command(Options1, Config),
@@ -209,7 +208,7 @@ keep(#{os_pid := OsPid} = Node, Name, Config) ->
     proplists:get_value(keeper, Config) ! {started, Item},
     Node.
 
-%% Waits until a node that boots is up.
+%% Waits until a booting node is up.
 expect_up(#{tag := Tag, peer := Peer} = Node) ->
     receive
         {Tag, {started, Name, Peer}} -> maps:remove(tag, Node#{name => Name});
@@ -218,7 +217,7 @@ expect_up(#{tag := Tag, peer := Peer} = Node) ->
         error({does_not_boot, output(Node)})
     end.
 
-%% Runs erl without a connection to it, for instance since it is expected not to boot.
+%% Runs erl without a control connection, for example because it is expected not to boot.
 -spec launch(options(), list()) -> t().
 launch(Options, Config) ->
     [Program | Arguments] = command(Options, Config),
@@ -252,7 +251,7 @@ expect_exit(#{console := Console} = Node) ->
         error({does_not_end, output(Node)})
     end.
 
-%% The shell changes to the working directory, and joins the two outputs.
+%% The shell changes to the working directory, and redirects stderr to stdout.
 command(Options, Config) ->
     {Erl, _Ebin} = maps:get(otp, Options, this_otp()),
     Script = "cd \"$0\" && exec \"$@\" 2>&1",
@@ -289,7 +288,7 @@ write_config(Terms, Config) ->
     ok = file:write_file(File, io_lib:format("~tp.~n", [Terms])),
     unicode:characters_to_list(File).
 
-%% What the user of this machine has set for other nodes does not count.
+%% Variables that the user of this machine has set for other nodes are unset.
 environment(Options, Config) ->
     Unset = [
         "UDS_DIST_DIR",
@@ -310,12 +309,12 @@ environment(Options, Config) ->
 this_otp() ->
     {erl(), filename:dirname(code:which(uds_dist))}.
 
-%% Arguments for a node that has no connections but those that the test makes: rpc and global send
-%% to nodes that have come up, and would connect them again when they are down.
+%% Arguments for a node that only has the connections that the test makes. Otherwise, rpc and global would
+%% send to nodes that have come up, and reconnect to them when they are down.
 on_demand() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
 
-%% The transport of nodes that are started without an option for it.
+%% The default transport of the nodes in this Config.
 -spec transport(list()) -> relay | direct.
 transport(Config) ->
     proplists:get_value(transport, Config, relay).
@@ -407,7 +406,7 @@ replace_binary(Binary) ->
     {ok, _} = file:copy(uds_dist_config:sidecar_path(), Binary ++ ".new"),
     replace(Binary).
 
-%% By one that the shell reads.
+%% Replaces the binary by a script.
 -spec replace_by_script(file:filename(), iodata()) -> ok.
 replace_by_script(Binary, Script) ->
     ok = file:write_file(Binary ++ ".new", ["#!/bin/sh\n", Script]),
@@ -417,7 +416,7 @@ replace(Binary) ->
     ok = file:change_mode(Binary ++ ".new", 8#755),
     file:rename(Binary ++ ".new", Binary).
 
-%% Runs a fun in a process of the node. The fun's module is there too.
+%% Runs a fun in a process of the node, which has the fun's module on its path.
 -spec call(t(), fun(() -> Result)) -> Result.
 call(Node, Fun) ->
     call(Node, erlang, apply, [Fun, []]).
@@ -430,14 +429,14 @@ call(Node, Module, Function, Arguments) ->
 call(#{peer := Peer}, Module, Function, Arguments, Timeout) ->
     peer:call(Peer, Module, Function, Arguments, Timeout).
 
-%% Stops a node as its init process does, and waits for the end.
+%% Stops a node by init:stop/0, and waits until it has ended.
 -spec stop(t()) -> ok.
 stop(#{peer := Peer} = Node) ->
     Monitor = monitor(process, Peer),
     ok = peer:cast(Peer, init, stop, []),
     expect_down(Monitor, Node).
 
-%% Ends a VM at once, and waits for the end.
+%% Kills a VM, and waits until it has ended.
 -spec kill(t()) -> ok.
 kill(#{peer := Peer, os_pid := OsPid} = Node) ->
     Monitor = monitor(process, Peer),
@@ -451,8 +450,8 @@ expect_down(Monitor, Node) ->
         error({does_not_end, output(Node)})
     end.
 
-%% Sends a signal to a process or to a list of processes. A process is stopped when this returns: on a
-%% busy machine some of its threads run on for a while.
+%% Sends a signal to a process or to a list of processes. Waits until a stopped process has really stopped: on
+%% a busy machine, some of its threads continue for a while.
 -spec signal(string(), pos_integer() | [pos_integer()]) -> ok.
 signal("STOP", Pids) ->
     "" = kill_os("STOP", Pids),
@@ -470,7 +469,7 @@ is_stopped(Pid) ->
     ],
     case lists:usort(States) of
         "T" -> true;
-        %% It is gone.
+        %% The process has ended.
         "" -> true;
         Running -> {states, Running}
     end.
@@ -481,9 +480,9 @@ kill_os(Signal, Pids) ->
     os:cmd("kill -" ++ Signal ++ [[$\s | integer_to_list(Pid)] || Pid <- lists:flatten([Pids])]).
 
 %% ---------------------------------------------------------------------------------------------
-%% What a node prints
+%% Output of nodes
 
-%% A console collects what a VM prints: it is the group leader of a peer, or the owner of a port.
+%% A console collects the output of a VM. It is the group leader of a peer, or the owner of a port.
 console(State) ->
     console(State#{text => [], waiting => [], status_to => undefined}, <<>>).
 
@@ -537,7 +536,7 @@ io_request({requests, Requests}) ->
 io_request(_) ->
     {{error, enotsup}, <<>>}.
 
-%% All that a node has printed so far.
+%% Everything that a node has printed so far.
 -spec output(#{console := pid(), _ => _}) -> unicode:chardata().
 output(#{console := Console}) ->
     Console ! {output, self()},
@@ -556,7 +555,7 @@ expect_output(#{console := Console} = Node, Regexp) ->
         error({not_printed, Regexp, output(Node)})
     end.
 
-%% The same of what a command has printed until it ended.
+%% Expects the same from the complete output of a command, after it has ended.
 -spec expect_output_of(unicode:chardata(), iodata()) -> [Group :: binary()].
 expect_output_of(Text, Regexp) ->
     case re:run(Text, Regexp, [unicode, multiline, {capture, all, binary}]) of
@@ -573,7 +572,7 @@ type(#{console := Console}, Text) ->
 %% ---------------------------------------------------------------------------------------------
 %% Events
 
-%% Waits until a node is connected to exactly these.
+%% Waits until a node is connected to exactly these nodes.
 -spec expect_nodes(t(), [node()]) -> ok.
 expect_nodes(Node, Names) ->
     case call(Node, ?MODULE, await_nodes, [Names, ?LIMIT], ?LIMIT + 5000) of
@@ -581,7 +580,7 @@ expect_nodes(Node, Names) ->
         {error, Connected} -> error({connected_with, Connected, instead_of, Names})
     end.
 
-%% In the node: waits until it is connected to exactly these.
+%% Runs in the node: waits until it is connected to exactly these nodes.
 -spec await_nodes([node()], timeout()) -> ok | {error, [node()]}.
 await_nodes(Names, Timeout) ->
     ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
@@ -600,7 +599,7 @@ await_sorted_nodes(Names, Deadline) ->
             end
     end.
 
-%% For what sends no message: looks again and again until the fun returns {ok, Result} or true.
+%% For conditions without an event: checks repeatedly until the fun returns {ok, Result} or true.
 -spec expect(fun(() -> {ok, Result} | true | Seen :: term()), What :: term()) -> Result | true.
 expect(Fun, What) ->
     expect(Fun, What, deadline(?LIMIT)).
@@ -625,10 +624,10 @@ now_ms() ->
     erlang:monotonic_time(millisecond).
 
 %% ---------------------------------------------------------------------------------------------
-%% The system's view
+%% The operating system's view
 
-%% The sidecars of a VM, which starts its ports through a child of its own. A sidecar is known by
-%% its command line, whatever binary stands in for it.
+%% The sidecars of a VM, which starts its ports through a child process. A sidecar is recognized by its
+%% command line, because tests replace its binary.
 sidecars(OsPid) ->
     Processes = processes_of_the_system(),
     [
@@ -653,7 +652,7 @@ processes_of_the_system() ->
         State =/= $Z
     ].
 
-%% Tells a process from others that had or will have its number.
+%% Start time of a process, which distinguishes it from other processes with the same number.
 start_time(Pid) ->
     case read_proc(["/proc/", integer_to_list(Pid), "/stat"]) of
         {ok, Stat} ->
@@ -677,14 +676,14 @@ is_alive(Pid) ->
         {error, _} -> false
     end.
 
-%% Bytes of memory that a process has in RAM.
+%% Resident memory of a process in bytes.
 -spec resident(pos_integer()) -> non_neg_integer().
 resident(Pid) ->
     {ok, Status} = read_proc(["/proc/", integer_to_list(Pid), "/status"]),
     [_, KiB] = expect_output_of(Status, "^VmRSS:\\s*(\\d+) kB"),
     binary_to_integer(KiB) * 1024.
 
-%% Files of proc have no size, so file:read_file/1 does not do for all of them on all OTPs.
+%% Files of proc have size 0, so file:read_file/1 cannot read all of them on all OTPs.
 read_proc(Path) ->
     case file:open(Path, [read, raw, binary]) of
         {ok, File} ->
@@ -702,8 +701,8 @@ read_all(File, Read) ->
         {error, _} = Error -> Error
     end.
 
-%% What a process has read and written, in system calls and bytes, and how often it has waited, when
-%% it has come to rest.
+%% Counts of what a process has read and written, in system calls and bytes, and of how often it has waited.
+%% Waits first until the process sleeps.
 -spec work(pos_integer()) -> work().
 work(Pid) ->
     Proc = ["/proc/", integer_to_list(Pid)],
@@ -727,19 +726,19 @@ counts(Text) ->
         [_, Count] <- [expect_output_of(Text, ["^", atom_to_list(Name), ":\\s+(\\d+)$"])]
     ]).
 
-%% What the descriptors of a process lead to.
+%% The targets of a process's descriptors.
 -spec descriptors(pos_integer()) -> [string()].
 descriptors(Pid) ->
     Dir = filename:join(["/proc", integer_to_list(Pid), "fd"]),
     {ok, Names} = file:list_dir(Dir),
     [Target || Name <- Names, {ok, Target} <- [file:read_link(filename:join(Dir, Name))]].
 
-%% The inodes of a process' sockets.
+%% The inodes of a process's sockets.
 -spec sockets(pos_integer()) -> [string()].
 sockets(Pid) ->
     [Socket || "socket:[" ++ Socket <- descriptors(Pid)].
 
-%% The inodes of its Unix domain sockets that listen.
+%% The inodes of a process's listening Unix domain sockets.
 -spec listeners(pos_integer()) -> [string()].
 listeners(Pid) ->
     {ok, Text} = read_proc(["/proc/", integer_to_list(Pid), "/net/unix"]),
@@ -751,7 +750,7 @@ listeners(Pid) ->
     ],
     [Socket || Socket <- sockets(Pid), lists:member(Socket, Listening)].
 
-%% The inodes of its sockets that listen to TCP.
+%% The inodes of a process's listening TCP sockets.
 -spec tcp_listeners(pos_integer()) -> [string()].
 tcp_listeners(Pid) ->
     Listening = [

@@ -1,5 +1,5 @@
-%% Software of the distribution's packages that runs over our sockets: as the package's own user, but in
-%% directories and at ports of the test's own. It is set up as the templates in examples/ say.
+%% Packaged software of the distribution that runs over our sockets. It runs as the package's own user, but in
+%% directories and on ports of the test, and is set up according to the templates in examples/.
 -module(test_package).
 
 -export([check/3, set_up/2, install_example/4]).
@@ -10,17 +10,17 @@
 
 -type t() :: #{
     user := string(),
-    %% What is in there, the user may read; run/ is for the sockets.
+    %% A directory that the user can read; run/ in it is for the sockets.
     dir := file:filename(),
     env := [{string(), string()}]
 }.
 
 %% Debian's Erlang, which its packages run on.
 -define(ERL, "/usr/bin/erl").
-%% Where the templates have the carrier and the sockets.
+%% The carrier's directory in the templates.
 -define(OPT, "/opt/uds_dist").
 
-%% Whether the software is there, and these modules are compiled for its Erlang.
+%% Checks that the software is installed, and that these modules are compiled for its Erlang.
 -spec check(Package :: string(), Program :: file:filename(), User :: string()) -> ok | {skip, string()}.
 check(Package, Program, User) ->
     This = erlang:system_info(otp_release),
@@ -36,7 +36,7 @@ otp_release() ->
     {0, Release} = test_project:output("exec \"$0\" -noinput -eval '" ++ Eval ++ "'", #{argument => ?ERL}),
     Release.
 
-%% A directory with the carrier in opt/, as /opt/uds_dist has it, and a home with a cookie.
+%% Creates a directory with the carrier in opt/, which stands for /opt/uds_dist, and a home with a cookie.
 -spec set_up(User :: string(), Env :: [{string(), string()}]) -> t().
 set_up(User, Env) ->
     Dir = test_project:temporary(),
@@ -58,8 +58,8 @@ set_up(User, Env) ->
     Base = [{"PATH", "/usr/sbin:/usr/bin:/bin"}, {"HOME", Home}, {"LANG", "C.UTF-8"}],
     #{user => User, dir => Dir, env => Base ++ Env}.
 
-%% A file of a template, with directories of the test in place of /opt/uds_dist and of the one that the
-%% template has for Sockets. Edit may make mistakes in it.
+%% Installs a file of a template, with directories of the test instead of /opt/uds_dist and of the template's
+%% directory Sockets. Edit may introduce mistakes.
 -spec install_example(File :: file:filename(), Sockets :: string(), Edit, t()) -> ok when
     Edit :: fun((string()) -> unicode:chardata()).
 install_example(File, Sockets, Edit, #{dir := Dir}) ->
@@ -72,7 +72,7 @@ install_example(File, Sockets, Edit, #{dir := Dir}) ->
     ),
     file:write_file(filename:join(Dir, filename:basename(File)), unicode:characters_to_binary(Moved)).
 
-%% Starts a command of the package as its user, and does not wait.
+%% Starts a command of the package as its user, without waiting for it.
 -spec background(Command :: string(), Env :: [{string(), string()}], t()) -> port().
 background(Command, Env, Package) ->
     test_project:background(as_user(Command, Env, Package), options(Package)).
@@ -81,7 +81,7 @@ background(Command, Env, Package) ->
 command(Command, Env, Package) ->
     test_project:output(as_user(Command, Env, Package), options(Package)).
 
-%% Our own command line.
+%% Runs our own command line.
 -spec uds_dist(Arguments :: string(), Env :: [{string(), string()}], t()) ->
     {non_neg_integer(), string()}.
 uds_dist(Arguments, Env, #{dir := Dir} = Package) ->
@@ -91,14 +91,14 @@ uds_dist(Arguments, Env, #{dir := Dir} = Package) ->
 options(#{dir := Dir}) ->
     #{dir => filename:join(Dir, "home")}.
 
-%% With nothing of the tests' environment.
+%% Prefixes a command so that it runs as the user, without the environment of the tests.
 as_user(Command, Env, #{user := User, env := Base}) ->
     Variables = [[$\s, Name, "='", Value, $'] || {Name, Value} <- Base ++ Env],
     lists:flatten([
         "exec setpriv --reuid ", User, " --regid ", User, " --init-groups env -i", Variables, $\s, Command
     ]).
 
-%% Ports at which nobody listens.
+%% Ports on which nothing listens.
 -spec free_ports(pos_integer()) -> [inet:port_number()].
 free_ports(Count) ->
     Sockets = [
@@ -117,12 +117,12 @@ vms(Package) ->
 is_vm(CommandLine) ->
     filename:basename(hd(string:lexemes(CommandLine, " "))) =:= "beam.smp".
 
-%% All that runs in the test's directory.
+%% All processes that run in the test's directory.
 -spec processes(t()) -> [{OsPid :: pos_integer(), CommandLine :: string()}].
 processes(#{dir := Dir}) ->
     test_project:running_of(Dir).
 
-%% Waits until nothing of it is there, neither processes nor sockets nor an epmd.
+%% Waits until nothing is left of the test: no processes, sockets or epmd.
 -spec expect_none_left(t()) -> true.
 expect_none_left(#{user := User, dir := Dir} = Package) ->
     test_node:expect(

@@ -1,5 +1,5 @@
-%% A peer that is no VM: a process of the test speaks the distribution protocol on a socket of its own,
-%% as "Distribution Protocol" in the ERTS User's Guide has it, and ends when the test wants it to.
+%% A peer that is not a VM: a process of the test speaks the distribution protocol on its own socket,
+%% following "Distribution Protocol" in the ERTS User's Guide, and closes it when the test wants it to.
 -module(test_peer).
 
 -export([connect/2, shake_hands/2, answer_challenge/2]).
@@ -7,28 +7,28 @@
 
 -export_type([t/0]).
 
-%% Milliseconds.
+%% Time limit in milliseconds.
 -define(LIMIT, 30000).
 -define(COOKIE, "uds_dist_test").
 
-%% Of the external term format.
+%% Tags of the external term format.
 -define(VERSION, 131).
 -define(SMALL_TUPLE, 104).
 -define(SMALL_INTEGER, 97).
 -define(SMALL_ATOM, 119).
 -define(NEW_PID, 88).
 
-%% Of the distribution protocol.
+%% Tags of the distribution protocol.
 -define(PASS_THROUGH, 112).
 -define(REG_SEND, 6).
 
 -type t() :: #{
     name := binary(),
-    %% The peer's creation, and its challenge.
+    %% The peer's creation, which is also its challenge.
     number := 4..16#FFFFFFFF
 }.
 
-%% Connects to where a node of this name listens in the test case's directory.
+%% Connects to the node of this name in the test case's directory.
 -spec connect(Name :: string(), Config :: list()) -> socket:socket().
 connect(Name, Config) ->
     {ok, Socket} = socket:open(local, stream),
@@ -36,20 +36,20 @@ connect(Name, Config) ->
     ok = socket:connect(Socket, #{family => local, path => Path}),
     Socket.
 
-%% The handshake of distribution protocol 6, as the one who connects.
+%% The handshake of distribution protocol 6, on the connecting side.
 -spec shake_hands(socket:socket(), t()) -> ok.
 shake_hands(Socket, Peer) ->
     ok = socket:send(Socket, answer_challenge(Socket, Peer)),
-    %% The node knows the cookie too.
+    %% The node has to prove that it knows the cookie too.
     #{number := Number} = Peer,
     Expected = <<$a, (digest(Number))/binary>>,
     Expected = recv(Socket, 2),
     ok.
 
-%% Its first part, up to the node's challenge. The answer to that is still to be sent.
+%% The first part of the handshake, up to the node's challenge. Returns the answer, which is still to be sent.
 -spec answer_challenge(socket:socket(), t()) -> Packet :: iodata().
 answer_challenge(Socket, #{name := Name, number := Number}) ->
-    %% What every node must be able to do; a visible one would say so here.
+    %% The mandatory flags. DFLAG_PUBLISHED is not among them, so the peer is hidden.
     {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
     Packet = <<$N, Flags:64, Number:32, (byte_size(Name)):16, Name/binary>>,
     ok = socket:send(Socket, packet(Packet)),
@@ -63,7 +63,7 @@ digest(Challenge) ->
 packet(Packet) ->
     [<<(byte_size(Packet)):16>>, Packet].
 
-%% A frame that brings a message to a registered process.
+%% A frame with a message to a registered process.
 -spec message(t(), To :: atom(), Message :: term()) -> Frame :: iodata().
 message(#{name := Name, number := Number}, To, Message) ->
     From = <<?NEW_PID, (atom(Name))/binary, 1:32, 0:32, Number:32>>,
@@ -79,7 +79,7 @@ message(#{name := Name, number := Number}, To, Message) ->
 atom(Name) ->
     <<?SMALL_ATOM, (byte_size(Name)), Name/binary>>.
 
-%% Waits for a frame that is no tick.
+%% Waits for a frame that is not a tick.
 -spec expect_frame(socket:socket()) -> ok.
 expect_frame(Socket) ->
     case recv(Socket, 4) of
@@ -87,7 +87,7 @@ expect_frame(Socket) ->
         _ -> ok
     end.
 
-%% Waits until the node has closed the connection, whatever it says before that.
+%% Waits until the node has closed the connection, and ignores what it sends before.
 -spec await_end(socket:socket()) -> ok.
 await_end(Socket) ->
     case socket:recv(Socket, 0, ?LIMIT) of
@@ -95,7 +95,7 @@ await_end(Socket) ->
         {error, Reason} when Reason =:= closed; Reason =:= econnreset -> ok
     end.
 
-%% Receives a frame with a length of so many bytes.
+%% Receives a frame whose length field has this many bytes.
 recv(Socket, Head) ->
     {ok, Length} = socket:recv(Socket, Head, ?LIMIT),
     case binary:decode_unsigned(Length) of

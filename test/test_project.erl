@@ -1,4 +1,4 @@
-%% Projects and releases under test: a copy of this tree, programs that are run, terminals.
+%% Tools to test projects and releases: a copy of this tree, commands, and terminals.
 -module(test_project).
 
 -export([temporary/0, root/0, copy_tree/2, run/2, output/2, collect/1]).
@@ -14,7 +14,7 @@
 -type options() :: #{
     dir => file:filename(),
     env => [{string(), string() | false}],
-    %% What is $0 in the command.
+    %% The value of $0 in the command.
     argument => string()
 }.
 
@@ -22,12 +22,12 @@
 temporary() ->
     string:trim(os:cmd("mktemp -d " ?TEMPORARY "XXXXXX")).
 
-%% The tree that is under test, with what cargo has built of it or without; not what else was made.
+%% Copies the tree under test, with or without what cargo has built, and without all other build results.
 -spec copy_tree(file:filename(), built | clean) -> ok.
 copy_tree(To, What) ->
     Exclude =
         case What of
-            %% All but target/release.
+            %% Everything in target/ but release/.
             built -> "--exclude='./target/[!r]*' --exclude='./target/r[!e]*'";
             clean -> "--exclude=./target --exclude='./priv/uds_dist*'"
         end,
@@ -37,7 +37,7 @@ copy_tree(To, What) ->
         #{dir => root(), argument => To}
     ).
 
-%% Where that is: rebar3 links its directories into _build.
+%% The root of the tree. rebar3 links its directories into _build, so the path has to be resolved.
 -spec root() -> file:filename().
 root() ->
     Source = proplists:get_value(source, uds_dist:module_info(compile)),
@@ -48,7 +48,7 @@ root() ->
 real(Path) ->
     string:trim(os:cmd("realpath '" ++ Path ++ "'")).
 
-%% Runs a shell command that must end well.
+%% Runs a shell command that must succeed.
 -spec run(string(), options()) -> ok.
 run(Command, Options) ->
     case output(Command, Options) of
@@ -56,12 +56,12 @@ run(Command, Options) ->
         {Status, Output} -> ct:fail("~ts~n~ts~nended with status ~b", [Command, Output, Status])
     end.
 
-%% Runs a shell command; what it prints, on both outputs, and its exit status.
+%% Runs a shell command, and returns its exit status and its output, stderr included.
 -spec output(string(), options()) -> {Status :: non_neg_integer(), Output :: string()}.
 output(Command, Options) ->
     collect(background(Command, Options)).
 
-%% Starts a shell command, and does not wait.
+%% Starts a shell command without waiting for it.
 -spec background(string(), options()) -> port().
 background(Command, Options) ->
     start(Command ++ "\n", "exec 2>&1 </dev/null; ", Options).
@@ -70,7 +70,7 @@ start(Command, Before, Options) ->
     open_port({spawn_executable, "/bin/sh"}, [
         {args, ["-c", Before ++ Command, maps:get(argument, Options, "sh")]},
         {cd, maps:get(dir, Options, "/")},
-        %% The tests have settings for rebar3 that are not for other projects.
+        %% Settings of rebar3 for the tests must not apply to other projects.
         {env,
             [{"REBAR_BASE_DIR", false}, {"TERM", "dumb"}, {"ERL_LIBS", false}] ++
                 maps:get(env, Options, [])},
@@ -78,7 +78,7 @@ start(Command, Before, Options) ->
         binary
     ]).
 
-%% What a program prints until it ends.
+%% Collects the output of a program until it ends.
 -spec collect(port()) -> {Status :: non_neg_integer(), Output :: string()}.
 collect(Port) ->
     collect(Port, <<>>).
@@ -89,8 +89,8 @@ collect(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, unicode:characters_to_list(Output)}
     end.
 
-%% Runs a shell command on a terminal. Whenever it has printed what stands in the dialogue, it gets
-%% the answer typed.
+%% Runs a shell command on a terminal. Whenever it has printed the next expected text of the dialogue, the
+%% answer is typed.
 -spec terminal(string(), [{Regexp :: string(), Answer :: string()}], options()) ->
     {Status :: non_neg_integer(), Output :: string()}.
 terminal(Command, Dialogue, Options) ->
@@ -116,13 +116,13 @@ converse(Port, [{Regexp, Answer} | More] = Dialogue, Seen) ->
             end
     end.
 
-%% A file of terms.
+%% Writes a file of terms.
 -spec write(file:filename(), file:filename(), [term()]) -> ok.
 write(Dir, Name, Terms) ->
     Text = [io_lib:format("~tp.~n", [Term]) || Term <- Terms],
     ok = file:write_file(filename:join(Dir, Name), unicode:characters_to_binary(Text)).
 
-%% Those of this Erlang, or of a release that brings it.
+%% The epmds of this Erlang, or of a release that includes it.
 -spec epmds() -> [OsPid :: string()].
 epmds() ->
     [
@@ -133,7 +133,7 @@ epmds() ->
         lists:prefix(Root, Path)
     ].
 
-%% Host part of a short name.
+%% The host part of a short name.
 -spec host() -> string().
 host() ->
     {ok, Host} = inet:gethostname(),
@@ -144,19 +144,19 @@ host() ->
 command_line() ->
     filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist").
 
-%% Runs a command as another user, whose group has the same number.
+%% A command prefix to run as another user, whose group has the same number.
 -spec as(Uid :: pos_integer()) -> string().
 as(Uid) ->
     lists:flatten(io_lib:format("setpriv --reuid ~b --regid ~b --clear-groups", [Uid, Uid])).
 
-%% Whether a program, and Erlang, can be run so.
+%% Whether this user can run the program and Erlang.
 -spec may_run_as(Uid :: pos_integer(), file:filename()) -> boolean().
 may_run_as(Uid, Program) ->
     Command = as(Uid) ++ " test -x '" ++ Program ++ "' -a -x '" ++ test_node:erl() ++ "'",
     string:trim(os:cmd("id -u")) =:= "0" andalso
         element(1, output(Command, #{})) =:= 0.
 
-%% Processes that a directory's path stands in the command line of.
+%% The processes whose command lines contain the path of a directory.
 -spec running_of(file:filename()) -> [{OsPid :: pos_integer(), CommandLine :: string()}].
 running_of(Dir) ->
     [

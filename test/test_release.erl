@@ -1,7 +1,7 @@
-%% Releases under test, whoever built them: how their node is started, watched, and asked.
+%% Releases under test, of any build tool: how to start, watch and query their nodes.
 %%
-%% A suite keeps its releases in one directory. After each case no process of theirs is left, and
-%% no epmd that was not there before.
+%% A suite keeps its releases in one directory. After each test case, no process of theirs and no new epmd may
+%% be left.
 -module(test_release).
 
 -export([init/1, cleanup/2, sockets/1, sockets_in/1]).
@@ -10,7 +10,7 @@
 
 -export_type([t/0, env/0]).
 
-%% A node that was started by its script, and one that may look into it.
+%% A node that was started by its script, and a node that can query it.
 -type t() :: #{port := port(), probe := test_node:t()}.
 -type env() :: [{string(), string() | false}].
 
@@ -18,7 +18,7 @@
 init(Config) ->
     [{epmds, test_project:epmds()} | test_node:init(Config)].
 
-%% Ends what the case has started. Nothing of that runs on by itself.
+%% Ends everything that the test case has started, and fails if something has not ended by itself.
 -spec cleanup(Releases :: file:filename(), list()) -> ok | {fail, term()}.
 cleanup(Releases, Config) ->
     Left = still_running(Releases, 100),
@@ -31,7 +31,7 @@ cleanup(Releases, Config) ->
         {Result, _, _, _} -> Result
     end.
 
-%% A sidecar ends after its VM: it delivers what was sent before, for half a second at most.
+%% A sidecar ends after its VM, because it delivers what was sent before, for half a second at most.
 still_running(Releases, Looks) ->
     case test_project:running_of(Releases) of
         [_ | _] when Looks > 0 ->
@@ -42,7 +42,7 @@ still_running(Releases, Looks) ->
             Left
     end.
 
-%% Where the nodes of a case listen, unless they are to do so elsewhere.
+%% The directory where the nodes of a test case listen by default.
 -spec sockets(list()) -> file:filename().
 sockets(Config) ->
     filename:join(test_node:dir(Config), "run").
@@ -51,17 +51,17 @@ sockets(Config) ->
 sockets_in(Dir) ->
     lists:sort(filelib:wildcard("*.sock", Dir)).
 
-%% Starts a command, in the root directory, and does not wait.
+%% Starts a command in the root directory, without waiting for it.
 -spec start_command(string(), env()) -> port().
 start_command(Command, Env) ->
     test_project:background("exec " ++ Command, #{env => env(Env)}).
 
-%% Runs a command; what it prints and its exit status.
+%% Runs a command, and returns its exit status and its output.
 -spec command(string(), env()) -> {Status :: non_neg_integer(), Output :: string()}.
 command(Command, Env) ->
     test_project:output("exec " ++ Command, #{env => env(Env)}).
 
-%% Nothing of the tests' own environment.
+%% The environment of a command, with variables that would affect it unset.
 -spec env(env()) -> env().
 env(Env) ->
     [{"UDS_DIST_DIR", false}, {"LANG", "C.UTF-8"}, {"ERL_CRASH_DUMP_SECONDS", "0"} | Env].
@@ -71,13 +71,13 @@ os_pid(#{port := Port}) ->
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
     integer_to_list(OsPid).
 
-%% Waits until the node has ended as it should; what it has printed.
+%% Waits until the node has ended with status 0, and returns its output.
 -spec expect_end(t()) -> string().
 expect_end(#{port := Port}) ->
     {0, Output} = test_project:collect(Port),
     Output.
 
-%% A node beside a release.
+%% Starts a hidden node that can query the nodes of a release.
 -spec probe(Dir :: file:filename(), Cookie :: string(), list()) -> test_node:t().
 probe(Dir, Cookie, Config) ->
     test_node:start("probe", #{dir => Dir, cookie => Cookie, args => ["-hidden"]}, Config).
@@ -94,7 +94,7 @@ expect_started(Probe, Node) ->
         {started, Node}
     ).
 
-%% By which one start of a node differs from the next one of that name.
+%% The creation of a node, which distinguishes its incarnations.
 -spec creation(Probe :: test_node:t(), node()) -> pos_integer() | {badrpc, term()}.
 creation(Probe, Node) ->
     test_node:call(Probe, rpc, call, [Node, erlang, system_info, [creation]]).
@@ -110,7 +110,7 @@ expect_restarted(Probe, Node, Before) ->
     ),
     expect_started(Probe, Node).
 
-%% A sidecar removes its socket as it ends, shortly after its VM.
+%% Waits for the sockets, because a sidecar removes its own when it ends, shortly after its VM.
 -spec expect_sockets([file:filename()], Dir :: file:filename()) -> true.
 expect_sockets(Sockets, Dir) ->
     test_node:expect(

@@ -1,24 +1,24 @@
-%% A sidecar that says and hears what a test wants, in the place of the real one.
+%% A scripted sidecar, which sends and receives what a test wants, in place of the real one.
 %%
-%% The VM under test starts it through UDS_DIST_SIDECAR. It is a small VM of its own, which connects back
-%% to the test over a socket: what comes on its standard input goes to the test, and what the test says
-%% goes to its standard output. It reads only while it is told to, so that its input can be full.
+%% The VM under test starts it through UDS_DIST_SIDECAR. It is a small VM, which connects back to the test
+%% over a socket: it forwards its standard input to the test, and what the test sends to its standard output.
+%% It only reads when the test tells it to, so that a test can fill its input.
 -module(test_sidecar).
 
-%% For tests.
+%% Called by tests.
 -export([start/1, stop/1, path/1, next/1, next/2, os_pid/1, started_at/1]).
 -export([say/2, say_bytes/2, read/1, pause/1, hear/1, hear/2, hear_end/1, exit/2, kill/1]).
 -export([hello/0, serve/1, packets/1]).
-%% The program.
+%% Entry point of the program.
 -export([main/1]).
 
 -export_type([scripted/0, t/0]).
 
-%% Where the sidecars come from, and one of them.
+%% The program with its control socket, and one running instance of it.
 -opaque scripted() :: #{listener := gen_tcp:socket(), path := file:filename()}.
 -opaque t() :: #{socket := gen_tcp:socket(), os_pid := pos_integer(), started_at := integer()}.
 
-%% What the VM says, as hear/1 returns it.
+%% A packet of the VM, as hear/1 returns it.
 -type command() ::
     {listen, 0..15, uds_dist_listener:place(), VmPid :: pos_integer()}
     | {unlisten, 0..15}
@@ -31,15 +31,15 @@
     | {data, uds_dist_protocol:conn(), binary()}
     | {ack, uds_dist_protocol:conn(), non_neg_integer()}.
 
-%% Milliseconds that anything may take.
+%% Time limit of every wait, in milliseconds.
 -define(LIMIT, 30000).
-%% Bytes, as of the real sidecar.
+%% The real sidecar's window in bytes.
 -define(WINDOW, (1 bsl 20)).
 
 %% ---------------------------------------------------------------------------------------------
 %% For tests
 
-%% Makes a program that is a sidecar, in a directory with a short path.
+%% Creates the sidecar's program, in a directory with a short path.
 -spec start(Dir :: file:filename()) -> scripted().
 start(Dir) ->
     Socket = filename:join(Dir, "sidecar.socket"),
@@ -47,7 +47,7 @@ start(Dir) ->
     {ok, Listener} = gen_tcp:listen(0, [
         {ifaddr, {local, Socket}}, binary, {packet, 4}, {active, false}, {backlog, 128}
     ]),
-    %% The VM under test gives its sidecar no environment.
+    %% The VM under test starts its sidecar without an environment.
     Erl = filename:join([code:root_dir(), "bin", "erl"]),
     Ebin = filename:dirname(code:which(?MODULE)),
     Script = [
@@ -63,12 +63,12 @@ start(Dir) ->
 stop(#{listener := Listener}) ->
     gen_tcp:close(Listener).
 
-%% For UDS_DIST_SIDECAR.
+%% The value of UDS_DIST_SIDECAR.
 -spec path(scripted()) -> file:filename().
 path(#{path := Path}) ->
     Path.
 
-%% Waits for the next one that the VM starts.
+%% Waits for the next sidecar that the VM starts.
 -spec next(scripted()) -> t().
 next(Scripted) ->
     {ok, Sidecar} = next(Scripted, ?LIMIT),
@@ -99,7 +99,7 @@ started_at(#{started_at := Time}) ->
 say(Sidecar, Reports) ->
     say_bytes(Sidecar, packets(Reports)).
 
-%% The same as bytes.
+%% The packets of reports, as bytes.
 -spec packets(uds_dist_protocol:report() | [uds_dist_protocol:report()]) -> iodata().
 packets(Reports) ->
     [packet(body(Report)) || Report <- lists:flatten([Reports])].
@@ -107,17 +107,17 @@ packets(Reports) ->
 packet(Body) ->
     [<<(iolist_size(Body)):32>>, Body].
 
-%% Sends bytes, whatever they mean.
+%% Sends arbitrary bytes to the VM.
 -spec say_bytes(t(), iodata()) -> ok.
 say_bytes(Sidecar, Bytes) ->
     tell(Sidecar, {say, iolist_to_binary(Bytes)}).
 
-%% Begins to read what the VM says.
+%% Starts reading the VM's packets.
 -spec read(t()) -> ok.
 read(Sidecar) ->
     tell(Sidecar, read).
 
-%% Reads one more packet at most, until it is told to read again.
+%% Stops reading, after one more packet at most, until read/1.
 -spec pause(t()) -> ok.
 pause(#{socket := Socket} = Sidecar) ->
     ok = tell(Sidecar, pause),
@@ -131,7 +131,8 @@ hear(Sidecar) ->
     {ok, Command} = hear(Sidecar, ?LIMIT),
     Command.
 
-%% `closed`: the VM has closed its end of the pipe, or the sidecar has ended.
+%% Waits for the next packet of the VM, up to a time limit. Returns `closed` if the VM has closed its end of
+%% the pipe, or the sidecar has ended.
 -spec hear(t(), timeout()) -> {ok, command()} | none | closed.
 hear(#{socket := Socket}, Timeout) ->
     case gen_tcp:recv(Socket, 0, Timeout) of
@@ -144,7 +145,7 @@ hear(#{socket := Socket}, Timeout) ->
             closed
     end.
 
-%% Waits until the VM has closed its end of the pipe, whatever it says before.
+%% Waits until the VM has closed its end of the pipe, and ignores packets before that.
 -spec hear_end(t()) -> ok.
 hear_end(Sidecar) ->
     case hear(Sidecar, ?LIMIT) of
@@ -152,7 +153,7 @@ hear_end(Sidecar) ->
         closed -> ok
     end.
 
-%% Ends it with a status, after the VM has got what was said.
+%% Ends the sidecar with an exit status, after the VM has received everything.
 -spec exit(t(), byte()) -> ok.
 exit(Sidecar, Status) ->
     ok = tell(Sidecar, {exit, Status}),
@@ -166,7 +167,7 @@ kill(#{os_pid := OsPid} = Sidecar) ->
 tell(#{socket := Socket}, Command) ->
     case gen_tcp:send(Socket, term_to_binary(Command)) of
         ok -> ok;
-        %% The VM has ended it.
+        %% The VM has killed it.
         {error, closed} -> ok
     end.
 
@@ -174,7 +175,7 @@ tell(#{socket := Socket}, Command) ->
 hello() ->
     {hello, #{version => uds_dist_protocol:version(), window => ?WINDOW, release => <<"0.0.0">>}}.
 
-%% Says hello, and listens where it is told to. Returns where.
+%% Sends HELLO, and answers the VM's LISTEN. Returns the listener's number and place.
 -spec serve(t()) -> {Listener :: 0..15, uds_dist_listener:place()}.
 serve(Sidecar) ->
     ok = say(Sidecar, hello()),
@@ -206,7 +207,7 @@ body({relayed, Conn}) -> <<41, Conn:32>>;
 body({channel, Address}) -> [42, Address];
 body({channel_failed, Text}) -> [43, text(Text)];
 body({listener_lost, Id, Text}) -> [<<44, Id:32>>, text(Text)];
-%% Without facts.
+%% A line without facts.
 body({log, #{level := Level, text := Text}}) ->
     [<<45, (level(Level)), 0, -1:32, -1:32, 0:32, 0, 0:16>>, text(Text)];
 body({status, #{descriptors := Descriptors, descriptor_limit := Limit, memory := Memory}}) ->
@@ -299,7 +300,7 @@ start_reading(Main) ->
             read_packets(Input, Main)
     end.
 
-%% Not a port, which would read on while nobody wants it to.
+%% It reads from a file, because a port would continue to read during a pause.
 read_packets(Input, Main) ->
     case file:read(Input, 4) of
         {ok, <<Size:32>>} ->

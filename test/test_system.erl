@@ -1,4 +1,4 @@
-%% What the operating system knows of processes and sockets, for the suites that count them.
+%% The operating system's view of processes and sockets, for the suites that count them.
 -module(test_system).
 
 -export([is_listening/1, await_end/2, now_ms/0]).
@@ -7,10 +7,10 @@
 
 -include_lib("kernel/include/file.hrl").
 
-%% Milliseconds between two looks at what cannot be waited for.
+%% Interval in milliseconds at which conditions without an event are checked.
 -define(POLL, 5).
 
-%% Whether a live process listens at the path; a socket file alone says nothing.
+%% Whether a live process listens at the path. The socket file alone does not show that.
 -spec is_listening(string()) -> boolean().
 is_listening(Path) ->
     %% proc(5): address, references, protocol, flags, type, state, inode, path. The flag is that of
@@ -23,7 +23,7 @@ is_listening(Path) ->
             Bound =:= Path
         ].
 
-%% Waits until a process has ended, and returns how long that took, in milliseconds.
+%% Waits until a process has ended, and returns the time that this took, in milliseconds.
 -spec await_end(pos_integer(), timeout()) -> {ok, non_neg_integer()} | {error, still_alive}.
 await_end(Pid, Limit) ->
     Start = now_ms(),
@@ -46,21 +46,21 @@ await_end(Pid, Start, Deadline) ->
 now_ms() ->
     erlang:monotonic_time(millisecond).
 
-%% Memory that a process has in RAM.
+%% Resident memory of a process in KiB.
 -spec resident_kib(pos_integer()) -> non_neg_integer().
 resident_kib(Pid) ->
     Status = read(["/proc/", integer_to_list(Pid), "/status"]),
     {match, [KiB]} = re:run(Status, "VmRSS:\\s+(\\d+) kB", [{capture, all_but_first, list}]),
     list_to_integer(KiB).
 
-%% Time that a process has spent on a processor. A tick of proc(5) is 10 ms on every Linux.
+%% CPU time of a process in milliseconds. A tick of proc(5) is 10 ms on every Linux.
 -spec cpu_ms(pos_integer()) -> non_neg_integer().
 cpu_ms(Pid) ->
     [_, Rest] = string:split(read(["/proc/", integer_to_list(Pid), "/stat"]), ") ", trailing),
     Fields = string:lexemes(Rest, " "),
     10 * (list_to_integer(lists:nth(12, Fields)) + list_to_integer(lists:nth(13, Fields))).
 
-%% The inode of the file that a process runs.
+%% The inode of the program that a process runs.
 -spec executable(pos_integer()) -> {Path :: string(), Inode :: non_neg_integer()}.
 executable(Pid) ->
     Link = "/proc/" ++ integer_to_list(Pid) ++ "/exe",
@@ -68,7 +68,7 @@ executable(Pid) ->
     {ok, #file_info{inode = Inode}} = file:read_file_info(Link, [raw]),
     {Path, Inode}.
 
-%% The environment that a process was started with; empty if it has ended, or is not for us to see.
+%% The environment with which a process was started; empty if it has ended, or if we may not read it.
 -spec environment(pos_integer()) -> string().
 environment(Pid) ->
     read_if_there(["/proc/", integer_to_list(Pid), "/environ"]).
@@ -85,7 +85,7 @@ read_if_there(Path) ->
         error:{badmatch, {error, _}} -> ""
     end.
 
-%% Files of proc have no size.
+%% Files of proc have size 0, so they are read in pieces.
 read(Path) ->
     {ok, File} = file:open(Path, [read, raw, binary]),
     try
@@ -98,12 +98,12 @@ read_all(File, Read) ->
     case file:read(File, 65536) of
         {ok, Bytes} ->
             read_all(File, [Read, Bytes]);
-        %% The environment of a process that has ended meanwhile is no end of a file.
+        %% If the process ends meanwhile, reading its environment fails before the end of the file.
         End when End =:= eof; End =:= {error, esrch} ->
             binary_to_list(iolist_to_binary(Read))
     end.
 
-%% The value that Percent of the values are not above.
+%% A percentile: Percent of the values are not above the result.
 -spec percentile(1..100, [number(), ...]) -> number().
 percentile(Percent, Values) ->
     Sorted = lists:sort(Values),

@@ -1,5 +1,5 @@
-%% Traffic between nodes that is checked at the other end. Everything here runs in the nodes; both
-%% have this module, perhaps compiled for different OTPs.
+%% Traffic between nodes that is checked at the receiving end. All of this runs in the nodes, which all have
+%% this module, perhaps compiled for different OTPs.
 -module(test_traffic).
 
 -export([exchange/3, count_up/4, keep_small/4]).
@@ -7,16 +7,15 @@
 -export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
-%% Processes.
+%% Entry points of processes.
 -export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
 -export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2]).
 
-%% Milliseconds.
+%% Time limit in milliseconds.
 -define(LIMIT, 60000).
 
-%% Sends payloads of these sizes between this node and the other one, both ways at once: a process
-%% for each list of sizes and direction. What arrives is compared by digest, and must arrive in
-%% order.
+%% Sends payloads of these sizes between this node and another one, in both directions at once, with a process
+%% for each list of sizes and direction. Checks the digest and the order of what arrives.
 -spec exchange(node(), [[Size :: non_neg_integer()]], Repeat :: pos_integer()) -> ok.
 exchange(Node, SizesOfProcesses, Repeat) ->
     Pairs = [
@@ -67,8 +66,8 @@ receive_payload() ->
             {Index, byte_size(Payload), crypto:hash(sha256, Payload)}
     end.
 
-%% A process of the other node is sent Count binaries of Small bytes, each after one of Large bytes to
-%% a process that drops it: how many bytes it keeps with them.
+%% Sends Count binaries of Small bytes to a process of the other node, each after one of Large bytes to a
+%% process that drops it. Returns the bytes that the first process keeps alive by them.
 -spec keep_small(node(), Count, Small, Large) -> non_neg_integer() when
     Count :: pos_integer(), Small :: pos_integer(), Large :: pos_integer().
 keep_small(Node, Count, Small, Large) ->
@@ -86,7 +85,7 @@ keep_small(Node, Count, Small, Large) ->
     _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Keeper, Dropper]],
     Held.
 
-%% Bytes of all the binaries of which a process without garbage holds at least a part.
+%% Total size of the binaries of which a process holds at least a part, after a garbage collection.
 held_binaries(Node, Pid) ->
     true = erpc:call(Node, erlang, garbage_collect, [Pid]),
     {binary, Binaries} = erpc:call(Node, erlang, process_info, [Pid, binary]),
@@ -114,8 +113,8 @@ keep(Keeps, Kept) ->
             keep(Keeps, Kept)
     end.
 
-%% Senders on both nodes count to Last, with a filling of Size bytes; one process on either node
-%% checks that each sender's numbers come without a gap and in order.
+%% Senders on both nodes count to Last, with Size bytes in each message. A receiver on each node checks that
+%% the numbers of each sender arrive in order and without gaps.
 -spec count_up(node(), Senders, Last, Size) -> ok when
     Senders :: pos_integer(), Last :: pos_integer(), Size :: non_neg_integer().
 count_up(Node, Senders, Last, Size) ->
@@ -147,8 +146,9 @@ counted(Senders, Last, Next) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% A greeter sends numbered greetings to its counterpart on each node that comes up, at once. Those
-%% that come in must be in order, and none twice; whether they are complete, greeted/3 tells.
+%% Starts a greeter, which sends numbered greetings to its counterpart on each node that comes up, at once. It
+%% checks that the greetings that it receives are in order and without duplicates; greeted/3 checks that they
+%% are complete.
 -spec start_greeter(Greetings :: pos_integer()) -> ok.
 start_greeter(Greetings) ->
     {_, Monitor} = spawn_monitor(?MODULE, greeter, [self(), Greetings]),
@@ -166,7 +166,7 @@ greeter(Starter, Greetings) ->
         ups => 0,
         downs => 0,
         last => {0, 0},
-        %% Of the last one's connection.
+        %% Number of greetings on the last connection.
         count => 0,
         waiting => []
     }).
@@ -185,7 +185,7 @@ greet(State = #{ups := Ups, downs := Downs, greetings := Greetings}) ->
             greet(serve(State#{waiting := [{Condition, From} | maps:get(waiting, State)]}))
     end.
 
-%% Each connection has its own number. It may be down again; then this one is lost.
+%% Each connection has its own number. If it is down again already, the greeting is lost.
 greeting(Node, Connection, Number) ->
     Greeting = {greeting, Connection, Number, filling(Number)},
     erlang:send({?MODULE, Node}, Greeting, [noconnect]).
@@ -213,12 +213,12 @@ holds({greeted, Connection, Count}, State) ->
 holds({ends, Count}, #{downs := Downs}) ->
     Downs >= Count.
 
-%% Waits until the other node's greetings have come, all of them, of its connection of this number.
+%% Waits until all greetings have arrived on the other node's connection of this number.
 -spec greeted(Connection :: pos_integer(), Greetings :: pos_integer(), timeout()) -> ok.
 greeted(Connection, Greetings, Timeout) ->
     await({greeted, Connection, Greetings}, Timeout).
 
-%% Waits until so many connections have ended.
+%% Waits until this many connections have ended.
 -spec await_ends(Count :: pos_integer(), timeout()) -> ok.
 await_ends(Count, Timeout) ->
     await({ends, Count}, Timeout).
@@ -238,7 +238,7 @@ await(Condition, Timeout) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Receives so many numbered messages, with a filling of Size bytes, in order.
+%% Receives this many numbered messages, with Size bytes in each, in order.
 start_receiver(Count, Size) ->
     true = register(test_receiver, spawn(?MODULE, receive_in_order, [1, Count, Size])),
     ok.
@@ -261,13 +261,13 @@ await_receiver() ->
         {'DOWN', Monitor, process, _, Reason} -> exit(Reason)
     end.
 
-%% Sends them, and returns when the sender has to wait.
+%% Sends the messages, and returns when the sender is suspended.
 send_until_busy(Node, Count, Size) ->
     Arguments = [Node, Count, binary:copy(<<"x">>, Size)],
     true = register(test_sender, start_busy(send_in_order, Arguments)),
     ok.
 
-%% Starts a process, and returns when it has to wait for a connection.
+%% Starts a process, and returns when it is suspended at a connection.
 start_busy(Function, Arguments) ->
     undefined = erlang:system_monitor(self(), [busy_dist_port]),
     Sender = spawn(?MODULE, Function, Arguments),
@@ -283,7 +283,7 @@ send_in_order(Node, Count, Filling) ->
 status(Name) ->
     erlang:process_info(whereis(Name), status).
 
-%% Those of the carrier's processes: of the owner of the port, and of each connection's controller.
+%% Priorities of the carrier's processes: the owner of the port, and the controller of each connection.
 -spec priorities() -> {Owner :: atom(), Controllers :: [atom()]}.
 priorities() ->
     {priority(test_load:owner()), [priority(Controller) || Controller <- test_load:controllers()]}.
@@ -292,8 +292,8 @@ priority(Pid) ->
     {priority, Priority} = process_info(Pid, priority),
     Priority.
 
-%% How often the controller of the only connection queues behind others, to run after them, while so
-%% many bytes go to Node.
+%% How often the controller of the only connection gives a turn to other processes while it sends Size bytes
+%% to Node.
 -spec turns(node(), Size :: non_neg_integer()) -> non_neg_integer().
 turns(Node, Size) ->
     [Controller] = test_load:controllers(),
@@ -315,7 +315,7 @@ count_calls(Controller, Count) ->
     after 0 -> Count
     end.
 
-%% A message of Size bytes goes to Node and comes back, so many times.
+%% Sends a message of Size bytes to Node and back, repeatedly.
 -spec round_trips(node(), Count :: pos_integer(), Size :: non_neg_integer()) -> ok.
 round_trips(Node, Count, Size) ->
     Echo = spawn_link(Node, ?MODULE, echo, []),
@@ -325,8 +325,7 @@ round_trips(Node, Count, Size) ->
     true = exit(Echo, kill),
     ok.
 
-%% A process of this node sends messages of Size bytes to Node as fast as it can, while another one
-%% has so many round trips.
+%% Floods Node with messages of Size bytes from one process, and times round trips of another process.
 -spec flooded_round_trips(node(), Size :: pos_integer(), Count :: pos_integer()) -> ok.
 flooded_round_trips(Node, Size, Count) ->
     Dropper = spawn_link(Node, ?MODULE, keeper, [false]),
@@ -356,7 +355,7 @@ echo() ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Connects and disconnects, again and again; returns how many times it was connected.
+%% Connects and disconnects repeatedly, and returns how often a connection was made.
 cut(Node, Rounds) ->
     length([cut || _ <- lists:seq(1, Rounds), net_kernel:connect_node(Node), disconnect(Node)]).
 
@@ -364,7 +363,7 @@ disconnect(Node) ->
     true = erlang:disconnect_node(Node),
     ok =:= test_node:await_nodes([], 10000).
 
-%% Calls a function at an instant that all nodes of a machine agree on.
+%% Calls a function at an instant on which all nodes of a machine agree.
 -spec at(Instant :: integer(), module(), atom(), [term()]) -> term().
 at(Instant, Module, Function, Arguments) ->
     case Instant - erlang:system_time(microsecond) of

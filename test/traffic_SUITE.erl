@@ -1,5 +1,5 @@
-%% What connections carry: everything, in order, from the first millisecond on; and what happens
-%% to those who send when the other end does not read.
+%% Traffic over connections: everything arrives, in order, from the first millisecond on; and senders are
+%% treated fairly when the other end does not read.
 -module(traffic_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -9,13 +9,13 @@
     messages_of_each_sender_stay_in_order/1,
     kept_message_holds_no_other_message/1,
     traffic_in_the_first_millisecond/1,
-    connection_that_is_cut_loses_only_its_end/1,
+    closed_connection_loses_only_its_last_messages/1,
     messages_connect_by_themselves/1,
-    simultaneous_connects_meet/1,
+    simultaneous_connects_share_a_connection/1,
     fifty_nodes_dial_one_hub_at_once/1,
-    sender_waits_for_a_node_that_stands_still/1,
-    bulk_takes_turns_and_what_is_short_goes_first/1,
-    a_flood_leaves_others_their_turn/1
+    senders_to_a_stopped_node_are_suspended/1,
+    bulk_transfers_yield_to_short_messages/1,
+    flood_does_not_starve_other_senders/1
 ]).
 
 -import(test_node, [
@@ -60,9 +60,9 @@ end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
 %% ---------------------------------------------------------------------------------------------
-%% What is sent arrives
+%% Delivery
 
-%% Sizes around the limits of buffers and frames, up to 64 MiB, from many processes at once.
+%% Many processes send payloads of up to 64 MiB at once, with sizes around the limits of buffers and frames.
 payloads_of_all_sizes_go_both_ways(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     Small = [0, 1, 63, 64, 65, 1024, 65535, 65536, 65537, 1 bsl 20],
@@ -70,7 +70,7 @@ payloads_of_all_sizes_go_both_ways(Config) ->
     ok = call(A, test_traffic, exchange, [name(B), lists:duplicate(20, Small), 2]),
     ok = call(A, test_traffic, exchange, [name(B), Large ++ lists:duplicate(8, Small), 1]).
 
-%% Many senders, one receiver on either side.
+%% There are many senders and one receiver on each node.
 messages_of_each_sender_stay_in_order(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     ok = call(A, test_traffic, count_up, [name(B), 20, 5000, 0]),
@@ -84,7 +84,7 @@ kept_message_holds_no_other_message(Config) ->
     ?assert(Held >= Count * Small),
     ?assert(Held < Count * Large div 10).
 
-%% 500 connections: both nodes send as soon as they know of the other one, and all of it arrives.
+%% There are 500 connections. Both nodes send as soon as they see the other one, and everything arrives.
 traffic_in_the_first_millisecond(Config) ->
     [A, B] = Nodes = greeters([], Config),
     [
@@ -97,12 +97,10 @@ traffic_in_the_first_millisecond(Config) ->
      || Round <- lists:seq(1, ?ROUNDS)
     ].
 
-%% The same, but the connection is ended at once, in the middle of it: what arrives has no gap,
-%% and nothing hangs.
-connection_that_is_cut_loses_only_its_end(Config) ->
-    %% A connect that meets the end of the one before fails now and then, with any carrier:
-    %% net_kernel takes it for one of two simultaneous ones, and gives it up at the end of the setup
-    %% time.
+%% The connection is closed at once, in the middle of the traffic. What arrives has no gap, and nothing hangs.
+closed_connection_loses_only_its_last_messages(Config) ->
+    %% A connect that coincides with the end of the previous connection sometimes fails, with any carrier:
+    %% net_kernel takes it for one of two simultaneous connects, and gives up after the setup time.
     [A, B] = greeters(["-kernel", "net_setuptime", "1"], Config),
     Cut = call(A, test_traffic, cut, [name(B), ?ROUNDS]),
     ?assert(Cut > ?ROUNDS * 9 div 10),
@@ -115,7 +113,7 @@ greeters(Arguments, Config) ->
     [ok = call(Node, test_traffic, start_greeter, [?GREETINGS]) || Node <- Nodes],
     Nodes.
 
-%% A message to a node that is not connected waits for the handshake, and those behind it too.
+%% Messages to a node that is not connected wait for the handshake.
 messages_connect_by_themselves(Config) ->
     [A, B] = start_all(["a", "b"], #{args => ["-connect_all", "false"]}, Config),
     [
@@ -129,10 +127,10 @@ messages_connect_by_themselves(Config) ->
     ].
 
 %% ---------------------------------------------------------------------------------------------
-%% Many at once
+%% Simultaneous connections
 
-%% Two nodes that dial each other at the same instant have one connection, and both know it.
-simultaneous_connects_meet(Config) ->
+%% Two nodes that connect to each other at the same instant get one connection, and agree on it.
+simultaneous_connects_share_a_connection(Config) ->
     [A, B] = Nodes = start_all(["a", "b"], #{args => test_node:on_demand()}, Config),
     [
         begin
@@ -147,7 +145,7 @@ simultaneous_connects_meet(Config) ->
      || Round <- lists:seq(1, 100)
     ].
 
-%% Connects at an instant so many milliseconds from now.
+%% Lets the nodes connect at the same instant, in this many milliseconds.
 connect_at_once(FromTo, Milliseconds) ->
     Instant = erlang:system_time(microsecond) + Milliseconds * 1000,
     Self = self(),
@@ -165,7 +163,7 @@ connect_at_once(FromTo, Milliseconds) ->
      || Caller <- Callers
     ].
 
-%% They come at the same instant, and the hub lets five wait. Then all are killed.
+%% All nodes connect at the same instant, and the hub's backlog is five. Then all of them are killed.
 fifty_nodes_dial_one_hub_at_once(Config) ->
     Count = 50,
     Small = #{args => ["-connect_all", "false", "+S", "1:1", "+A", "1"]},
@@ -177,7 +175,7 @@ fifty_nodes_dial_one_hub_at_once(Config) ->
     expect_nodes(Hub, [name(Node) || Node <- Nodes]),
     Hubs = call(Hub, erpc, multicall, [[name(Node) || Node <- Nodes], erlang, nodes, []]),
     ?assertEqual(lists:duplicate(Count, {ok, [name(Hub)]}), Hubs),
-    %% The answers have come by way of the transport that the connections stay with.
+    %% An answer has come through the transport that the connection will keep.
     ?assertEqual(more_descriptors(Count, Before, Config), descriptors(Hub)),
     test_node:signal("KILL", [os_pid(Node) || Node <- Nodes]),
     expect_nodes(Hub, []),
@@ -189,16 +187,16 @@ descriptors(Node) ->
         direct => length(test_node:sockets(os_pid(Node)))
     }.
 
-%% A connection takes one of the sidecar or one of the VM.
+%% A connection takes one descriptor, in the sidecar or in the VM.
 more_descriptors(Count, Before, Config) ->
     maps:update_with(test_node:transport(Config), fun(Number) -> Number + Count end, Before).
 
 %% ---------------------------------------------------------------------------------------------
-%% Who does not read
+%% Peers that do not read
 
-%% Senders wait (busy_dist_port) for a node that stands still, those to other nodes do not; and
-%% when it goes on, everything arrives in order.
-sender_waits_for_a_node_that_stands_still(Config) ->
+%% Senders to a stopped node are suspended (busy_dist_port), but senders to other nodes are not. When the node
+%% continues, everything arrives in order.
+senders_to_a_stopped_node_are_suspended(Config) ->
     [A, B, C] = start_all(["a", "b", "c"], Config),
     Size = 65536,
     Count = 1000,
@@ -210,12 +208,12 @@ sender_waits_for_a_node_that_stands_still(Config) ->
     test_node:signal("STOP", os_pid(B)),
     Work = [test_node:work(Sidecar) || Sidecar <- Sidecars],
     ok = call(A, test_traffic, send_until_busy, [name(B), Count, Size]),
-    %% It is the relay's sidecars that have to bear what is sent.
+    %% With relay, the sidecars buffer what is sent.
     HasWorked = [test_node:work(Sidecar) || Sidecar <- Sidecars] =/= Work,
     ?assertEqual(test_node:transport(Config) =:= relay, HasWorked),
     ok = call(A, test_traffic, exchange, [name(C), [[1 bsl 20, 1, 1 bsl 20]], 1]),
     ?assertEqual({status, suspended}, call(A, test_traffic, status, [test_sender])),
-    %% No more than a window each way, and what the allocator keeps.
+    %% They hold at most one window in each direction, and what the allocator retains.
     [
         ?assert(test_node:resident(Sidecar) - Resident < 8 bsl 20)
      || {Sidecar, Resident} <- lists:zip(Sidecars, Before)
@@ -224,9 +222,8 @@ sender_waits_for_a_node_that_stands_still(Config) ->
     ok = call(B, test_traffic, await_receiver, []),
     expect(fun() -> call(A, erlang, whereis, [test_sender]) =:= undefined end, sender_has_sent).
 
-%% What a node with many processes that want to run, and one that sends bulk, owe to those that wait for
-%% an answer.
-bulk_takes_turns_and_what_is_short_goes_first(Config) ->
+%% A node with many runnable processes that sends bulk must still answer other processes in time.
+bulk_transfers_yield_to_short_messages(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
     GoFirst = fun() -> call(A, test_traffic, priorities, []) =:= {max, [max]} end,
@@ -235,9 +232,9 @@ bulk_takes_turns_and_what_is_short_goes_first(Config) ->
     ?assert(call(A, test_traffic, turns, [name(B), 4 bsl 20]) >= 4),
     expect(GoFirst, priorities).
 
-%% Neither the order in which the VM resumes those who wait, nor a single scheduler, keeps one of them
-%% waiting for as long as another one floods the connection.
-a_flood_leaves_others_their_turn(Config) ->
+%% While one process floods a connection, another sender is not starved, whatever the order in which the VM
+%% resumes suspended senders, and even with a single scheduler.
+flood_does_not_starve_other_senders(Config) ->
     [A, B] = start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
     _ = [
