@@ -107,7 +107,7 @@ info() ->
     uds_dist_info:info().
 
 -if(?OTP_RELEASE >= 27).
--doc "The connections of this node, in any state, one map for each.
+-doc "The connections of this node, in any state, one map for each, sorted by the name of the node.
 
 - `node`: name of the peer node; `undefined` during the handshake of an incoming connection.
 - `direction`: `in` if the peer has connected to this node, otherwise `out`.

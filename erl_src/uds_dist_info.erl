@@ -114,8 +114,10 @@ version() ->
 peers() ->
     case ask(fun uds_dist_port:connections/0) of
         {error, _} = Error -> Error;
-        Entries -> [peer(Entry) || Entry <- Entries]
+        Entries -> lists:sort(fun by_node/2, [peer(Entry) || Entry <- Entries])
     end.
+
+by_node(#{node := A}, #{node := B}) -> A =< B.
 
 ask(Question) ->
     try

@@ -112,7 +112,8 @@ commands_reach_the_node(Config) ->
     Sockets = test_release:sockets_in(filename:join(Dir, "run")),
     ?assertEqual(["ejabberd.sock", "ejabberd2.sock"], Sockets),
     ?assertEqual({0, "pong from ejabberd2@localhost\n"}, uds_dist("ping ejabberd2 --app ejabberd", Config)),
-    ?assertEqual({0, "ejabberd\nejabberd2\n"}, uds_dist("names -q", Config)).
+    ?assertEqual({0, "ejabberd\nejabberd2\n"}, uds_dist("names -q", Config)),
+    ?assertEqual({0, "ejabberd2@localhost\n"}, uds_dist("peers ejabberd -q", Config)).
 
 killed_node_comes_back(Config) ->
     Vm = vm("ejabberd2", Config),
