@@ -236,7 +236,7 @@ impl Door {
                 if self.pause.recover() {
                     log::info!(
                         target: NOTICE, reason = Cause::AcceptsAgain;
-                        "accepting connections again, nobody waits any more"
+                        "accepting connections again: no peer is waiting any more"
                     );
                 }
                 Arrival::Examined
@@ -309,7 +309,7 @@ impl Door {
         if let Some(count) = self.failing.count(Credentials::UNKNOWN.uid, now) {
             log::warn!(
                 reason = Cause::CannotAccept;
-                "dropped a peer that came in: {error} ({count} of them)"
+                "dropped an incoming connection: {error} ({count} of them)"
             );
         }
     }
