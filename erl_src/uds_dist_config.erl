@@ -161,14 +161,23 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
             {ok, Config1#{
                 socket_dir => Dir,
                 overridden := [
-                    io_lib:format("socket_dir is ~ts (~ts); ~0tp of ~ts is not used", [
-                        Dir, Source, Other, OtherSource
+                    io_lib:format("socket_dir is ~ts (~ts), so ~ts (~ts) is not used", [
+                        Dir, Source, printable(Other), OtherSource
                     ])
                  || {OtherSource, Other} <- Weaker, not is_same(Other, Value)
                 ] ++ Lines
             }};
         {error, _} = Error ->
             Error
+    end.
+
+%% A weaker value has not been checked.
+printable(Value) ->
+    try to_bytes(Value) of
+        <<Bytes/binary>> -> Bytes;
+        _ -> io_lib:format("~0tp", [Value])
+    catch
+        error:badarg -> io_lib:format("~0tp", [Value])
     end.
 
 is_same(A, B) ->

@@ -42,8 +42,8 @@
         | up
         %% The sidecar has reported the end of the connection.
         | ended,
-    %% Whether the peer has sent anything.
-    has_data = false :: boolean()
+    %% Bytes of the handshake that the peer has sent.
+    greeted = 0 :: non_neg_integer()
 }).
 
 -record(connections, {
@@ -86,7 +86,13 @@
     | {handshake, uds_dist_protocol:peer()}
     %% The node that we dialled, which closed the connection without sending anything.
     | {silent_node, node()}
+    %% The node that we dialled, which closed the connection when it had our answer to its challenge.
+    | {refusing_node, node()}
     | none.
+
+%% Bytes of the shortest status and challenge, which are more than a status alone. See "Distribution Handshake"
+%% in the ERTS User's Guide.
+-define(CHALLENGE, 28).
 
 -define(MAX_CONN, 16#3FFFFFFF).
 
@@ -248,12 +254,13 @@ claim(Connections) ->
 -spec data(uds_dist_protocol:conn(), binary(), connections()) -> connections().
 data(Conn, Bytes, Connections = #connections{by_number = ByNumber}) ->
     case ByNumber of
-        #{Conn := {_, #conn{input_handler = InputHandler, has_data = true}}} ->
+        #{Conn := {Monitor, #conn{input_handler = InputHandler, stage = handshake} = C}} ->
+            ok = uds_dist_relay:data(InputHandler, Bytes),
+            Greeted = C#conn.greeted + byte_size(Bytes),
+            update(Conn, Monitor, C#conn{greeted = Greeted}, Connections);
+        #{Conn := {_, #conn{input_handler = InputHandler}}} ->
             ok = uds_dist_relay:data(InputHandler, Bytes),
             Connections;
-        #{Conn := {Monitor, #conn{input_handler = InputHandler} = C}} ->
-            ok = uds_dist_relay:data(InputHandler, Bytes),
-            update(Conn, Monitor, C#conn{has_data = true}, Connections);
         #{} ->
             Connections
     end.
@@ -289,9 +296,11 @@ end_input(C = #conn{controller = Controller, input_handler = InputHandler}, Reas
     uds_dist_relay:closed(InputHandler, Reason).
 
 what_ended(#conn{node = Node, level = Level}) when Node =/= undefined -> {node, Node, Level};
-what_ended(#conn{called = Node, has_data = false}) when Node =/= undefined -> {silent_node, Node};
+what_ended(#conn{called = Node, greeted = 0}) when Node =/= undefined -> {silent_node, Node};
+what_ended(#conn{called = Node, greeted = Greeted}) when Node =/= undefined, Greeted >= ?CHALLENGE ->
+    {refusing_node, Node};
 %% The peer only probed whether this node is alive, as uds_dist:names/0 on another node does.
-what_ended(#conn{has_data = false}) -> none;
+what_ended(#conn{greeted = 0}) -> none;
 what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
 
 %% ---------------------------------------------------------------------------------------------

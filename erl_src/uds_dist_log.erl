@@ -65,9 +65,10 @@ unconfirmed_close(Reason) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar
 
-%% The sidecar is up, after this number of tries.
--spec sidecar_up(Tries :: pos_integer()) -> ok.
-sidecar_up(1) -> ok;
+%% The sidecar is up, after so many that ended or did not start.
+-spec sidecar_up(Tries :: non_neg_integer()) -> ok.
+sidecar_up(0) -> ok;
+sidecar_up(1) -> notice("the sidecar is back", #{});
 sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries]), #{}).
 
 %% The sidecar has ended or did not start. It relayed the connections counted first; the others had been

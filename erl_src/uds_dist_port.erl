@@ -419,6 +419,9 @@ end_reason(_, Explanation) -> {connection_failed, Explanation}.
 
 ended({silent_node, Node}, {closed, Reason, Explanation}, State) ->
     unreachable(Node, Reason, Explanation, State);
+ended({refusing_node, Node}, {closed, Reason, _}, State) ->
+    Explanation = "it closed the connection during the handshake; most often the cookies differ, and its log says so",
+    unreachable(Node, Reason, Explanation, State);
 ended(What, Why, State) ->
     ok = uds_dist_log:ended(What, Why),
     State.
@@ -592,7 +595,12 @@ request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) 
     State;
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     Name = uds_dist_listener:name(State#state.listener),
-    gen_server:reply(From, cannot_listen(Name, Reason, [Explanation, uds_dist_config:default_hint(Config)])),
+    Hint =
+        case Reason of
+            name_busy -> "; stop that node, or start this one under another name";
+            _ -> uds_dist_config:default_hint(Config)
+        end,
+    gen_server:reply(From, cannot_listen(Name, Reason, [Explanation, Hint])),
     State;
 request_done({Whose, Config}, ok, State) ->
     State1 = dial_put_off(use(Config, State)),

@@ -39,8 +39,8 @@
 -opaque sidecar() :: #sidecar{}.
 
 -type event() ::
-    %% It is there; its window in bytes, and how many tries it took.
-    {up, Window :: pos_integer(), Tries :: pos_integer()}
+    %% It is there; its window in bytes, and after how many that have ended or did not start.
+    {up, Window :: pos_integer(), Tries :: non_neg_integer()}
     | {report, uds_dist_protocol:report()}
     %% It is gone, or could not be started.
     | {down, #{
@@ -201,7 +201,7 @@ hello(#{version := Version, window := Window, release := Release}, Sidecar) ->
     #sidecar{timer = Timer, backoff = Backoff} = Sidecar,
     Version = uds_dist_protocol:version(),
     ok = cancel(Timer),
-    Tries = uds_dist_backoff:tries(Backoff) + 1,
+    Tries = uds_dist_backoff:tries(Backoff),
     {{up, Window, Tries}, Sidecar#sidecar{
         status = up, timer = undefined, release = Release, up_since = now_ms()
     }};

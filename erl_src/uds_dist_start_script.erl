@@ -9,15 +9,13 @@
 %% Ok as well where this is no such release, or what it was started with cannot be found.
 -spec check() -> ok | {error, uds_dist_config:explanation()}.
 check() ->
-    %% What relx exports, and Elixir does not.
-    Relx = [os:getenv(Name, "") || Name <- ["ESCRIPT_NAME", "RELEASE_ROOT_DIR", "RELEASE_VSN"]],
+    %% Only the scripts of relx export it. The environment reaches every command.
+    IsRelx = os:getenv("ESCRIPT_NAME", "") =/= "" andalso os:getenv("UDS_DIST_DIR", "") =:= "",
     IsOnCommandLine = init:get_argument(uds_dist_dir) =/= error,
-    case {Relx, IsOnCommandLine andalso os:getenv("UDS_DIST_DIR", "")} of
-        {[[_ | _], [_ | _] = Root, [_ | _] = Version], ""} ->
-            check_file(filename:join([Root, "releases", Version, "vm.args"]));
-        _ ->
-            %% The environment reaches every command.
-            ok
+    case IsRelx andalso IsOnCommandLine andalso init:get_argument(boot) of
+        %% The boot script of a release is beside its vm.args.
+        {ok, Boots} -> check_file(filename:join(filename:dirname(hd(lists:last(Boots))), "vm.args"));
+        _ -> ok
     end.
 
 %% Not by the file server, which may not be there yet.

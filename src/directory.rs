@@ -45,7 +45,7 @@ pub fn distrust(directory: &Path) -> io::Result<Option<String>> {
                 entry.uid()
             ))
         } else if !target.is_dir() {
-            Some("is not a directory; set socket_dir to a directory".into())
+            Some("is not a directory; set socket_dir to one".into())
         } else if !os::is_trusted_owner(target.uid()) {
             Some(format!(
                 "belongs to uid {}, which could replace the socket; run this as that user, or use \

@@ -207,7 +207,7 @@ directory_lacks_its_parent(Config) ->
 directory_is_a_file(Config) ->
     File = filename:join(dir(Config), "file"),
     ok = file:write_file(File, ""),
-    refuses_to_boot(#{dir => File}, [File, ".*set socket_dir to a directory"], Config).
+    refuses_to_boot(#{dir => File}, [File, ".*set socket_dir to one"], Config).
 
 %% The line has the length and the limit.
 socket_path_is_too_long(Config) ->

@@ -188,7 +188,8 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), 
             ),
             ErrorKind::NotFound => (
                 Kind::NotThere,
-                "is not there: no such socket; is it running, and is --dir its socket_dir?".into(),
+                "is not there: no such socket; is it running, with -proto_dist uds, and is that its socket_dir?"
+                    .into(),
             ),
             // An abstract name that nobody has is refused too.
             ErrorKind::ConnectionRefused => (
