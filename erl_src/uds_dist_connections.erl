@@ -11,7 +11,7 @@
 -export([data/3, acknowledged/3, closed/3]).
 -export([established/4, await_handover/2, relayed/2, not_handed_over/2]).
 -export([handed_over/4, handover_failed/3]).
--export([acceptor/2, controller_ended/2, sidecar_ended/1]).
+-export([acceptor/2, stop/2, controller_ended/2, sidecar_ended/1]).
 -export([count/1, list/1, totals/1]).
 
 -export_type([connections/0, ended/0, entry/0]).
@@ -398,6 +398,16 @@ update(Conn, Monitor, C, Connections = #connections{by_number = ByNumber}) ->
 
 %% ---------------------------------------------------------------------------------------------
 %% The end of a connection
+
+%% Ends a connection: its controller, whose end is reported as every other.
+-spec stop(uds_dist_protocol:conn(), connections()) -> ok | unknown.
+stop(Conn, #connections{by_number = ByNumber}) ->
+    case ByNumber of
+        #{Conn := {_, #conn{controller = Controller}}} ->
+            uds_dist_controller:stop(Controller, internal_error);
+        #{} ->
+            unknown
+    end.
 
 %% Removes the connection of a controller that has ended. Returns the number that the sidecar has to close,
 %% if any, and what to log.

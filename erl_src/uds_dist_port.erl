@@ -68,8 +68,14 @@
     %% The settings in force. They are read when the listener is opened, and kept while there is one unless
     %% configure/0 changes them: listening and dialling must use the same.
     config :: undefined | config(),
-    channel = uds_dist_channel:new() :: uds_dist_channel:channel()
+    channel = uds_dist_channel:new() :: uds_dist_channel:channel(),
+    %% Callers that have no reply yet, and what they wait for. Replies are sent once the whole message has been
+    %% handled, so that an exception on the way leaves no caller with two replies, or with none.
+    callers = #{} :: #{gen_server:from() => part()},
+    replies = [] :: [{gen_server:from(), Reply :: term()}]
 }).
+
+-type part() :: listener | dialer | status | state.
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
@@ -166,24 +172,25 @@ init([]) ->
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
--spec handle_call(term(), gen_server:from(), #state{}) ->
-    {reply, term(), #state{}} | {noreply, #state{}}.
-handle_call(Request, From, State) ->
-    try
-        call(Request, From, State)
-    catch
-        Class:Reason:Stack ->
-            ok = uds_dist_log:mistake(Class, Reason, Stack),
-            {reply, {error, internal_error}, State}
-    end.
+-spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
+handle_call(Request, From, State = #state{callers = Callers}) ->
+    Part = part(Request),
+    State1 = State#state{callers = Callers#{From => Part}},
+    Call = fun() ->
+        case call(Request, From, State1) of
+            {reply, Reply, State2} -> reply(From, Reply, State2);
+            {noreply, State2} -> State2
+        end
+    end,
+    {noreply, survive(Call, {caller, From, Part}, State1)}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast(Request, State) ->
-    {noreply, survive(fun() -> cast(Request, State) end, State)}.
+    {noreply, survive(fun() -> cast(Request, State) end, Request, State)}.
 
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info(Message, State) ->
-    {noreply, survive(fun() -> info(Message, State) end, State)}.
+    {noreply, survive(fun() -> info(Message, State) end, Message, State)}.
 
 -spec terminate(term(), #state{}) -> ok.
 terminate(_Reason, #state{sidecar = Sidecar}) ->
@@ -195,15 +202,106 @@ terminate(_Reason, #state{sidecar = Sidecar}) ->
 code_change(_OldVersion, State, _Extra) ->
     {ok, State}.
 
-%% An exception in this module must not end the VM. Only the message that caused it is lost.
-survive(Callback, State) ->
+%% ---------------------------------------------------------------------------------------------
+%% Exceptions in this module, and replies
+
+%% An exception in this module must not end the VM. Only what the message was about is given up. If that fails
+%% too, all callers get a reply, so that nobody waits in vain.
+survive(Callback, Message, State) ->
     try
-        Callback()
+        send_replies(Callback())
     catch
         Class:Reason:Stack ->
             ok = uds_dist_log:mistake(Class, Reason, Stack),
-            State
+            try
+                send_replies(give_up(about(Message), State))
+            catch
+                Class1:Reason1:Stack1 ->
+                    ok = uds_dist_log:mistake(Class1, Reason1, Stack1),
+                    send_replies(reply_all(maps:keys(State#state.callers), State))
+            end
     end.
+
+about({caller, _, _} = Caller) -> Caller;
+about({established, {Conn, _}, _, _}) -> {connection, Conn};
+about({Port, {data, Packet}}) when is_port(Port) -> about_report(uds_dist_protocol:decode(Packet));
+about({Port, {exit_status, _}}) when is_port(Port) -> sidecar;
+about({'EXIT', Port, _}) when is_port(Port) -> sidecar;
+about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= status -> Part;
+about({timeout, _, channel}) -> nothing;
+about({timeout, _, _}) -> sidecar;
+about({init, started}) -> dialer;
+about(_) -> nothing.
+
+about_report({hello, _}) ->
+    sidecar;
+about_report({error, _}) ->
+    sidecar;
+about_report({status, _}) ->
+    status;
+about_report(Report) when
+    element(1, Report) =:= log; element(1, Report) =:= channel; element(1, Report) =:= channel_failed
+->
+    nothing;
+about_report(Report) when
+    element(1, Report) =:= listening;
+    element(1, Report) =:= listen_failed;
+    element(1, Report) =:= unlistened;
+    element(1, Report) =:= listener_lost
+->
+    listener;
+about_report(Report) ->
+    {connection, element(2, Report)}.
+
+give_up(nothing, State) ->
+    State;
+give_up({caller, From, _}, State) ->
+    reply_all([From], State);
+give_up({connection, Conn}, State = #state{connections = Connections, dialer = Dialer}) ->
+    case uds_dist_connections:dialled(Conn, Connections) of
+        {Key, Connections1} ->
+            {{_, From, _}, Dialer1} = uds_dist_dialer:connected(Key, Dialer),
+            State1 = State#state{connections = Connections1, dialer = Dialer1},
+            transmit(uds_dist_protocol:close(Conn), reply_all([From], State1));
+        error ->
+            case uds_dist_connections:stop(Conn, Connections) of
+                ok -> State;
+                unknown -> transmit(uds_dist_protocol:close(Conn), State)
+            end
+    end;
+give_up(sidecar, State = #state{sidecar = Sidecar}) ->
+    {Event, Sidecar1} = uds_dist_sidecar:give_up("this node has made the mistake above", Sidecar),
+    sidecar(Event, State#state{sidecar = Sidecar1});
+give_up(Part, State = #state{callers = Callers}) ->
+    reply_all([From || {From, P} <- maps:to_list(Callers), P =:= Part], State).
+
+%% Replies to callers whose request has been given up.
+reply_all(Callers, State) ->
+    lists:foldl(
+        fun(From, S) ->
+            case S of
+                #state{callers = #{From := status}} ->
+                    reply(From, uds_dist_sidecar:unknown_status(), S);
+                _ ->
+                    reply(From, {error, internal_error}, S)
+            end
+        end,
+        State,
+        Callers
+    ).
+
+%% A caller whose request was given up has its reply already.
+reply(From, Reply, State = #state{callers = Callers, replies = Replies}) ->
+    case maps:take(From, Callers) of
+        {_, Callers1} -> State#state{callers = Callers1, replies = [{From, Reply} | Replies]};
+        error -> State
+    end.
+
+send_replies(State = #state{replies = []}) ->
+    State;
+send_replies(State = #state{replies = Replies}) ->
+    lists:foreach(fun({From, Reply}) -> gen_server:reply(From, Reply) end, lists:reverse(Replies)),
+    State#state{replies = []}.
 
 %% ---------------------------------------------------------------------------------------------
 %% What this node wants
@@ -234,10 +332,21 @@ call({connect, Node, GiveUp}, From, State) ->
     {noreply, connect(Node, From, GiveUp, State)};
 call(info, _From, State) ->
     {reply, describe(State), State};
-call(sidecar_status, From, State = #state{sidecar = Sidecar}) ->
-    {noreply, State#state{sidecar = uds_dist_sidecar:ask_status(From, Sidecar)}};
+call(sidecar_status, _From, State = #state{sidecar = Sidecar}) ->
+    case uds_dist_sidecar:is_up(Sidecar) of
+        true -> {noreply, State#state{sidecar = uds_dist_sidecar:ask_status(Sidecar)}};
+        false -> {reply, uds_dist_sidecar:unknown_status(), State}
+    end;
 call(connections, _From, State = #state{connections = Connections}) ->
     {reply, uds_dist_connections:list(Connections), State}.
+
+%% What the reply to a request depends on.
+part({listen, _}) -> listener;
+part({close_listener, _}) -> listener;
+part(configure) -> listener;
+part({connect, _, _}) -> dialer;
+part(sidecar_status) -> status;
+part(_) -> state.
 
 describe(#state{listener = Listener, config = Config} = State) ->
     #state{sidecar = Sidecar, connections = Connections} = State,
@@ -344,6 +453,8 @@ sidecar(none, State) ->
     State;
 sidecar({report, Report}, State) ->
     report(Report, State);
+sidecar({status, Status}, State) ->
+    status(Status, State);
 sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Config}) ->
     ok = uds_dist_log:sidecar_up(Tries),
     State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
@@ -361,7 +472,13 @@ sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connec
         channel = uds_dist_channel:close(State#state.channel)
     },
     State2 = listener(fun uds_dist_listener:down/1, State1),
-    dialer(fun uds_dist_dialer:down/1, State2).
+    State3 = dialer(fun uds_dist_dialer:down/1, State2),
+    status(uds_dist_sidecar:unknown_status(), State3).
+
+%% Everybody who waits for the sidecar's status gets it.
+status(Status, State = #state{callers = Callers}) ->
+    Waiting = [From || {From, status} <- maps:to_list(Callers)],
+    lists:foldl(fun(From, S) -> reply(From, Status, S) end, State, Waiting).
 
 report({data, Conn, Bytes}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:data(Conn, Bytes, Connections)};
@@ -438,8 +555,7 @@ dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dia
     Called = {Node, Supervisor},
     {Connection, Connections1} =
         uds_dist_connections:connected(relay_link(Conn, State), Peer, Called, Address, Connections),
-    gen_server:reply(From, {ok, Connection}),
-    State#state{connections = Connections1, dialer = Dialer1};
+    reply(From, {ok, Connection}, State#state{connections = Connections1, dialer = Dialer1});
 dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
     Now = now_ms(),
     Whole = [Explanation, uds_dist_config:default_hint(State#state.config)],
@@ -498,8 +614,7 @@ dialer_effect(need_sidecar, State) ->
 dialer_effect({timer, Milliseconds}, State) ->
     start_timer(dialer, Milliseconds, State);
 dialer_effect({failed, From, Reason}, State) ->
-    gen_server:reply(From, {error, Reason}),
-    State;
+    reply(From, {error, Reason}, State);
 dialer_effect({unreachable, Node, Reason, Explanation}, State) ->
     ok = uds_dist_log:unreachable(Node, Reason, Explanation),
     State.
@@ -578,21 +693,20 @@ move(Whose, {error, Explanation}, Config, State) ->
 
 %% Answers a completed listen/1, configure/0 or close_listener/1, or ends the configuration after the boot.
 request_done({close, From}, ok, State) ->
-    gen_server:reply(From, ok),
+    reply(From, ok, State);
+request_done({boot, _}, {error, closed, _}, State) ->
     State;
-request_done({Whose, _}, {error, closed, _}, State) ->
+request_done({{_, From}, _}, {error, closed, _}, State) ->
     %% The process that closed the listener knows why, so nothing is logged.
-    _ = [gen_server:reply(From, {error, closed}) || {_, From} <- [Whose]],
-    State;
+    reply(From, {error, closed}, State);
 request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
     Address =
         case uds_dist_listener:wanted(Listener) of
             undecided -> undefined;
             {Wanted, _, _} -> Wanted
         end,
-    gen_server:reply(From, {ok, Address}),
     ok = check_commands(Config, State),
-    State;
+    reply(From, {ok, Address}, State);
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     Name = uds_dist_listener:name(State#state.listener),
     Hint =
@@ -600,13 +714,14 @@ request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
             name_busy -> "; stop that node, or start this one under another name";
             _ -> uds_dist_config:default_hint(Config)
         end,
-    gen_server:reply(From, cannot_listen(Name, Reason, [Explanation, Hint])),
-    State;
+    reply(From, cannot_listen(Name, Reason, [Explanation, Hint]), State);
 request_done({Whose, Config}, ok, State) ->
     State1 = dial_put_off(use(Config, State)),
     ok = check_commands(Config, State1),
-    _ = [gen_server:reply(From, ok) || {configure, From} <- [Whose]],
-    State1;
+    case Whose of
+        {configure, From} -> reply(From, ok, State1);
+        boot -> State1
+    end;
 request_done({Whose, _}, {error, Reason, Explanation}, State) ->
     Reply =
         case uds_dist_listener:name(State#state.listener) of
@@ -617,11 +732,13 @@ request_done({Whose, _}, {error, Reason, Explanation}, State) ->
                 cannot_listen(Name, Reason, Explanation)
         end,
     case Whose of
-        {configure, From} -> gen_server:reply(From, Reply);
+        {configure, From} ->
+            reply(From, Reply, State);
         %% Kernel does the same if it cannot start distribution.
-        boot -> init:stop(1)
-    end,
-    State.
+        boot ->
+            ok = init:stop(1),
+            State
+    end.
 
 %% The commands of a release run in their own nodes, with longer names and perhaps without a flag.
 check_commands(Config, #state{listener = Listener}) ->
@@ -665,8 +782,7 @@ connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
     end.
 
 cannot_connect(Node, From, Explanation, State) ->
-    gen_server:reply(From, {error, bad_configuration}),
-    unreachable(Node, bad_configuration, Explanation, State).
+    unreachable(Node, bad_configuration, Explanation, reply(From, {error, bad_configuration}, State)).
 
 dial_put_off(State = #state{dialer = Dialer}) ->
     {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),

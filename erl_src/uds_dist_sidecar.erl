@@ -3,8 +3,8 @@
 %% Nothing here waits for the sidecar.
 -module(uds_dist_sidecar).
 
--export([new/0, need/2, send/2, ask_status/2, handle/2, broke_protocol/2, close/1]).
--export([is_up/1, port/1, info/1]).
+-export([new/0, need/2, send/2, ask_status/1, handle/2, broke_protocol/2, give_up/2, close/1]).
+-export([is_up/1, port/1, info/1, unknown_status/0]).
 
 -export_type([sidecar/0, event/0]).
 
@@ -25,8 +25,7 @@
     %% The release of the program that is up, and since when it is, in milliseconds of monotonic time.
     release :: undefined | binary(),
     up_since = 0 :: integer(),
-    %% Those that wait for its status, and until when. Asked again only when it has answered.
-    asking = [] :: [gen_server:from()],
+    %% Asked for its status again only when it has answered. The timer runs while somebody waits for it.
     is_asked = false :: boolean(),
     status_timer :: undefined | reference(),
     %% Starts so far, whether or not it came up.
@@ -42,6 +41,8 @@
     %% It is there; its window in bytes, and after how many that have ended or did not start.
     {up, Window :: pos_integer(), Tries :: non_neg_integer()}
     | {report, uds_dist_protocol:report()}
+    %% For all that wait for its status. Where it ends before, there is only that event.
+    | {status, uds_dist_protocol:status()}
     %% It is gone, or could not be started.
     | {down, #{
         was_up := boolean(),
@@ -129,31 +130,25 @@ sent({ok, Pipe}, Sidecar) -> Sidecar#sidecar{pipe = Pipe};
 %% A message that says so is on its way.
 sent(closed, Sidecar) -> Sidecar.
 
-%% From is sent its status: by the sidecar if it answers in time, and else without what it knows.
--spec ask_status(gen_server:from(), sidecar()) -> sidecar().
-ask_status(From, Sidecar = #sidecar{status = up, asking = Asking, is_asked = IsAsked}) ->
+%% Asks one that is up for its status, which comes as an event: from the sidecar if it answers in time, and
+%% else without what it knows.
+-spec ask_status(sidecar()) -> sidecar().
+ask_status(Sidecar = #sidecar{status = up, is_asked = IsAsked, status_timer = Timer}) ->
     Sidecar1 =
         case IsAsked of
             true -> Sidecar;
             false -> send(uds_dist_protocol:ask_status(), Sidecar)
         end,
-    Timer =
-        case Asking of
-            [] -> timer(?STATUS_TIMEOUT, status);
-            [_ | _] -> Sidecar#sidecar.status_timer
+    Timer1 =
+        case Timer of
+            undefined -> timer(?STATUS_TIMEOUT, status);
+            _ -> Timer
         end,
-    Sidecar1#sidecar{asking = [From | Asking], is_asked = true, status_timer = Timer};
-ask_status(From, Sidecar) ->
-    gen_server:reply(From, unknown_status()),
-    Sidecar.
+    Sidecar1#sidecar{is_asked = true, status_timer = Timer1}.
 
+-spec unknown_status() -> uds_dist_protocol:status().
 unknown_status() ->
     #{descriptors => undefined, descriptor_limit => undefined, memory => undefined}.
-
-answer(Status, Sidecar = #sidecar{asking = Asking, status_timer = Timer}) ->
-    ok = cancel(Timer),
-    lists:foreach(fun(From) -> gen_server:reply(From, Status) end, Asking),
-    Sidecar#sidecar{asking = [], status_timer = undefined}.
 
 %% Takes a message of the owner; `ignored` if it is not about the sidecar.
 -spec handle(Message :: term(), sidecar()) -> {event(), sidecar()} | ignored.
@@ -169,7 +164,7 @@ handle({'EXIT', Port, Reason}, Sidecar = #sidecar{port = Port}) ->
 handle({timeout, Timer, Event}, Sidecar = #sidecar{timer = Timer}) ->
     timeout(Event, Sidecar#sidecar{timer = undefined});
 handle({timeout, Timer, status}, Sidecar = #sidecar{status_timer = Timer}) ->
-    {none, answer(unknown_status(), Sidecar)};
+    {{status, unknown_status()}, Sidecar#sidecar{status_timer = undefined}};
 handle(_, #sidecar{pipe = undefined}) ->
     ignored;
 handle(Message, Sidecar = #sidecar{pipe = Pipe}) ->
@@ -185,8 +180,9 @@ packet({hello, #{window := 0}} = Hello, Sidecar) ->
     broke_protocol(Hello, Sidecar);
 packet({hello, Hello}, Sidecar = #sidecar{status = starting}) ->
     hello(Hello, Sidecar);
-packet({status, Status}, Sidecar = #sidecar{status = up, is_asked = true}) ->
-    {none, answer(Status, Sidecar#sidecar{is_asked = false})};
+packet({status, Status}, Sidecar = #sidecar{status = up, is_asked = true, status_timer = Timer}) ->
+    ok = cancel(Timer),
+    {{status, Status}, Sidecar#sidecar{is_asked = false, status_timer = undefined}};
 packet(Report, Sidecar = #sidecar{status = up}) when element(1, Report) =/= hello ->
     {{report, Report}, Sidecar};
 packet(Report, Sidecar) ->
@@ -196,6 +192,11 @@ packet(Report, Sidecar) ->
 -spec broke_protocol(What :: term(), sidecar()) -> {event(), sidecar()}.
 broke_protocol(What, Sidecar) ->
     ended(io_lib:format("it broke the port protocol with ~0tP", [What, 12]), Sidecar).
+
+%% Ends it, for a reason that is not its own.
+-spec give_up(uds_dist_config:explanation(), sidecar()) -> {event(), sidecar()}.
+give_up(Explanation, Sidecar) ->
+    ended(Explanation, Sidecar).
 
 hello(#{version := Version, window := Window, release := Release}, Sidecar) ->
     #sidecar{timer = Timer, backoff = Backoff} = Sidecar,
@@ -228,7 +229,8 @@ timeout(rested, Sidecar) ->
 ended(Explanation, Sidecar) ->
     #sidecar{status = Status, timer = Timer, up_since = UpSince, backoff = Backoff} = Sidecar,
     ok = cancel(Timer),
-    Sidecar1 = answer(unknown_status(), close(Sidecar)),
+    ok = cancel(Sidecar#sidecar.status_timer),
+    Sidecar1 = close(Sidecar),
     WasUp = Status =:= up,
     Backoff1 =
         case WasUp andalso now_ms() - UpSince >= ?GOOD_LIFE of
@@ -248,6 +250,7 @@ ended(Explanation, Sidecar) ->
             timer = timer(Delay, rested),
             is_needed = false,
             is_asked = false,
+            status_timer = undefined,
             ended = Sidecar#sidecar.ended + length([was_up || WasUp]),
             backoff = Backoff2
         }

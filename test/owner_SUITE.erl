@@ -34,6 +34,14 @@
     random_reports_are_survived/1
 ]).
 -export([
+    mistake_about_a_call_is_that_callers/1,
+    mistake_about_a_connection_ends_that_one/1,
+    mistake_about_the_listener_answers_who_waits_for_it/1,
+    mistake_about_the_status_leaves_it_unknown/1,
+    mistake_about_the_sidecar_ends_that/1,
+    mistake_in_a_mistake_answers_everybody/1
+]).
+-export([
     frames_after_the_handshake_are_delivered_before_the_end/1,
     nodes_go_down_with_the_sidecar/1,
     suspended_input_handler_stops_no_other_connection/1,
@@ -66,7 +74,7 @@ suite() ->
     test_node:suite().
 
 all() ->
-    [{group, hello}, {group, life}, {group, port}, {group, nodes}, {group, code}].
+    [{group, hello}, {group, life}, {group, port}, {group, mistakes}, {group, nodes}, {group, code}].
 
 groups() ->
     [
@@ -98,6 +106,14 @@ groups() ->
             handshake_packets_are_delivered_before_the_end,
             refusal_by_a_node_is_logged_once,
             random_reports_are_survived
+        ]},
+        {mistakes, [], [
+            mistake_about_a_call_is_that_callers,
+            mistake_about_a_connection_ends_that_one,
+            mistake_about_the_listener_answers_who_waits_for_it,
+            mistake_about_the_status_leaves_it_unknown,
+            mistake_about_the_sidecar_ends_that,
+            mistake_in_a_mistake_answers_everybody
         ]},
         {nodes, [], [
             frames_after_the_handshake_are_delivered_before_the_end,
@@ -645,6 +661,134 @@ choose(Weighted) ->
 
 choose(Left, [{Weight, What} | _]) when Left =< Weight -> What;
 choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
+
+%% ---------------------------------------------------------------------------------------------
+%% Exceptions in the owner. The tests break one element of its state while it handles a message that needs
+%% it. The sidecar stays, unless the message is about the life of the sidecar.
+
+%% The elements of the owner's state.
+-define(SIDECAR, 2).
+-define(WINDOW, 3).
+-define(CONNECTIONS, 4).
+-define(LISTENER, 5).
+-define(DIALER, 6).
+-define(CONFIG, 8).
+-define(CALLERS, 10).
+
+mistake_about_a_call_is_that_callers(Config) ->
+    Sidecar = listening(Config),
+    First = ask(fun() -> connect(b@host) end),
+    {connect, 1, _} = test_sidecar:hear(Sidecar),
+    ok = broken(?CONFIG, fun() ->
+        ?assertEqual({error, internal_error}, answer(ask(fun() -> connect(c@host) end)))
+    end),
+    ok = test_sidecar:say(Sidecar, {connect_failed, 1, not_listening, "nobody"}),
+    ?assertEqual({error, not_listening}, answer(First)),
+    ok = is_unharmed(Sidecar, 3, 1).
+
+%% One that is being opened, and one that is open.
+mistake_about_a_connection_ends_that_one(Config) ->
+    Sidecar = listening(Config),
+    [First, Second] = [calling(Conn, Sidecar) || Conn <- [1, 3]],
+    ok = start_acceptor(),
+    Connection = connect_peer(2, Sidecar),
+    ok = broken(?WINDOW, fun() ->
+        ok = test_sidecar:say(Sidecar, {connected, 1, ?PEER}),
+        ?assertEqual({error, internal_error}, answer(First))
+    end),
+    ?assertEqual({close, 1}, test_sidecar:hear(Sidecar)),
+    ok = test_sidecar:say(Sidecar, {connected, 3, ?PEER}),
+    ?assertMatch({ok, _}, answer(Second)),
+    ok = broken(?DIALER, fun() ->
+        %% The dialer remembers which nodes could not be reached.
+        ok = test_sidecar:say(Sidecar, {closed, 3, peer_closed, ""}),
+        ?assertEqual({close, 3}, test_sidecar:hear(Sidecar)),
+        ok
+    end),
+    ok = test_sidecar:say(Sidecar, {data, 2, <<5:16, "hello">>}),
+    ?assertEqual({ok, "hello"}, uds_dist_controller:recv(Connection, 0, ?LIMIT)),
+    ok = is_unharmed(Sidecar, 5, 2).
+
+mistake_about_the_listener_answers_who_waits_for_it(Config) ->
+    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Sidecar = says_hello(Config),
+    {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+    Calling = calling(1, Sidecar),
+    ok = broken(?LISTENER, fun() ->
+        ok = test_sidecar:say(Sidecar, {listening, 0}),
+        ?assertEqual({error, internal_error}, answer(Listening))
+    end),
+    ok = test_sidecar:say(Sidecar, {connect_failed, 1, not_listening, "nobody"}),
+    ?assertEqual({error, not_listening}, answer(Calling)),
+    %% The listener can still be closed. A caller that has its reply gets no other.
+    ok = test_sidecar:say(Sidecar, {listening, 0}),
+    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    ?assertEqual({unlisten, 0}, test_sidecar:hear(Sidecar)),
+    ok = broken(?LISTENER, fun() ->
+        ok = test_sidecar:say(Sidecar, {unlistened, 0}),
+        ?assertEqual({error, internal_error}, answer(Closing))
+    end),
+    ok = is_unharmed(Sidecar, 3, 2).
+
+mistake_about_the_status_leaves_it_unknown(Config) ->
+    Sidecar = listening(Config),
+    Calling = calling(1, Sidecar),
+    Asking = ask(fun uds_dist_port:sidecar_status/0),
+    ?assertEqual(ask_status, test_sidecar:hear(Sidecar)),
+    ok = broken(?SIDECAR, fun() ->
+        ok = test_sidecar:say(
+            Sidecar, {status, #{descriptors => 1, descriptor_limit => 2, memory => 3}}
+        ),
+        ?assertEqual(uds_dist_sidecar:unknown_status(), answer(Asking))
+    end),
+    ok = test_sidecar:say(Sidecar, {connect_failed, 1, not_listening, "nobody"}),
+    ?assertEqual({error, not_listening}, answer(Calling)),
+    ok = is_unharmed(Sidecar, 3, 1).
+
+%% The HELLO is lost, and the sidecar sends it only once.
+mistake_about_the_sidecar_ends_that(Config) ->
+    Calling = ask(fun() -> connect(b@host) end),
+    Sidecar = test_sidecar:next(scripted(Config)),
+    ok = test_sidecar:read(Sidecar),
+    ok = broken(?CONFIG, fun() ->
+        ok = test_sidecar:say(Sidecar, test_sidecar:hello()),
+        ?assertEqual({error, sidecar_failed}, answer(Calling))
+    end),
+    ok = test_sidecar:hear_end(Sidecar),
+    Next = listening(Config),
+    ok = is_unharmed(Next, 1, 1).
+
+%% The owner cannot find out which request to give up.
+mistake_in_a_mistake_answers_everybody(Config) ->
+    Sidecar = listening(Config),
+    Callers = [calling(Conn, Sidecar) || Conn <- [1, 3]],
+    ok = broken(?CONNECTIONS, fun() ->
+        ok = test_sidecar:say(Sidecar, {connected, 1, ?PEER}),
+        ?assertEqual([{error, internal_error}, {error, internal_error}], [answer(C) || C <- Callers])
+    end),
+    ok = is_unharmed(Sidecar, 5, 2).
+
+calling(Conn, Sidecar) ->
+    Caller = ask(fun() -> connect(list_to_atom(integer_to_list(Conn) ++ "@host")) end),
+    {connect, Conn, _} = test_sidecar:hear(Sidecar),
+    Caller.
+
+%% Runs Test while an element of the owner's state is broken.
+broken(Element, Test) ->
+    Kept = element(Element, sys:get_state(uds_dist_port)),
+    _ = sys:replace_state(uds_dist_port, fun(State) -> setelement(Element, State, broken) end),
+    ok = Test(),
+    _ = sys:replace_state(uds_dist_port, fun(State) -> setelement(Element, State, Kept) end),
+    ok.
+
+%% The sidecar is still running, the next call is served, and each exception was logged.
+is_unharmed(Sidecar, Conn, Mistakes) ->
+    Calling = calling(Conn, Sidecar),
+    ok = test_sidecar:say(Sidecar, {connect_failed, Conn, not_listening, "nobody"}),
+    ?assertEqual({error, not_listening}, answer(Calling)),
+    ?assertEqual(Mistakes, lines("internal error")),
+    ?assertEqual(#{}, element(?CALLERS, sys:get_state(uds_dist_port))),
+    ok.
 
 %% ---------------------------------------------------------------------------------------------
 %% A node with a scripted sidecar
