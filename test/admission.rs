@@ -7,7 +7,7 @@
 mod port;
 
 use port::*;
-use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::fs::{CWD, FlockOperation, Mode, flock, mkfifoat};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg};
 use rustix::process::Signal;
 use std::collections::{BTreeSet, VecDeque};
@@ -849,18 +849,98 @@ fn a_strangers_lock_file_is_refused_and_left_alone() {
     assert_eq!(listing(&tmp), before);
 }
 
-/// Root's node has once run there, and was killed.
+// --- what a node of root's leaves behind ---------------------------------------------------------
+
+/// As if the directory had been root's when the node ran.
+fn roots_lock(directory: &Path) -> PathBuf {
+    let lock = directory.join("a.sock.lock");
+    fs::write(&lock, "4711\n").expect("a file");
+    set_mode(&lock, 0o600);
+    lock
+}
+
+fn roots_dead_socket(directory: &Path, mode: u32) {
+    drop(UnixListener::bind(directory.join("a.sock")).expect("a socket"));
+    set_mode(&directory.join("a.sock"), mode);
+}
+
+/// The sticky bit keeps others from removing it, but not the owner of the directory.
 #[test]
-fn a_lock_file_that_root_left_behind_is_named() {
+fn the_directorys_owner_removes_a_lock_file_that_root_left_behind() {
     let Some(host) = Host::new() else { return };
-    let directory = host.directory("run", OWNER, 0o700);
-    fs::write(directory.join("a.sock.lock"), "").expect("a file");
-    set_mode(&directory.join("a.sock.lock"), 0o600);
-    assert_fails(
-        host.sidecar(OWNER).listen_fails(directory.join("a.sock")),
-        Reason::BadAddress,
-        &["a.sock.lock", "belongs to uid 0 alone", "remove it"],
-    );
+    for (name, mode, has_socket) in [
+        ("private", 0o700, false),
+        ("group", 0o3770, false),
+        ("tmp", 0o1777, true),
+    ] {
+        let directory = host.directory(name, OWNER, mode);
+        let lock = roots_lock(&directory);
+        if has_socket {
+            // One that our user may connect to, and so can see that nobody is there.
+            roots_dead_socket(&directory, 0o666);
+        }
+        let mut sidecar = host.sidecar(OWNER);
+        sidecar.listen(directory.join("a.sock"));
+        sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+        assert_eq!(fs::metadata(&lock).expect("a lock").uid(), OWNER.uid);
+        sidecar.unlisten(0);
+        assert_eq!(listing(&directory), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn one_of_many_starters_gets_a_name_that_root_left_behind() {
+    let Some(host) = Host::new() else { return };
+    for round in 0..5 {
+        let directory = host.directory(&format!("run{round}"), OWNER, 0o700);
+        let path = directory.join("a.sock");
+        roots_lock(&directory);
+        let mut starters: Vec<_> = (0..8).map(|_| host.sidecar(OWNER)).collect();
+        for starter in &mut starters {
+            starter.send_listen(0, &path, 0o600);
+        }
+        let mut owners = 0;
+        for starter in &mut starters {
+            match starter.expect_report("LISTENING or LISTEN_FAILED") {
+                Report::Listening { .. } => owners += 1,
+                Report::ListenFailed {
+                    reason: Reason::DuplicateName | Reason::NameBusy,
+                    ..
+                } => (),
+                other => starter.fail(&format!("an owner or a duplicate, not {other:?}")),
+            }
+        }
+        assert_eq!(owners, 1);
+        assert!(path.exists());
+    }
+}
+
+/// Nobody can tell that it is dead: its lock is held, its socket does not answer us, or the directory is not
+/// ours. Then a line says who may remove it, and nothing is touched.
+#[test]
+fn a_lock_file_that_root_may_hold_is_left_alone() {
+    let Some(host) = Host::new() else { return };
+    let ours = "this node's user, who owns the directory, may remove it";
+    for (name, owner, mode, who) in [
+        ("held", OWNER, 0o700, ours),
+        ("socket", OWNER, 0o700, ours),
+        ("shared", ROOT, 0o1777, "only root may remove it"),
+    ] {
+        let directory = host.directory(name, owner, mode);
+        let lock = fs::File::open(roots_lock(&directory)).expect("a lock file");
+        match name {
+            "held" => flock(&lock, FlockOperation::LockExclusive).expect("flock"),
+            "socket" => roots_dead_socket(&directory, 0o600),
+            _ => (),
+        }
+        let before = listing(&directory);
+        assert_fails(
+            host.sidecar(OWNER).listen_fails(directory.join("a.sock")),
+            Reason::BadAddress,
+            &["a.sock.lock", "belongs to uid 0 alone", who],
+        );
+        assert_eq!(listing(&directory), before);
+    }
 }
 
 /// In a sticky directory only its owner can remove it; the node says so and starts under no name.

@@ -232,8 +232,19 @@ fn remove(path: &Path) {
 fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     let directory = lock_path.parent().unwrap_or(Path::new("/"));
     make_directory(directory)?;
+    let mut is_second_try = false;
     loop {
-        let file = open_lock(lock_path).map_err(|error| unopenable(&error, lock_path))?;
+        let file = match open_lock(lock_path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if !is_second_try && remove_roots_lock(lock_path, path)? {
+                    is_second_try = true;
+                    continue;
+                }
+                return Err(unopenable(&error, lock_path));
+            }
+            Err(error) => return Err(unopenable(&error, lock_path)),
+        };
         let opened = file
             .metadata()
             .map_err(|error| failure(&error, "look at", lock_path))?;
@@ -253,6 +264,61 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
             Err(error) => return Err(failure(&error, "look at", lock_path)),
         }
     }
+}
+
+/// Removes the lock file of a node of root's that is dead, in a directory that is ours by now. We cannot open
+/// it, and so cannot lock it either; root's nodes start in no directory of another user, so nobody takes
+/// it meanwhile. Returns true if it is gone, or is another one by now.
+///
+/// The lock of the directory stands in for that of the file: of two starters of ours, the second one must not
+/// remove what the first one has put there instead.
+fn remove_roots_lock(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
+    let parent = lock_path.parent().unwrap_or(Path::new("/"));
+    let Ok(directory) = File::open(parent) else {
+        return Ok(false);
+    };
+    if !directory
+        .metadata()
+        .is_ok_and(|found| found.uid() == os::own_uid())
+    {
+        return Ok(false);
+    }
+    match os::lock(&directory) {
+        Ok(()) => (),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(Failure::new(
+                Reason::NameBusy,
+                format!(
+                    "another process removes {}, or has locked its directory",
+                    lock_path.display()
+                ),
+            ));
+        }
+        Err(error) => return Err(failure(&error, "lock", parent)),
+    }
+    let found = match fs::symlink_metadata(lock_path) {
+        Ok(found) => found,
+        Err(error) => return Ok(error.kind() == io::ErrorKind::NotFound),
+    };
+    if found.uid() == os::own_uid() {
+        return Ok(true);
+    }
+    // A socket of root's says nothing to us, unless its mode lets us in; and a node that is just starting
+    // or ending has none, but holds the lock.
+    let is_dead = found.uid() == 0
+        && check_lock(&found, lock_path).is_ok()
+        && matches!(probe(&Address::Path(path.to_owned())), Probe::Nobody)
+        && process::lock_holder(&found).is_none();
+    if !is_dead {
+        return Ok(false);
+    }
+    fs::remove_file(lock_path).map_err(|error| failure(&error, "remove", lock_path))?;
+    log::info!(
+        target: NOTICE, reason = Cause::TookOver, address:% = path.display();
+        "removed {}, which a node of root's has left behind",
+        lock_path.display()
+    );
+    Ok(true)
 }
 
 /// Somebody else's lock file could be held for ever, to keep us from our name; and one that is also
@@ -290,12 +356,27 @@ fn unopenable(error: &io::Error, lock_path: &Path) -> Failure {
         return failure;
     }
     match error.kind() {
-        // Left behind by root.
-        io::ErrorKind::PermissionDenied => {
-            in_the_way(lock_path, &format!("belongs to uid {} alone", found.uid()))
-        }
+        io::ErrorKind::PermissionDenied => roots_alone(&found, lock_path),
         _ => failure(error, "open", lock_path),
     }
+}
+
+/// A node of root's holds this lock, or has left it behind; only root can find out.
+fn roots_alone(lock: &fs::Metadata, lock_path: &Path) -> Failure {
+    let directory = lock_path.parent().unwrap_or(Path::new("/"));
+    let may_remove = match fs::metadata(directory) {
+        Ok(found) if found.uid() == os::own_uid() => "this node's user, who owns the directory,",
+        _ => "only root",
+    };
+    Failure::new(
+        Reason::BadAddress,
+        format!(
+            "{} is in the way and belongs to uid {} alone; if no node of root's runs there, {may_remove} \
+             may remove it and the socket beside it; or set socket_dir to a directory of this node's user",
+            lock_path.display(),
+            lock.uid()
+        ),
+    )
 }
 
 fn open_lock(lock_path: &Path) -> io::Result<File> {
