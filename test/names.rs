@@ -396,6 +396,20 @@ fn sighup_looks_at_once() {
     sidecar.expect_no_report();
 }
 
+/// It looks once in two seconds, and does nothing else.
+#[test]
+fn watching_the_path_wakes_an_idle_sidecar_once_in_two_seconds() {
+    const LOOKS: u32 = 3;
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    sidecar.listen(directory.path("a.sock"));
+    sidecar.listen_with(1, directory.path("b.sock"), 0o600);
+    sidecar.settle();
+    let wakeups = sidecar.wakeups_in(LOOKS * CHECK_INTERVAL);
+    // The first interval may have begun before.
+    assert!((1..=u64::from(LOOKS) + 1).contains(&wakeups), "{wakeups}");
+}
+
 #[test]
 fn unlisten_that_crosses_the_loss_is_answered() {
     let directory = TempDir::new();

@@ -609,6 +609,16 @@ impl Sidecar {
         }
     }
 
+    /// How often it wakes up in so much time. This waits by time, and reads nothing.
+    pub fn wakeups_in(&mut self, time: Duration) -> u64 {
+        let before = Usage::of(self.pid());
+        match self.log.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => Usage::of(self.pid()).waits - before.waits,
+            Ok(line) => self.fail(&format!("nothing, not {line:?}")),
+            Err(RecvTimeoutError::Disconnected) => self.fail("the sidecar to live on"),
+        }
+    }
+
     fn pump_for(&mut self, awaited: &str) {
         match self.pump(Instant::now() + LIMIT) {
             Pumped::Something => (),
