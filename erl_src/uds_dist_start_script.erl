@@ -36,7 +36,11 @@ check_lines(Text) ->
     Lines = binary:split(Text, <<"\n">>, [global]),
     case [Line || <<"-proto_dist", _/binary>> = Line <- Lines] of
         [] ->
-            ok;
+            %% Such as an indented line, or one that begins with the directory.
+            case [Line || Line <- Lines, is_with_dir(string:trim(Line, leading))] of
+                [] -> ok;
+                _ -> {error, problem("no line begins with -proto_dist; begin that of -uds_dist_dir with it")}
+            end;
         Passed ->
             Has = fun(Part) -> binary:match(iolist_to_binary(Passed), Part) =/= nomatch end,
             %% A comment is passed on as well, word by word.
@@ -46,6 +50,9 @@ check_lines(Text) ->
                 {false, _} -> {error, problem("-uds_dist_dir is not on the line of -proto_dist; put it there")}
             end
     end.
+
+is_with_dir(<<"#", _/binary>>) -> false;
+is_with_dir(Line) -> binary:match(Line, <<"-uds_dist_dir">>) =/= nomatch.
 
 problem(What) ->
     ["the commands of this release (ping, rpc, stop, daemon) will not find this node: ", What].

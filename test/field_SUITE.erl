@@ -352,11 +352,13 @@ start_scripts_that_lose_the_directory_are_told_of(Config) ->
     Relx = [{"ESCRIPT_NAME", "x"}, {"RELEASE_ROOT_DIR", Root}, {"RELEASE_VSN", "1.0"}],
     Own = "-sname a\n-proto_dist uds\n-uds_dist_dir /run/x\n",
     Comment = "-proto_dist uds -uds_dist_dir /run/x # here\n",
+    Behind = "-uds_dist_dir /run/x -proto_dist uds\n",
     Right = "# -proto_dist uds # here\n-proto_dist uds -uds_dist_dir /run/x\n",
     Lost = "the commands of this release .* will not find this node: ",
     Cases = [
         {Own, Relx, [Lost, "-uds_dist_dir is not on the line of -proto_dist; put it there .*vm\\.args"]},
         {Comment, Relx, [Lost, "a comment stands behind -proto_dist"]},
+        {Behind, Relx, [Lost, "no line begins with -proto_dist"]},
         {Right, Relx, none},
         %% The environment reaches every command, and other releases have other scripts.
         {Own, [{"UDS_DIST_DIR", Root} | Relx], none},
