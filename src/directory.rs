@@ -36,7 +36,16 @@ pub fn is_private(directory: &Path) -> io::Result<bool> {
 /// If the metadata of `directory` cannot be read.
 pub fn distrust(directory: &Path) -> io::Result<Option<String>> {
     let entry = fs::symlink_metadata(directory)?;
-    let target = fs::metadata(directory)?;
+    let target = match fs::metadata(directory) {
+        Err(error) if entry.is_symlink() && error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(
+                "is a symbolic link to a directory that does not exist; create that, or set \
+                 socket_dir to another"
+                    .into(),
+            ));
+        }
+        found => found?,
+    };
     let mode = target.mode();
     Ok(
         if entry.is_symlink() && !os::is_trusted_owner(entry.uid()) {

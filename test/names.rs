@@ -599,6 +599,17 @@ fn only_the_last_directory_is_created() {
 }
 
 #[test]
+fn a_link_to_a_missing_directory_is_explained() {
+    let directory = TempDir::new();
+    symlink(directory.path("nowhere"), directory.path("x")).expect("a link");
+    assert_fails(
+        Sidecar::start().listen_fails(directory.path("x/a.sock")),
+        Reason::BadAddress,
+        &["/x is a symbolic link to a directory that does not exist"],
+    );
+}
+
+#[test]
 fn a_file_is_no_directory() {
     let directory = TempDir::new();
     fs::write(directory.path("file"), "").expect("a file");
