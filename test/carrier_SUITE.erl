@@ -154,6 +154,8 @@ wrong_cookie_is_refused(Config) ->
     %% This is well before the end of the setup time, 7 seconds.
     ?assert(erlang:monotonic_time(millisecond) - Started < 6000),
     expect_output(A, "Connection attempt from.* node .*b@.* rejected"),
+    Line = "it closed the connection during the handshake; most often the cookies differ",
+    expect_output(B, ["uds_dist: cannot connect to ", atom_to_list(name(A)), ": ", Line]),
     ?assertEqual([], call(A, erlang, nodes, [connected])),
     ?assertEqual([], call(B, erlang, nodes, [connected])).
 

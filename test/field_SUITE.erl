@@ -349,7 +349,10 @@ start_scripts_that_lose_the_directory_are_told_of(Config) ->
     Root = dir(Config),
     File = filename:join([Root, "releases", "1.0", "vm.args"]),
     ok = filelib:ensure_dir(File),
-    Relx = [{"ESCRIPT_NAME", "x"}, {"RELEASE_ROOT_DIR", Root}, {"RELEASE_VSN", "1.0"}],
+    %% The boot script of a release is beside it.
+    Boot = filename:rootname(File, "vm.args") ++ "start",
+    {ok, _} = file:copy(filename:join([code:root_dir(), "bin", "start_clean.boot"]), Boot ++ ".boot"),
+    Relx = [{"ESCRIPT_NAME", "x"}],
     Own = "-sname a\n-proto_dist uds\n-uds_dist_dir /run/x\n",
     Comment = "-proto_dist uds -uds_dist_dir /run/x # here\n",
     Behind = "-uds_dist_dir /run/x -proto_dist uds\n",
@@ -367,7 +370,7 @@ start_scripts_that_lose_the_directory_are_told_of(Config) ->
     [
         begin
             ok = file:write_file(File, Text),
-            A = start("a", #{env => Env}, Config),
+            A = start("a", #{env => Env, args => ["-boot", Boot]}, Config),
             ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [])),
             case Line of
                 none -> ?assertEqual([], lines("will not find this node", A));
