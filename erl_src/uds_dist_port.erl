@@ -33,6 +33,7 @@
 -define(NEEDED, [
     uds_dist_acceptor,
     uds_dist_backoff,
+    uds_dist_callers,
     uds_dist_channel,
     uds_dist_config,
     uds_dist_connections,
@@ -69,13 +70,8 @@
     %% configure/0 changes them: listening and dialling must use the same.
     config :: undefined | config(),
     channel = uds_dist_channel:new() :: uds_dist_channel:channel(),
-    %% Callers that have no reply yet, and what they wait for. Replies are sent once the whole message has been
-    %% handled, so that an exception on the way leaves no caller with two replies, or with none.
-    callers = #{} :: #{gen_server:from() => part()},
-    replies = [] :: [{gen_server:from(), Reply :: term()}]
+    callers = uds_dist_callers:new() :: uds_dist_callers:callers()
 }).
-
--type part() :: listener | dialer | status | state.
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
@@ -175,7 +171,7 @@ init([]) ->
 -spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
 handle_call(Request, From, State = #state{callers = Callers}) ->
     Part = part(Request),
-    State1 = State#state{callers = Callers#{From => Part}},
+    State1 = State#state{callers = uds_dist_callers:add(From, Part, Callers)},
     Call = fun() ->
         case call(Request, From, State1) of
             {reply, Reply, State2} -> reply(From, Reply, State2);
@@ -218,7 +214,7 @@ survive(Callback, Message, State) ->
             catch
                 Class1:Reason1:Stack1 ->
                     ok = uds_dist_log:mistake(Class1, Reason1, Stack1),
-                    send_replies(reply_all(maps:keys(State#state.callers), State))
+                    send_replies(reply_all(uds_dist_callers:all(State#state.callers), State))
             end
     end.
 
@@ -273,35 +269,29 @@ give_up(sidecar, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:give_up("this node has made the mistake above", Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1});
 give_up(Part, State = #state{callers = Callers}) ->
-    reply_all([From || {From, P} <- maps:to_list(Callers), P =:= Part], State).
+    reply_all(uds_dist_callers:waiting(Part, Callers), State).
 
 %% Replies to callers whose request has been given up.
 reply_all(Callers, State) ->
     lists:foldl(
         fun(From, S) ->
-            case S of
-                #state{callers = #{From := status}} ->
-                    reply(From, uds_dist_sidecar:unknown_status(), S);
-                _ ->
-                    reply(From, {error, internal_error}, S)
+            case uds_dist_callers:waits_for(From, S#state.callers) of
+                status -> reply(From, uds_dist_sidecar:unknown_status(), S);
+                _ -> reply(From, {error, internal_error}, S)
             end
         end,
         State,
         Callers
     ).
 
-%% A caller whose request was given up has its reply already.
-reply(From, Reply, State = #state{callers = Callers, replies = Replies}) ->
-    case maps:take(From, Callers) of
-        {_, Callers1} -> State#state{callers = Callers1, replies = [{From, Reply} | Replies]};
-        error -> State
-    end.
+reply(From, Reply, State = #state{callers = Callers}) ->
+    State#state{callers = uds_dist_callers:reply(From, Reply, Callers)}.
 
-send_replies(State = #state{replies = []}) ->
-    State;
-send_replies(State = #state{replies = Replies}) ->
-    lists:foreach(fun({From, Reply}) -> gen_server:reply(From, Reply) end, lists:reverse(Replies)),
-    State#state{replies = []}.
+send_replies(State = #state{callers = Callers}) ->
+    case uds_dist_callers:send(Callers) of
+        Callers -> State;
+        Sent -> State#state{callers = Sent}
+    end.
 
 %% ---------------------------------------------------------------------------------------------
 %% What this node wants
@@ -477,7 +467,7 @@ sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connec
 
 %% Everybody who waits for the sidecar's status gets it.
 status(Status, State = #state{callers = Callers}) ->
-    Waiting = [From || {From, status} <- maps:to_list(Callers)],
+    Waiting = uds_dist_callers:waiting(status, Callers),
     lists:foldl(fun(From, S) -> reply(From, Status, S) end, State, Waiting).
 
 report({data, Conn, Bytes}, State = #state{connections = Connections}) ->

@@ -9,8 +9,8 @@
 %% Ok as well where this is no such release, or what it was started with cannot be found.
 -spec check() -> ok | {error, uds_dist_config:explanation()}.
 check() ->
-    %% Only the scripts of relx export it. The environment reaches every command.
-    IsRelx = os:getenv("ESCRIPT_NAME", "") =/= "" andalso os:getenv("UDS_DIST_DIR", "") =:= "",
+    %% Only the scripts of relx export it. UDS_DIST_DIR reaches every command.
+    IsRelx = os:getenv("RELX_RPC_TIMEOUT", "") =/= "" andalso os:getenv("UDS_DIST_DIR", "") =:= "",
     IsOnCommandLine = init:get_argument(uds_dist_dir) =/= error,
     case IsRelx andalso IsOnCommandLine andalso init:get_argument(boot) of
         %% The boot script of a release is beside its vm.args.

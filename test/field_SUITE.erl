@@ -352,7 +352,7 @@ start_scripts_that_lose_the_directory_are_told_of(Config) ->
     %% The boot script of a release is beside it.
     Boot = filename:rootname(File, "vm.args") ++ "start",
     {ok, _} = file:copy(filename:join([code:root_dir(), "bin", "start_clean.boot"]), Boot ++ ".boot"),
-    Relx = [{"ESCRIPT_NAME", "x"}],
+    Relx = [{"RELX_RPC_TIMEOUT", "60"}],
     Own = "-sname a\n-proto_dist uds\n-uds_dist_dir /run/x\n",
     Comment = "-proto_dist uds -uds_dist_dir /run/x # here\n",
     Behind = "-uds_dist_dir /run/x -proto_dist uds\n",

@@ -787,7 +787,7 @@ is_unharmed(Sidecar, Conn, Mistakes) ->
     ok = test_sidecar:say(Sidecar, {connect_failed, Conn, not_listening, "nobody"}),
     ?assertEqual({error, not_listening}, answer(Calling)),
     ?assertEqual(Mistakes, lines("internal error")),
-    ?assertEqual(#{}, element(?CALLERS, sys:get_state(uds_dist_port))),
+    ?assertEqual([], uds_dist_callers:all(element(?CALLERS, sys:get_state(uds_dist_port)))),
     ok.
 
 %% ---------------------------------------------------------------------------------------------
@@ -847,7 +847,7 @@ stopped_sidecar_does_not_stop_the_owner(Config) ->
     ok = shake_hands(4, <<"q@host">>, Sidecar),
     ok = fill_pipe(Node, Sidecar),
     _ = test_node:call(Node, sys, get_state, [uds_dist_port, ?AT_ONCE]),
-    #{sidecar := #{status := up}} = test_node:call(Node, uds_dist, info, []),
+    #{sidecar := #{status := up}} = test_node:call(Node, uds_dist_port, info, []),
     %% Enough input to require an acknowledgement.
     ok = test_sidecar:say(Sidecar, [{data, 4, frame(N, <<"q@host">>, 100000)} || N <- [1, 2, 3, 4, 5, 6]]),
     ?assertEqual([up, up, 1, 2, 3, 4, 5, 6], collected(8, Node)),
