@@ -170,15 +170,14 @@ init([]) ->
 
 -spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
 handle_call(Request, From, State = #state{callers = Callers}) ->
-    Part = part(Request),
-    State1 = State#state{callers = uds_dist_callers:add(From, Part, Callers)},
+    State1 = State#state{callers = uds_dist_callers:add(From, part(Request), Callers)},
     Call = fun() ->
         case call(Request, From, State1) of
             {reply, Reply, State2} -> reply(From, Reply, State2);
             {noreply, State2} -> State2
         end
     end,
-    {noreply, survive(Call, {caller, From, Part}, State1)}.
+    {noreply, survive(Call, {caller, From}, State1)}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast(Request, State) ->
@@ -218,7 +217,7 @@ survive(Callback, Message, State) ->
             end
     end.
 
-about({caller, _, _} = Caller) -> Caller;
+about({caller, _} = Caller) -> Caller;
 about({established, {Conn, _}, _, _}) -> {connection, Conn};
 about({Port, {data, Packet}}) when is_port(Port) -> about_report(uds_dist_protocol:decode(Packet));
 about({Port, {exit_status, _}}) when is_port(Port) -> sidecar;
@@ -251,7 +250,7 @@ about_report(Report) ->
 
 give_up(nothing, State) ->
     State;
-give_up({caller, From, _}, State) ->
+give_up({caller, From}, State) ->
     reply_all([From], State);
 give_up({connection, Conn}, State = #state{connections = Connections, dialer = Dialer}) ->
     case uds_dist_connections:dialled(Conn, Connections) of
@@ -465,7 +464,7 @@ sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connec
     State3 = dialer(fun uds_dist_dialer:down/1, State2),
     status(uds_dist_sidecar:unknown_status(), State3).
 
-%% Everybody who waits for the sidecar's status gets it.
+%% Replies to all callers that wait for the sidecar's status.
 status(Status, State = #state{callers = Callers}) ->
     Waiting = uds_dist_callers:waiting(status, Callers),
     lists:foldl(fun(From, S) -> reply(From, Status, S) end, State, Waiting).

@@ -41,7 +41,7 @@
     %% It is there; its window in bytes, and after how many that have ended or did not start.
     {up, Window :: pos_integer(), Tries :: non_neg_integer()}
     | {report, uds_dist_protocol:report()}
-    %% For all that wait for its status. Where it ends before, there is only that event.
+    %% The answer for all callers that wait for its status. If the sidecar ends first, only `down` comes.
     | {status, uds_dist_protocol:status()}
     %% It is gone, or could not be started.
     | {down, #{
@@ -130,8 +130,8 @@ sent({ok, Pipe}, Sidecar) -> Sidecar#sidecar{pipe = Pipe};
 %% A message that says so is on its way.
 sent(closed, Sidecar) -> Sidecar.
 
-%% Asks one that is up for its status, which comes as an event: from the sidecar if it answers in time, and
-%% else without what it knows.
+%% Asks a sidecar that is up for its status, which comes as an event. If the sidecar does not answer in time,
+%% the event says that the status is unknown.
 -spec ask_status(sidecar()) -> sidecar().
 ask_status(Sidecar = #sidecar{status = up, is_asked = IsAsked, status_timer = Timer}) ->
     Sidecar1 =
@@ -193,7 +193,7 @@ packet(Report, Sidecar) ->
 broke_protocol(What, Sidecar) ->
     ended(io_lib:format("it broke the port protocol with ~0tP", [What, 12]), Sidecar).
 
-%% Ends it, for a reason that is not its own.
+%% Ends the sidecar for a reason that lies in this node.
 -spec give_up(uds_dist_config:explanation(), sidecar()) -> {event(), sidecar()}.
 give_up(Explanation, Sidecar) ->
     ended(Explanation, Sidecar).

@@ -1,12 +1,12 @@
-%% What the start script of a release will pass on to its commands, as far as this node can tell. Scripts of
-%% relx run `ping`, `rpc`, `stop` and so on in nodes of their own, which see of vm.args only whole lines that
-%% begin with certain flags, -proto_dist among them. With a directory on another line, they look for the node
-%% where it is not, and `daemon` waits for it for ever.
+%% Checks whether the commands of a relx release will find this node. Its start script runs ping, rpc, stop
+%% and the like in nodes of their own, and passes on only whole lines of vm.args that begin with certain
+%% flags, such as -proto_dist. If the directory is on another line, the commands look for the socket in the
+%% wrong place, and daemon waits for ever.
 -module(uds_dist_start_script).
 
 -export([check/0, check_lines/1]).
 
-%% Ok as well where this is no such release, or what it was started with cannot be found.
+%% Returns ok too if this is no such release, or if its vm.args cannot be found.
 -spec check() -> ok | {error, uds_dist_config:explanation()}.
 check() ->
     %% Only the scripts of relx export it. UDS_DIST_DIR reaches every command.
@@ -18,7 +18,7 @@ check() ->
         _ -> ok
     end.
 
-%% Not by the file server, which may not be there yet.
+%% Does not use the file server, which may not have started yet.
 check_file(Path) ->
     case prim_file:read_file(Path) of
         {ok, Text} ->
@@ -30,20 +30,20 @@ check_file(Path) ->
             ok
     end.
 
-%% Of a vm.args that has the directory somewhere.
+%% Checks the text of a vm.args that names the directory somewhere.
 -spec check_lines(binary()) -> ok | {error, uds_dist_config:explanation()}.
 check_lines(Text) ->
     Lines = binary:split(Text, <<"\n">>, [global]),
     case [Line || <<"-proto_dist", _/binary>> = Line <- Lines] of
         [] ->
-            %% Such as an indented line, or one that begins with the directory.
+            %% The line may be indented, or begin with the directory.
             case [Line || Line <- Lines, is_with_dir(string:trim(Line, leading))] of
                 [] -> ok;
                 _ -> {error, problem("no line begins with -proto_dist; begin that of -uds_dist_dir with it")}
             end;
         Passed ->
             Has = fun(Part) -> binary:match(iolist_to_binary(Passed), Part) =/= nomatch end,
-            %% A comment is passed on as well, word by word.
+            %% The script passes a comment on as well, word by word.
             case {Has(<<"-uds_dist_dir">>), Has(<<"#">>)} of
                 {true, false} -> ok;
                 {true, true} -> {error, problem("a comment stands behind -proto_dist; give it a line of its own")};
