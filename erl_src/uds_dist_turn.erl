@@ -11,9 +11,10 @@
 %%
 %% In such a busy node, the first of several senders fills the VM's queue, and the senders behind it in the
 %% run queue are suspended until a controller has emptied it. If the controller gives a turn then, all of
-%% them wait for a round of the run queue, again and again: 22 MB/s instead of 480. The controller does not
-%% starve anyone meanwhile, since it has work only after an ordinary process has run. So while turns
-%% take long, none is given before PATIENCE of work without a rest.
+%% them wait for a round of the run queue, again and again: about 20 MB/s, where several hundred are possible.
+%% The controller does not starve anyone meanwhile, since it has work only after an ordinary process has run.
+%% So while turns take long, none is given before PATIENCE of work without a rest. Rounds of slow rates remain
+%% where all senders are suspended before the controller wakes up on another scheduler.
 %%
 %% In such a node, is_busy/0 also makes the controller empty the queue before the output has room.
 -module(uds_dist_turn).
