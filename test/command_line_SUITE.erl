@@ -228,7 +228,7 @@ erl_uds_dist_answers(Config) ->
 
 %% While an application starts, a node answers and is not ready. Whoever waits for it sees it come.
 ready_is_not_alive(Config) ->
-    _ = boot_with(when_told, Config),
+    Node = boot_with(when_told, Config),
     App = ["--app", atom_to_list(?APPLICATION)],
     Ping = fun(Options) -> run(["ping", "a", "--timeout", "30s" | Options], Config) end,
     ?assertMatch({0, "pong from a@" ++ _}, Ping(["--wait", "30s"])),
@@ -240,7 +240,7 @@ ready_is_not_alive(Config) ->
         open(["ping", "a", "--wait", "60s" | Options], options(Config))
      || Options <- [["--started"], App]
     ],
-    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)),
+    tell_to_start(Node, Config),
     [?assertMatch({0, "pong from a@" ++ _}, test_project:collect(Port)) || Port <- Waiting],
     ?assertMatch({0, _}, Ping(["--started", "--app", "kernel" | App])),
     assert_fails(?NOT_READY, "the application kern does not run", Ping(["--app", "kern"])),
@@ -268,6 +268,11 @@ a_node_that_does_not_start_is_not_ready(Config) ->
 boot_with(How, Config) ->
     Boot = ["-s", atom_to_list(?APPLICATION), "boot", atom_to_list(How)],
     test_node:launch(#{name => "a", args => ["-noinput" | Boot]}, Config).
+
+%% The node may answer before the application is registered.
+tell_to_start(Node, Config) ->
+    test_node:expect_output(Node, "waiting to be told"),
+    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)).
 
 %% ---------------------------------------------------------------------------------------------
 %% What it says
@@ -703,11 +708,11 @@ peers_answers_beside_a_saturated_connection(Config) ->
     ok = test_node:signal("CONT", [os_pid(B), test_node:sidecar(B)]).
 
 status_tells_how_far_the_boot_is(Config) ->
-    _ = boot_with(when_told, Config),
+    Node = boot_with(when_told, Config),
     Status = fun() -> run(["status", "a", "--wait", "30s"], Config) end,
     {0, Starting} = Status(),
     ?assert(lists:member(["Node", "boot", "starting"], rows(Starting))),
-    assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)),
+    tell_to_start(Node, Config),
     {0, _} = run(["ping", "a", "--started", "--wait", "30s"], Config),
     {0, Started} = Status(),
     ?assert(lists:member(["Node", "boot", "started"], rows(Started))),

@@ -18,6 +18,7 @@ boot([How]) ->
 %% `fatal` fails as `failing` does, and boot/1 with it.
 start(normal, when_told) ->
     true = register(?MODULE, self()),
+    io:put_chars("waiting to be told\n"),
     receive
         go -> ok
     end,
