@@ -1,12 +1,12 @@
 %% The settings, their sources, and the addresses of nodes that follow from them.
 %%
 %% This module must work in the earliest boot, because distribution starts before file servers and loggers.
-%% It starts no process, and remembers nothing but the directory in which the node was started.
+%% It starts no process, and remembers nothing.
 -module(uds_dist_config).
 
--export([read/0, read_if_complete/0, place/2, address/2, format_address/1, default_hint/1]).
+-export([read/0, read_if_complete/0, place/2, address/2, default_hint/1]).
 -export([settings/1, check_command_name/2, is_embedded/0, is_debugged/0]).
--export([sidecar_path/0, remember_working_directory/0]).
+-export([sidecar_path/0, printable/1, format_address/1, printable_address/1]).
 -export([check_socket_dir/3, limit/1, is_dynamic/1]).
 
 -export_type([config/0, log_level/0, setting/0, explanation/0]).
@@ -56,8 +56,6 @@
 -define(MAX_IDS, 250).
 %% (uid_t)-1 is reserved: no user has it.
 -define(MAX_ID, 16#FFFFFFFE).
-%% Key of the directory in which the node was started.
--define(CWD, {?MODULE, working_directory}).
 
 %% Reads and checks every setting.
 -spec read() -> {ok, config()} | {error, explanation()}.
@@ -74,7 +72,8 @@ read() ->
             fun policy/1,
             fun transport/1,
             fun spin/1,
-            fun log/1
+            fun log/1,
+            fun sidecar/1
         ],
         #{overridden => [], sources => #{}}
     ).
@@ -139,7 +138,7 @@ socket_dir(Config) ->
                     invalid(
                         "socket_dir ~ts (~ts) is a relative path, and in a release each command may "
                         "have another working directory; set it to an absolute one",
-                        [Value, Source]
+                        [show(Value), Source]
                     )
             end
     end.
@@ -162,7 +161,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
                 socket_dir => Dir,
                 overridden := [
                     io_lib:format("socket_dir is ~ts (~ts), so ~ts (~ts) is not used", [
-                        Dir, Source, printable(Other), OtherSource
+                        printable(Dir), Source, show(Other), OtherSource
                     ])
                  || {OtherSource, Other} <- Weaker, not is_same(Other, Value)
                 ] ++ Lines
@@ -171,14 +170,32 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
             Error
     end.
 
-%% A weaker value has not been checked.
-printable(Value) ->
+%% A value that has not been checked, for people.
+show(Value) ->
     try to_bytes(Value) of
-        <<Bytes/binary>> -> Bytes;
+        <<Bytes/binary>> -> printable(Bytes);
         _ -> io_lib:format("~0tp", [Value])
     catch
         error:badarg -> io_lib:format("~0tp", [Value])
     end.
+
+%% Bytes as text on one line. Those that are no text, and control characters, are shown as escapes.
+-spec printable(binary()) -> unicode:chardata().
+printable(Bytes) ->
+    case unicode:characters_to_list(Bytes) of
+        Text when is_list(Text) -> lists:map(fun escape/1, Text);
+        {_, Text, <<Byte, Rest/binary>>} ->
+            [lists:map(fun escape/1, Text), hexadecimal(Byte), printable(Rest)]
+    end.
+
+escape($\r) -> "\\r";
+escape($\n) -> "\\n";
+escape($\t) -> "\\t";
+escape(Char) when Char < 32; Char >= 127, Char =< 159 -> hexadecimal(Char);
+escape(Char) -> Char.
+
+hexadecimal(Byte) ->
+    io_lib:format("\\x~2.16.0b", [Byte]).
 
 is_same(A, B) ->
     try
@@ -190,35 +207,35 @@ is_same(A, B) ->
 %% Reads `-uds_dist_dir /run/x`, which needs no quoting, or the form that OTP has for every application:
 %% `-uds_dist socket_dir '"/run/x"'`. As with other flags of erl, the last one wins.
 command_line() ->
-    case init:get_argument(uds_dist_dir) of
-        {ok, Values} ->
-            case lists:last(Values) of
-                [Dir] -> {ok, bytes(Dir)};
+    case uds_dist_system:argument(uds_dist_dir) of
+        undefined ->
+            application_argument();
+        Occurrences ->
+            case lists:last(Occurrences) of
+                [Dir] -> {ok, Dir};
                 _ -> invalid("-uds_dist_dir takes one directory", [])
-            end;
-        error ->
-            application_argument()
+            end
     end.
 
 application_argument() ->
-    Pairs = [
-        Value
-     || {ok, Values} <- [init:get_argument(uds_dist)],
-        ["socket_dir", Value] <- lists:map(fun first_two/1, Values)
-    ],
-    case Pairs of
+    Occurrences =
+        case uds_dist_system:argument(uds_dist) of
+            undefined -> [];
+            Given -> Given
+        end,
+    case [Text || [<<"socket_dir">>, Text] <- lists:map(fun first_two/1, Occurrences)] of
         [] ->
             undefined;
-        _ ->
-            Text = lists:last(Pairs),
-            case parse_term(Text) of
+        Texts ->
+            Text = lists:last(Texts),
+            case parse_term(unicode:characters_to_list(Text)) of
                 {ok, Value} ->
                     {ok, Value};
                 error ->
                     invalid(
                         "-uds_dist socket_dir ~ts is not an Erlang string; quote it twice, '\"~ts\"', "
                         "or use -uds_dist_dir ~ts",
-                        [Text, Text, Text]
+                        lists:duplicate(3, printable(Text))
                     )
             end
     end.
@@ -226,7 +243,7 @@ application_argument() ->
 first_two([Key, Value | _]) -> [Key, Value];
 first_two(Other) -> Other.
 
-parse_term(Text) ->
+parse_term(Text) when is_list(Text) ->
     case erl_scan:string(Text ++ ".") of
         {ok, Tokens, _} ->
             case erl_parse:parse_term(Tokens) of
@@ -235,21 +252,14 @@ parse_term(Text) ->
             end;
         {error, _, _} ->
             error
-    end.
+    end;
+parse_term(_NotUtf8) ->
+    error.
 
 environment() ->
-    case os:getenv("UDS_DIST_DIR", "") of
-        "" -> undefined;
-        Dir -> {ok, bytes(Dir)}
-    end.
-
-%% The original bytes of a path from the operating system, which the VM has decoded according to the locale.
-bytes(Path) when is_binary(Path) ->
-    Path;
-bytes(Path) ->
-    case unicode:characters_to_binary(Path, unicode, file:native_name_encoding()) of
-        Bytes when is_binary(Bytes) -> Bytes;
-        _ -> unicode:characters_to_binary(Path)
+    case uds_dist_system:variable("UDS_DIST_DIR") of
+        undefined -> undefined;
+        Dir -> {ok, Dir}
     end.
 
 %% The bytes of a configured value, in UTF-8 if it is a string.
@@ -280,22 +290,10 @@ is_embedded() ->
 -type os_type() :: {atom(), atom()}.
 check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
     try to_bytes(Value) of
-        <<"@">> ->
-            invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace", [Source]);
-        <<"@", _/binary>> = Namespace when OsType =:= {unix, linux} ->
-            no_nul(Namespace, Value, Source);
-        <<"@", _/binary>> = Namespace ->
-            invalid(
-                "socket_dir ~ts (~ts) is an abstract namespace, which only Linux has; "
-                "set it to a directory",
-                [Namespace, Source]
-            );
-        <<>> ->
-            invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
-        Dir when is_binary(Dir) ->
-            case absolute(Dir) of
-                {ok, Absolute} -> no_nul(Absolute, Value, Source);
-                error -> no_working_directory(Value, Source)
+        Bytes when is_binary(Bytes) ->
+            case blemish(Bytes) of
+                none -> check_place(Bytes, Source, OsType);
+                Blemish -> invalid("socket_dir ~ts (~ts) ~ts", [printable(Bytes), Source, Blemish])
             end;
         _ ->
             not_a_directory(Value, Source)
@@ -305,9 +303,44 @@ check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
 check_socket_dir(Value, Source, _OsType) ->
     not_a_directory(Value, Source).
 
+check_place(<<>>, Source, _OsType) ->
+    invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
+check_place(<<"@">>, Source, _OsType) ->
+    invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace", [Source]);
+check_place(<<"@", _/binary>> = Namespace, _Source, {unix, linux}) ->
+    {ok, Namespace};
+check_place(<<"@", _/binary>> = Namespace, Source, _OsType) ->
+    invalid(
+        "socket_dir ~ts (~ts) is an abstract namespace, which only Linux has; "
+        "set it to a directory",
+        [printable(Namespace), Source]
+    );
+check_place(Dir, Source, _OsType) ->
+    case absolute(Dir) of
+        {ok, Absolute} -> {ok, Absolute};
+        error -> no_working_directory(Dir, Source)
+    end.
+
+%% What is wrong with a text that looks right on a screen, but is not what anybody meant. The command line
+%% refuses the same (src/command_line/location.rs).
+blemish(<<>>) ->
+    none;
+blemish(Text) ->
+    IsControl = fun(Byte) -> Byte < 32 orelse Byte =:= 127 end,
+    case {binary:last(Text), lists:any(IsControl, binary_to_list(Text)), binary:first(Text)} of
+        {$\r, _, _} ->
+            "ends in a carriage return; remove it: the file that sets it may have Windows line ends";
+        {_, true, _} ->
+            "contains a control character; remove it";
+        {Last, _, First} when Last =:= $\s; First =:= $\s ->
+            "begins or ends with a blank; remove it";
+        _ ->
+            none
+    end.
+
 %% The absolute form of a path in bytes, relative to the directory in which the node was started.
 absolute(Path) ->
-    case {filename:pathtype(Path), working_directory()} of
+    case {filename:pathtype(Path), uds_dist_system:working_directory()} of
         {relative, undefined} -> error;
         {relative, Cwd} when Path =:= <<".">> -> {ok, Cwd};
         {relative, Cwd} -> {ok, filename:absname(Path, Cwd)};
@@ -318,37 +351,8 @@ no_working_directory(Value, Source) ->
     invalid(
         "socket_dir ~ts (~ts) is a relative path, and the working directory does not exist any more; "
         "set it to an absolute one",
-        [Value, Source]
+        [show(Value), Source]
     ).
-
-%% Remembers the current working directory, against which relative paths are resolved from now on. If
-%% a program changes its directory later, the paths of the node's socket and sidecar must stay the same.
--spec remember_working_directory() -> ok.
-remember_working_directory() ->
-    case persistent_term:get(?CWD, undefined) of
-        undefined -> persistent_term:put(?CWD, {cwd, read_working_directory()});
-        {cwd, _} -> ok
-    end.
-
-%% The remembered or current working directory; undefined if it was removed.
-working_directory() ->
-    case persistent_term:get(?CWD, undefined) of
-        undefined -> read_working_directory();
-        {cwd, Cwd} -> Cwd
-    end.
-
-%% file:get_cwd/0 would call the file server, which may not have started yet.
-read_working_directory() ->
-    case prim_file:get_cwd() of
-        {ok, Dir} -> bytes(Dir);
-        {error, _} -> undefined
-    end.
-
-no_nul(Dir, Value, Source) ->
-    case binary:match(Dir, <<0>>) of
-        nomatch -> {ok, Dir};
-        _ -> not_a_directory(Value, Source)
-    end.
 
 not_a_directory(Value, Source) ->
     invalid("socket_dir ~0tp (~ts) must be a string or binary: a directory, or @namespace", [
@@ -428,18 +432,20 @@ transport(Config) ->
 %% waited for.
 spin(Config) ->
     case {variable("UDS_DIST_SPIN", spin, Config), processors()} of
-        {{"", Config1}, 1} ->
+        {{error, _} = Error, _} ->
+            Error;
+        {{undefined, Config1}, 1} ->
             {ok, Config1#{spin => 0}};
-        {{"", Config1}, _} ->
+        {{undefined, Config1}, _} ->
             {ok, Config1#{spin => ?DEFAULT_SPIN}};
         {{Text, Config1}, _} ->
             case string:to_integer(Text) of
-                {Spin, ""} when Spin >= 0, Spin =< ?MAX_SPIN ->
+                {Spin, <<>>} when Spin >= 0, Spin =< ?MAX_SPIN ->
                     {ok, Config1#{spin => Spin}};
                 _ ->
                     invalid(
                         "UDS_DIST_SPIN=~ts must be a number of microseconds from 0 to ~b",
-                        [Text, ?MAX_SPIN]
+                        [printable(Text), ?MAX_SPIN]
                     )
             end
     end.
@@ -448,12 +454,18 @@ spin(Config) ->
 log(Config) ->
     Levels = [off, error, warn, info, debug],
     case variable("UDS_DIST_LOG", log, Config) of
-        {"", Config1} ->
+        {error, _} = Error ->
+            Error;
+        {undefined, Config1} ->
             {ok, Config1#{log => info}};
         {Text, Config1} ->
-            case [Level || Level <- Levels, atom_to_list(Level) =:= Text] of
-                [Level] -> {ok, Config1#{log => Level}};
-                [] -> invalid("UDS_DIST_LOG=~ts must be off, error, warn, info or debug", [Text])
+            case [Level || Level <- Levels, atom_to_binary(Level) =:= Text] of
+                [Level] ->
+                    {ok, Config1#{log => Level}};
+                [] ->
+                    invalid("UDS_DIST_LOG=~ts must be off, error, warn, info or debug", [
+                        printable(Text)
+                    ])
             end
     end.
 
@@ -463,11 +475,30 @@ log(Config) ->
 is_debugged() ->
     os:getenv("UDS_DIST_LOG") =:= "debug".
 
-%% The value of an environment variable; an empty one counts as unset.
+%% The value of an environment variable, and the config with the setting's source.
 variable(Name, Setting, Config) ->
-    case os:getenv(Name, "") of
-        "" -> {"", from(Setting, "the default", Config)};
-        Text -> {Text, from(Setting, Name, Config)}
+    case checked_variable(Name) of
+        {ok, undefined} -> {undefined, from(Setting, "the default", Config)};
+        {ok, Text} -> {Text, from(Setting, Name, Config)};
+        {error, _} = Error -> Error
+    end.
+
+checked_variable(Name) ->
+    case uds_dist_system:variable(Name) of
+        undefined ->
+            {ok, undefined};
+        Text ->
+            case blemish(Text) of
+                none -> {ok, Text};
+                Blemish -> invalid("~ts=~ts ~ts", [Name, printable(Text), Blemish])
+            end
+    end.
+
+%% The sidecar's path is read where it is started. It is not a setting, but is checked with the others.
+sidecar(Config) ->
+    case checked_variable("UDS_DIST_SIDECAR") of
+        {ok, _} -> {ok, Config};
+        {error, _} = Error -> Error
     end.
 
 %% Number of processors that this VM may use, according to its affinity and the quota of its cgroup. If the
@@ -546,7 +577,7 @@ check_length(Address, Limit, Dir) ->
         io_lib:format(
             "the socket address ~ts has ~b bytes, and the system takes no more than ~b; "
             "choose a socket_dir shorter than ~ts",
-            [format_address(Address), byte_size(Address), Limit, Dir]
+            [printable_address(Address), byte_size(Address), Limit, printable(Dir)]
         )}.
 
 %% Longest path of a socket in bytes: sun_path of unix(7) without its NUL.
@@ -554,10 +585,14 @@ check_length(Address, Limit, Dir) ->
 limit({unix, linux}) -> 107;
 limit(_) -> 103.
 
-%% An address in printable form.
--spec format_address(uds_dist_protocol:address()) -> unicode:chardata().
-format_address(<<0, Name/binary>>) -> ["@", Name];
+%% An address as it is written in settings, in the bytes that it has.
+-spec format_address(uds_dist_protocol:address()) -> binary().
+format_address(<<0, Name/binary>>) -> <<"@", Name/binary>>;
 format_address(Path) -> Path.
+
+%% An address for people.
+-spec printable_address(uds_dist_protocol:address()) -> unicode:chardata().
+printable_address(Address) -> printable(format_address(Address)).
 
 %% The settings as uds_dist:info/0 shows them.
 -spec settings(config()) -> uds_dist_info:settings().
@@ -587,13 +622,13 @@ default_hint(_) ->
 -spec sidecar_path() -> file:filename_all().
 sidecar_path() ->
     Path =
-        case os:getenv("UDS_DIST_SIDECAR", "") of
-            "" -> filename:join(priv_dir(), "uds_dist_sidecar");
+        case uds_dist_system:variable("UDS_DIST_SIDECAR") of
+            undefined -> uds_dist_system:bytes(filename:join(priv_dir(), "uds_dist_sidecar"));
             Given -> Given
         end,
-    case absolute(bytes(Path)) of
+    case absolute(Path) of
         {ok, Absolute} -> filename(Absolute);
-        error -> Path
+        error -> filename(Path)
     end.
 
 %% A path as a string, if its bytes are valid in the VM's encoding of file names.

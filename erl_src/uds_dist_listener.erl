@@ -375,4 +375,4 @@ add({Effects, Listener}, Then) when is_function(Then, 1) -> add(Effects, Then(Li
 add(Effects, {More, Listener}) -> {Effects ++ More, Listener}.
 
 address({Address, _, _}) ->
-    uds_dist_config:format_address(Address).
+    uds_dist_config:printable_address(Address).

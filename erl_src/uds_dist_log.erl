@@ -87,8 +87,8 @@ sidecar_ended(#{was_up := WasUp, explanation := Explanation}, {Relayed, HandedOv
         format("; connections ~ts: ~b", [Which, Count])
      || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
-    Path = uds_dist_config:sidecar_path(),
-    Line = format("the sidecar ~ts ~ts: ~ts~ts", [Path, What, Explanation, Connections]),
+    Path = uds_dist_system:bytes(uds_dist_config:sidecar_path()),
+    Line = format("the sidecar ~ts ~ts: ~ts~ts", [uds_dist_config:printable(Path), What, Explanation, Connections]),
     error_line(Line, #{reason => Explanation}).
 
 %% The transport direct is configured, but not available.

@@ -146,13 +146,13 @@ prints_on_stdout() ->
 %% Writes a line to stderr at once, without logger.
 -spec display(unicode:chardata()) -> ok.
 display(Line) ->
-    Bytes = binary_to_list(unicode:characters_to_binary([Line, $\n])),
+    Text = unicode:characters_to_list([Line, $\n]),
     case erlang:function_exported(erlang, display_string, 2) of
         true ->
-            true = apply(erlang, display_string, [stderr, Bytes]),
+            true = apply(erlang, display_string, [stderr, Text]),
             ok;
         false ->
             %% OTP 25 only has display_string/1, which writes to stderr.
-            true = erlang:display_string(Bytes),
+            true = erlang:display_string(Text),
             ok
     end.

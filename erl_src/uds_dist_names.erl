@@ -17,7 +17,7 @@
 -spec list(Dir :: binary()) -> {ok, [string()]} | {error, Reason :: file:posix()}.
 list(<<"@", Namespace/binary>>) ->
     %% The kernel lists abstract sockets, which do not outlive their owners.
-    case read_file("/proc/net/unix") of
+    case uds_dist_system:read_proc("/proc/net/unix") of
         {ok, Table} -> {ok, lists:usort(abstract_names(Table, <<"@", Namespace/binary, "/">>))};
         {error, _} = Error -> Error
     end;
@@ -25,14 +25,16 @@ list(Dir) ->
     case prim_file:list_dir_all(Dir) of
         {ok, Files} ->
             Candidates = [
-                {filename:basename(File, ".sock"), Path}
-             || File <- lists:sort(Files),
-                filename:extension(File) =:= ".sock",
-                is_name(filename:basename(File, ".sock")),
-                Path <- [unicode:characters_to_binary(filename:join(Dir, File))],
+                {Name, Path}
+             || File <- Files,
+                Bytes <- [uds_dist_system:bytes(File)],
+                filename:extension(Bytes) =:= <<".sock">>,
+                Name <- [unicode:characters_to_list(filename:basename(Bytes, <<".sock">>))],
+                is_name(Name),
+                Path <- [<<Dir/binary, "/", Bytes/binary>>],
                 byte_size(Path) =< uds_dist_config:limit(os:type())
             ],
-            {ok, alive(Candidates)};
+            {ok, alive(lists:sort(Candidates))};
         {error, _} = Error ->
             Error
     end.
@@ -79,21 +81,3 @@ abstract_names(Table, Prefix) ->
         Name <- [unicode:characters_to_list(binary:part(Path, Length, byte_size(Path) - Length))],
         is_name(Name)
     ].
-
-%% Files in /proc report no size, so file:read_file/1 cannot be used.
-read_file(Path) ->
-    case file:open(Path, [read, raw, binary]) of
-        {ok, File} ->
-            Text = read_all(File, []),
-            ok = file:close(File),
-            Text;
-        {error, _} = Error ->
-            Error
-    end.
-
-read_all(File, Read) ->
-    case file:read(File, 1 bsl 16) of
-        {ok, Bytes} -> read_all(File, [Bytes | Read]);
-        eof -> {ok, iolist_to_binary(lists:reverse(Read))};
-        {error, _} = Error -> Error
-    end.

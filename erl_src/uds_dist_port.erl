@@ -52,6 +52,7 @@
     uds_dist_relay,
     uds_dist_sidecar,
     uds_dist_start_script,
+    uds_dist_system,
     uds_dist_turn,
     uds_dist_window
 ]).
@@ -162,7 +163,7 @@ another_node(Owner, Called, Name) ->
 -spec init([]) -> {ok, #state{}}.
 init([]) ->
     process_flag(trap_exit, true),
-    ok = uds_dist_config:remember_working_directory(),
+    ok = uds_dist_system:remember_working_directory(),
     ok = uds_dist_reflection:new(),
     {ok, _} = uds_dist_log_writer:start_link(),
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
@@ -363,7 +364,7 @@ transport(#state{config = #{transport := direct}, channel = Channel}) ->
 transport(#state{}) ->
     relay.
 
-address({Address, _, _}) -> iolist_to_binary(uds_dist_config:format_address(Address));
+address({Address, _, _}) -> uds_dist_config:format_address(Address);
 address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->

@@ -522,6 +522,23 @@ fn where_the_socket_is() {
     assert!(parse(&["names", "--dir", ""]).is_err());
 }
 
+/// The carrier refuses the same ones, in the same words.
+#[test]
+fn refuses_a_directory_that_nobody_can_have_meant() {
+    for (dir, words) in [
+        ("/run/x\r", r"/run/x\r (--dir) ends in a carriage return"),
+        ("/run/\u{1b}x", "(--dir) contains a control character"),
+        ("/run/x ", "(--dir) begins or ends with a blank"),
+    ] {
+        let error = parse(&["names", "--dir", dir]).expect_err(words);
+        assert!(error.contains(words), "{error}");
+        let variable = words.replace("--dir", "UDS_DIST_DIR");
+        let error = parse_in(&["ping", "a"], &[("UDS_DIST_DIR", dir)]).expect_err(words);
+        assert!(error.contains(&variable), "{error}");
+    }
+    assert!(parse(&["names", "--dir", "/run/my app"]).is_ok());
+}
+
 #[test]
 fn how_much_is_said() {
     let talk = |arguments: &[&str]| invocation(arguments, &[]).map(|invocation| invocation.talk);

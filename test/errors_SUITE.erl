@@ -247,7 +247,7 @@ settings_are_invalid(Config) ->
         {config(socket_dir, 7), "socket_dir 7 \\(the application environment\\) must be a string"},
         {config(socket_dir, ""), "socket_dir \\(the application environment\\) is empty"},
         {config(socket_dir, "@"), "socket_dir \"@\" .* lacks the name of the abstract namespace"},
-        {config(socket_dir, "a\0b"), "socket_dir .* must be a string"},
+        {config(socket_dir, "a\0b"), "socket_dir a.x00b .* contains a control character; remove it"},
         {config(sockets_dir, "/x"), "no setting sockets_dir; it has socket_dir, backlog, socket_mode"},
         {config(backlog, 0), "backlog 0 must be an integer from 1 to 65535"},
         {config(transport, relayed), "transport relayed must be relay or direct"},

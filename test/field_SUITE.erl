@@ -19,6 +19,9 @@
     working_directory_of_a_relative_code_path/1,
     working_directory_that_was_removed/1,
     character_sets_leave_the_bytes_of_a_path_alone/1,
+    character_sets_do_not_matter_to_bytes_that_are_no_text/1,
+    character_sets_do_not_garble_the_first_lines/1,
+    line_ends_of_windows_are_refused/1,
     advice_is_to_run_it_as_the_nodes_user/1,
     advice_about_allowed_uids_needs_a_reason/1,
     advice_names_no_process_of_another_pid_namespace/1,
@@ -217,6 +220,82 @@ character_sets_leave_the_bytes_of_a_path_alone(Config) ->
     ?assertMatch([_], [Entry || Entry <- Entries, lists:prefix("jos", filename_list(Entry))]),
     Names = lists:append(["cd ", dir(Config), "/jos* && LC_ALL=C ", program(), " names"]),
     ?assertMatch({match, _}, re:run(os:cmd(Names), "\\bv\\b.*\\bup\\b")).
+
+%% A flag and a variable name the same directory, whatever the locale, and so does that of the command line.
+character_sets_do_not_matter_to_bytes_that_are_no_text(Config) ->
+    %% A shell writes the bytes, because ports encode all of their arguments.
+    Bytes = "\"$(printf '" ++ dir(Config) ++ "/x\\377')\"",
+    [] = os:cmd("mkdir " ++ Bytes),
+    Nodes = [
+        start(Name, #{dir => none, env => [{"LC_ALL", Locale}], prefix => ["sh", "-c", Script, "sh"]}, Config)
+     || {Name, Locale, Script} <- [
+            {"a", "C.UTF-8", "export UDS_DIST_DIR=" ++ Bytes ++ "; exec \"$@\""},
+            {"b", "C.UTF-8", "exec \"$@\" -uds_dist_dir " ++ Bytes},
+            {"c", "C", "export UDS_DIST_DIR=" ++ Bytes ++ "; exec \"$@\""},
+            {"d", "C", "exec \"$@\" -uds_dist_dir " ++ Bytes}
+        ]
+    ],
+    [?assertEqual({ok, ["a", "b", "c", "d"]}, call(Node, uds_dist, names, [])) || Node <- Nodes],
+    [pong = call(A, net_adm, ping, [name(B)]) || A <- Nodes, B <- Nodes, A =/= B],
+    ?assertEqual("a\nb\nc\nd\n", os:cmd(program() ++ " names -q --dir " ++ Bytes)),
+    [A | _] = Nodes,
+    #{settings := #{socket_dir := Dir}} = call(A, uds_dist, info, []),
+    ?assertEqual(<<(list_to_binary(dir(Config)))/binary, "/x", 16#FF>>, Dir),
+    %% It is shown as text, and nothing breaks where it is.
+    ok = prim_file:delete(<<Dir/binary, "/a.sock">>),
+    expect_output(A, "uds_dist: no longer listening at .*/x\\\\xff/a\\.sock: somebody has removed").
+
+%% Before there is a logger.
+character_sets_do_not_garble_the_first_lines(Config) ->
+    Dir = filename:join([dir(Config), "jos" ++ [16#E9], "missing"]),
+    [
+        begin
+            Options = #{name => "a", dir => Dir, env => [{"LC_ALL", Locale}], args => ["-noinput"]},
+            {_, Output} = test_node:expect_exit(test_node:launch(Options, Config)),
+            test_node:expect_output_of(Output, ["the directory ", Dir, " does not exist"])
+        end
+     || Locale <- ["C.UTF-8", "C"]
+    ].
+
+%% Of the file that sets a variable, or of a vm.args that a start script reads. It looks right on a screen.
+line_ends_of_windows_are_refused(Config) ->
+    Dir = dir(Config),
+    Return = " ends in a carriage return; remove it: .* Windows line ends",
+    Variable = fun(Name, Value) -> #{dir => none, env => [{Name, Value}]} end,
+    [
+        begin
+            Launched = test_node:launch(Options#{name => "a", args => ["-noinput"]}, Config),
+            {Status, Output} = test_node:expect_exit(Launched),
+            ?assertNotEqual(0, Status),
+            test_node:expect_output_of(Output, ["^uds_dist: .*", Line]),
+            ?assertEqual(["sys" || #{config := _} <- [Options]], entries(Dir))
+        end
+     || {Options, Line} <- [
+            {#{dir => Dir ++ "/x\r"}, ["socket_dir ", Dir, "/x\\\\r \\(the command line\\)", Return]},
+            {#{dir => Dir ++ "/x "}, "socket_dir .* \\(the command line\\) begins or ends with a blank"},
+            {Variable("UDS_DIST_DIR", Dir ++ "/x\r"), ["/x\\\\r \\(UDS_DIST_DIR\\)", Return]},
+            {Variable("UDS_DIST_DIR", "@ns\r"), ["@ns\\\\r \\(UDS_DIST_DIR\\)", Return]},
+            {Variable("UDS_DIST_DIR", " " ++ Dir), "\\(UDS_DIST_DIR\\) begins or ends with a blank"},
+            {Variable("UDS_DIST_SIDECAR", Dir ++ "/x\r"), ["UDS_DIST_SIDECAR=.*/x\\\\r", Return]},
+            {Variable("UDS_DIST_LOG", "debug\r"), ["UDS_DIST_LOG=debug\\\\r", Return]},
+            {Variable("UDS_DIST_SPIN", "50\r"), ["UDS_DIST_SPIN=50\\\\r", Return]},
+            {
+                #{dir => none, config => [{uds_dist, [{socket_dir, Dir ++ "/x\e[2J"}]}]},
+                "/x\\\\x1b\\[2J \\(the application environment\\) contains a control character"
+            }
+        ]
+    ],
+    %% Erlang itself drops them from the file of -args_file.
+    File = filename:join(Dir, "vm.args"),
+    ok = file:write_file(File, ["-uds_dist_dir ", Dir, "\r\n-uds_dist backlog 7\r\n"]),
+    A = start("a", #{dir => none, args => ["-args_file", File]}, Config),
+    #{settings := Settings} = call(A, uds_dist, info, []),
+    ?assertMatch(#{backlog := 7}, Settings),
+    ?assertEqual(list_to_binary(Dir), maps:get(socket_dir, Settings)).
+
+%% What there is in a directory, without numbers and extensions.
+entries(Dir) ->
+    [hd(string:split(Entry, ".")) || Entry <- filelib:wildcard("*", Dir)].
 
 filename_list(Name) when is_binary(Name) -> binary_to_list(Name);
 filename_list(Name) -> Name.

@@ -3,12 +3,14 @@
 
 use crate::call::{Job, Readiness};
 use crate::cookie::{self, Source};
+use crate::escape;
 use crate::failure::EXIT_CODES;
 use crate::json;
 use crate::layout::definitions;
-use crate::location::{Directory, Location};
+use crate::location::{self, Directory, Location};
 use crate::users;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -132,25 +134,25 @@ pub fn parse(
     };
     let request = match name {
         "ping" => Request::Ping(
-            access(matches, &variable),
+            access(matches, &variable)?,
             readiness(matches),
             value(matches, "pid"),
         ),
-        "pid" => Request::Pid(access(matches, &variable)),
-        "stop" => Request::Stop(access(matches, &variable)),
-        "status" => Request::Status(access(matches, &variable), printed(matches)),
-        "peers" => Request::Peers(access(matches, &variable), printed(matches)),
+        "pid" => Request::Pid(access(matches, &variable)?),
+        "stop" => Request::Stop(access(matches, &variable)?),
+        "status" => Request::Status(access(matches, &variable)?, printed(matches)),
+        "peers" => Request::Peers(access(matches, &variable)?, printed(matches)),
         "rpc" => Request::Run(
-            access(matches, &variable),
+            access(matches, &variable)?,
             Program::Given(call(matches)),
             printed(matches),
         ),
         "eval" => Request::Run(
-            access(matches, &variable),
+            access(matches, &variable)?,
             expressions(matches),
             printed(matches),
         ),
-        "names" => Request::Names(directory(matches, &variable), printed(matches)),
+        "names" => Request::Names(directory(matches, &variable)?, printed(matches)),
         other => unreachable!("{other} is defined below, and read nowhere"),
     };
     Ok(Invocation { request, talk })
@@ -466,31 +468,49 @@ fn json_arg() -> Arg {
         ))
 }
 
-fn access(matches: &ArgMatches, variable: &impl Fn(&str) -> Option<OsString>) -> Access {
+fn access(
+    matches: &ArgMatches,
+    variable: &impl Fn(&str) -> Option<OsString>,
+) -> Result<Access, clap::Error> {
     let location = match value::<OsString>(matches, "socket") {
         Some(socket) => Location::socket(&socket),
-        None => Location::In(directory(matches, variable)),
+        None => Location::In(directory(matches, variable)?),
     };
     let cookie = match (value(matches, "cookie-file"), value(matches, "cookie")) {
         (Some(file), _) => Source::File(file),
         (None, Some(cookie)) => Source::Argument(cookie),
         (None, None) => Source::Default,
     };
-    Access {
+    Ok(Access {
         node: value(matches, "NODE").expect("it is required"),
         location,
         policy: policy(matches),
         cookie,
         wait: value(matches, "wait").expect("it has a default"),
         timeout: value(matches, "timeout").expect("it has a default"),
-    }
+    })
 }
 
 /// An empty variable counts as unset, as with the carrier.
-fn directory(matches: &ArgMatches, variable: &impl Fn(&str) -> Option<OsString>) -> Directory {
-    let set = value(matches, "dir")
-        .or_else(|| variable(DIRECTORY_VARIABLE).filter(|value| !value.is_empty()));
-    Directory::new(set.as_deref().unwrap_or(OsStr::from_bytes(b".")))
+fn directory(
+    matches: &ArgMatches,
+    variable: &impl Fn(&str) -> Option<OsString>,
+) -> Result<Directory, clap::Error> {
+    let from_environment = || {
+        let value = variable(DIRECTORY_VARIABLE).filter(|value| !value.is_empty())?;
+        Some((value, DIRECTORY_VARIABLE))
+    };
+    let argument = value::<OsString>(matches, "dir").map(|value| (value, "--dir"));
+    let Some((dir, source)) = argument.or_else(from_environment) else {
+        return Ok(Directory::new(OsStr::from_bytes(b".")));
+    };
+    match location::blemish(dir.as_bytes()) {
+        None => Ok(Directory::new(&dir)),
+        Some(blemish) => Err(command().error(
+            ErrorKind::InvalidValue,
+            format!("{} ({source}) {blemish}", escape::name(dir.as_bytes())),
+        )),
+    }
 }
 
 fn policy(matches: &ArgMatches) -> Policy {

@@ -71,3 +71,18 @@ impl Location {
         })
     }
 }
+
+/// What is wrong with a directory that looks right on a screen, but is not what anybody meant. The carrier
+/// refuses the same (`uds_dist_config:check_socket_dir/3`).
+pub fn blemish(text: &[u8]) -> Option<&'static str> {
+    match text {
+        [.., b'\r'] => Some(
+            "ends in a carriage return; remove it: the file that sets it may have Windows line ends",
+        ),
+        _ if text.iter().any(u8::is_ascii_control) => {
+            Some("contains a control character; remove it")
+        }
+        [b' ', ..] | [.., b' '] => Some("begins or ends with a blank; remove it"),
+        _ => None,
+    }
+}
