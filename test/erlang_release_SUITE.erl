@@ -17,7 +17,8 @@
     environment_reaches_all_commands/1,
     sys_config_reaches_the_node_alone/1,
     plain_script_starts_a_node/1,
-    wrong_settings_end_the_boot/1
+    wrong_settings_end_the_boot/1,
+    running_node_is_upgraded_and_downgraded/1
 ]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -34,7 +35,8 @@ all() ->
         environment_reaches_all_commands,
         sys_config_reaches_the_node_alone,
         plain_script_starts_a_node,
-        wrong_settings_end_the_boot
+        wrong_settings_end_the_boot,
+        {group, upgrade}
     ].
 
 groups() ->
@@ -52,7 +54,10 @@ groups() ->
             commands_without_a_node_say_so
             | Commands
         ]},
-        {without_erts, Commands}
+        {without_erts, Commands},
+        {upgrade, [{group, relay}, {group, direct}]},
+        {relay, [running_node_is_upgraded_and_downgraded]},
+        {direct, [running_node_is_upgraded_and_downgraded]}
     ].
 
 suite() ->
@@ -71,7 +76,7 @@ init_per_suite(Config) ->
     build(without_erts, [{include_erts, false}], Options, Config1),
     [] = filelib:wildcard("my_app/erts-*", release(without_erts, Config1)),
     build(plain, [{extended_start_script, false}], Options, Config1),
-    Config1.
+    [{options, Options} | Config1].
 
 end_per_suite(Config) ->
     ok = file:del_dir_r(proplists:get_value(project_dir, Config)).
@@ -79,7 +84,10 @@ end_per_suite(Config) ->
 build(Name, More, Options, Config) ->
     {value, {relx, Relx}, Others} = lists:keytake(relx, 1, Options),
     test_project:write(project(Config), "rebar.config", [{relx, Relx ++ More} | Others]),
-    ok = test_project:run("rebar3 release -o \"$0\"", #{
+    rebar3("release", Name, Config).
+
+rebar3(Command, Name, Config) ->
+    ok = test_project:run("rebar3 " ++ Command ++ " -o \"$0\"", #{
         dir => project(Config), argument => release(Name, Config)
     }).
 
@@ -88,11 +96,39 @@ project(Config) -> proplists:get_value(project, Config).
 release(Name, Config) ->
     filename:join([proplists:get_value(project_dir, Config), "release", Name]).
 
+init_per_group(upgrade, Config) ->
+    ok = build_upgrade(Config),
+    Config;
+init_per_group(Group, Config) when Group =:= relay; Group =:= direct ->
+    [{release, upgrade} | test_node:init_group(Group, Config)];
 init_per_group(Group, Config) ->
     [{release, Group} | Config].
 
 end_per_group(_Group, _Config) ->
     ok.
+
+%% Builds two versions of a release in one place, as rebar3 needs them for a relup, and a package of the second
+%% one. They differ in every module of uds_dist.
+build_upgrade(Config) ->
+    Options = proplists:get_value(options, Config),
+    {relx, Relx} = lists:keyfind(relx, 1, Options),
+    %% Only sasl has a release handler.
+    Version = fun(Number) ->
+        Release = {release, {my_app, Number}, [my_app, sasl]},
+        lists:keyreplace(relx, 1, Options, {relx, lists:keyreplace(release, 1, Relx, Release)})
+    end,
+    ok = build(upgrade, [], Version("0.1.0"), Config),
+    ok = test_project:run("cp -a my_app first", #{dir => release(upgrade, Config)}),
+    ok = test_project:run(
+        "sed -i 's/{vsn, *\"0.1.0\"}/{vsn, \"0.1.1\"}/' uds_dist.app.src && "
+        "sed -i '0,/^-export/s//-export([version_0_1_1\\/0]).\\n-export/; "
+        "$s/$/\\n\\n-spec version_0_1_1() -> ok.\\nversion_0_1_1() -> ok./' *.erl",
+        #{dir => filename:join(project(Config), "_checkouts/uds_dist/erl_src")}
+    ),
+    ok = build(upgrade, [], Version("0.2.0"), Config),
+    ok = rebar3("relup --relname my_app --relvsn 0.2.0 --upfrom 0.1.0", upgrade, Config),
+    ok = rebar3("tar", upgrade, Config),
+    test_project:run("mv my_app/my_app-0.2.0.tar.gz . && rm -r my_app", #{dir => release(upgrade, Config)}).
 
 %% The directory of the template is one for all: each case has its own instead.
 init_per_testcase(_Case, Config) ->
@@ -279,6 +315,99 @@ wrong_settings_end_the_boot(Config) ->
             {{socket_dir, Private}, ["the directory ", Private, " belongs to uid 23456"]}
         ]
     ].
+
+%% ---------------------------------------------------------------------------------------------
+%% Another version
+
+%% While messages are on their way in both directions, none of which is lost. The sidecar stays, and the next
+%% one is that of the new version.
+running_node_is_upgraded_and_downgraded(Config) ->
+    ok = test_project:run("cp -a first my_app && cp my_app-0.2.0.tar.gz my_app/releases/", #{
+        dir => release(upgrade, Config)
+    }),
+    ok = configure_version("0.1.0", Config),
+    #{probe := Probe} = Started = start(Config),
+    Code = test_node:call(Probe, code, get_object_code, [test_traffic]),
+    {_, Beam, File} = Code,
+    {module, _} = in_release(Probe, code, load_binary, [test_traffic, File, Beam]),
+    Sidecar = in_release(Probe, uds_dist_config, sidecar_path, []),
+    Running = sidecar_process(Probe),
+    Controller = controller(Probe),
+    Modules = modules(Probe),
+
+    ok = during_traffic(Probe, fun() ->
+        expect_command("unpack 0.2.0", "Unpacked successfully: \"0.2.0\"", Config),
+        ok = configure_version("0.2.0", Config),
+        expect_command("upgrade 0.2.0", "Made release permanent: \"0.2.0\"", Config)
+    end),
+    ?assertMatch(#{version := <<"0.1.1">>}, in_release(Probe, uds_dist, info, [])),
+    ?assertEqual(Modules, [M || M <- modules(Probe), has_changed(M, Probe)]),
+    ?assertEqual(Controller, controller(Probe)),
+    ?assertEqual(Running, sidecar_process(Probe)),
+
+    ok = test_node:signal("KILL", Running),
+    expect_other_sidecar(Running, Probe),
+    Next = in_release(Probe, uds_dist_config, sidecar_path, []),
+    ?assertNotEqual(Sidecar, Next),
+    ?assertEqual(file:read_link_all("/proc/" ++ integer_to_list(sidecar_process(Probe)) ++ "/exe"), {ok, Next}),
+
+    Controller1 = controller(Probe),
+    ok = during_traffic(Probe, fun() ->
+        expect_command("downgrade 0.1.0", "Made release permanent: \"0.1.0\"", Config)
+    end),
+    ?assertMatch(#{version := <<"0.1.0">>}, in_release(Probe, uds_dist, info, [])),
+    ?assertEqual([], [M || M <- Modules, has_changed(M, Probe)]),
+    ?assertEqual(Controller1, controller(Probe)),
+    stop(Started, Config),
+    file:del_dir_r(release_root(Config)).
+
+configure_version(Version, Config) ->
+    Options = [[" -uds_dist transport ", atom_to_list(T)] || {transport, T} <- Config],
+    File = filename:join(release_root(Config), "releases/" ++ Version ++ "/vm.args"),
+    {ok, Text} = file:read_file(File),
+    [Before, After] = string:split(Text, "/run/my_app"),
+    file:write_file(File, [Before, sockets(Config), Options, After]).
+
+during_traffic(Probe, Fun) ->
+    Counting = test_node:call(Probe, test_traffic, start_counting, [my_app@localhost]),
+    Fun(),
+    Rounds = test_node:call(Probe, test_traffic, stop_counting, [Counting]),
+    ct:log("~b rounds", [Rounds]),
+    ok.
+
+expect_command(Command, Output, Config) ->
+    {0, Printed} = command(Command, Config),
+    test_node:expect_output_of(Printed, Output).
+
+in_release(Probe, Module, Function, Arguments) ->
+    test_node:call(Probe, erpc, call, [my_app@localhost, Module, Function, Arguments]).
+
+sidecar_process(Probe) ->
+    #{sidecar := #{os_pid := OsPid}} = in_release(Probe, uds_dist, info, []),
+    OsPid.
+
+expect_other_sidecar(Old, Probe) ->
+    test_node:expect(
+        fun() ->
+            case test_node:call(Probe, rpc, call, [my_app@localhost, uds_dist, info, []]) of
+                #{sidecar := #{status := up, os_pid := Other}} when Other =/= Old -> true;
+                Info -> Info
+            end
+        end,
+        {other_sidecar_than, Old}
+    ).
+
+%% The probe's process for the connection, which lives as long as that does.
+controller(Probe) ->
+    [{_, Controller}] = test_node:call(Probe, erlang, system_info, [dist_ctrl]),
+    Controller.
+
+modules(Probe) ->
+    {ok, Modules} = in_release(Probe, application, get_key, [uds_dist, modules]),
+    lists:sort(Modules).
+
+has_changed(Module, Probe) ->
+    lists:member({version_0_1_1, 0}, in_release(Probe, Module, module_info, [exports])).
 
 %% ---------------------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 %% this module, perhaps compiled for different OTPs.
 -module(test_traffic).
 
--export([exchange/3, count_up/4, keep_small/4]).
+-export([exchange/3, count_up/4, start_counting/1, stop_counting/1, keep_small/4]).
 -export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
 -export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Entry points of processes.
--export([sender/2, receiver/1, counter/3, counted/3, greeter/2]).
+-export([sender/2, receiver/1, counter/3, counted/3, keep_counting/2, greeter/2]).
 -export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2]).
 
 %% Time limit in milliseconds.
@@ -142,6 +142,31 @@ counted(Senders, Last, Next) ->
                 Number -> counted(Senders, Last, Next#{Sender => Number + 1});
                 Other -> exit({Sender, sent, Number, instead_of, Other})
             end
+    end.
+
+%% Starts to count up, in both directions, again and again.
+-spec start_counting(node()) -> pid().
+start_counting(Node) ->
+    spawn(?MODULE, keep_counting, [Node, 0]).
+
+keep_counting(Node, Rounds) ->
+    ok = count_up(Node, 2, 1000, 1000),
+    receive
+        {stop_counting, From} -> From ! {self(), Rounds + 1}
+    after 0 -> keep_counting(Node, Rounds + 1)
+    end.
+
+%% Ends it after the next round, and returns the number of rounds. Exits if anything was lost before.
+-spec stop_counting(pid()) -> Rounds :: pos_integer().
+stop_counting(Pid) ->
+    Monitor = monitor(process, Pid),
+    Pid ! {stop_counting, self()},
+    receive
+        {Pid, Rounds} ->
+            demonitor(Monitor, [flush]),
+            Rounds;
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            exit({Pid, Reason})
     end.
 
 %% ---------------------------------------------------------------------------------------------
