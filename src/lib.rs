@@ -20,6 +20,7 @@
 //! |------------------|-------------------------------------------------------------------------------|
 //! | [`peer`]         | the identity of a peer, and the policy that admits it                         |
 //! | [`process`]      | finds the process of a node, in proc(5)                                       |
+//! | [`sockets`]      | finds sockets that listen, wherever their files are, in sock_diag(7)          |
 //! | [`address`]      | unix(7) addresses                                                             |
 //! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
@@ -49,6 +50,7 @@ pub mod peer;
 pub mod peers;
 pub mod port;
 pub mod process;
+pub mod sockets;
 pub mod switchboard;
 pub mod token;
 pub mod wait;

@@ -35,6 +35,16 @@ pub fn lock_holder(file: &Metadata) -> Option<u32> {
     })
 }
 
+/// True if [`lock_holder`] would see every holder of a lock in the file system of `ours`, a file that this
+/// process has locked. A process in another PID namespace is only seen from the initial one; and some file
+/// systems give files other numbers there than stat(2) does.
+pub fn sees_lock_holders(ours: &Metadata) -> bool {
+    // PROC_PID_INIT_INO of the kernel.
+    const INITIAL: &str = "pid:[4026531836]";
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
+        && lock_holder(ours) == Some(std::process::id())
+}
+
 struct Status {
     name: String,
     parent: u32,

@@ -915,22 +915,70 @@ fn one_of_many_starters_gets_a_name_that_root_left_behind() {
     }
 }
 
-/// Nobody can tell that it is dead: its lock is held, its socket does not answer us, or the directory is not
-/// ours. Then a line says who may remove it, and nothing is touched.
+/// A socket that lets only root in cannot be asked. In the initial PID namespace, the kernel's tables say that
+/// nobody holds the lock, and that nobody listens; elsewhere they have gaps, and both files are left alone.
+#[test]
+fn the_directorys_owner_removes_a_closed_socket_that_root_left_behind() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("private", OWNER, 0o700);
+    roots_lock(&directory);
+    roots_dead_socket(&directory, 0o600);
+    let mut sidecar = host.sidecar(OWNER);
+    if is_initial_pid_namespace() {
+        sidecar.listen(directory.join("a.sock"));
+        sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+        sidecar.unlisten(0);
+        assert_eq!(listing(&directory), Vec::<String>::new());
+    } else {
+        let before = listing(&directory);
+        assert_fails(
+            sidecar.listen_fails(directory.join("a.sock")),
+            Reason::BadAddress,
+            &["a.sock.lock", "belongs to uid 0 alone"],
+        );
+        assert_eq!(listing(&directory), before);
+    }
+}
+
+fn is_initial_pid_namespace() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
+/// Such as those of a command that root has run and killed: no node takes their names.
+#[test]
+fn a_node_removes_what_root_left_behind_under_other_names() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory("private", OWNER, 0o700);
+    roots_lock(&directory);
+    roots_dead_socket(&directory, 0o666);
+    let mut sidecar = host.sidecar(OWNER);
+    sidecar.listen(directory.join("b.sock"));
+    sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+    sidecar.unlisten(0);
+    assert_eq!(listing(&directory), Vec::<String>::new());
+}
+
+/// It may be alive, or is not ours to remove: its lock is held, somebody listens, or the directory is another
+/// user's. Then a line says who may remove it, and nothing is touched.
 #[test]
 fn a_lock_file_that_root_may_hold_is_left_alone() {
     let Some(host) = Host::new() else { return };
     let ours = "this node's user, who owns the directory, may remove it";
     for (name, owner, mode, who) in [
         ("held", OWNER, 0o700, ours),
-        ("socket", OWNER, 0o700, ours),
+        ("alive", OWNER, 0o700, ours),
         ("shared", ROOT, 0o1777, "only root may remove it"),
     ] {
         let directory = host.directory(name, owner, mode);
         let lock = fs::File::open(roots_lock(&directory)).expect("a lock file");
+        let mut listener = None;
         match name {
             "held" => flock(&lock, FlockOperation::LockExclusive).expect("flock"),
-            "socket" => roots_dead_socket(&directory, 0o600),
+            // A carrier that takes no lock, at a socket that lets nobody else in.
+            "alive" => {
+                listener = Some(UnixListener::bind(directory.join("a.sock")).expect("a socket"));
+                set_mode(&directory.join("a.sock"), 0o600);
+            }
             _ => (),
         }
         let before = listing(&directory);
@@ -940,6 +988,7 @@ fn a_lock_file_that_root_may_hold_is_left_alone() {
             &["a.sock.lock", "belongs to uid 0 alone", who],
         );
         assert_eq!(listing(&directory), before);
+        drop(listener);
     }
 }
 

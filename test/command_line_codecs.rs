@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::peer::{Base, Policy};
+#[cfg(target_os = "linux")]
+use uds_dist::sockets::diag;
 use uds_dist_command_line::arguments::{
     self, Access, Invocation, Language, Printed, Program, Request, Talk,
 };
@@ -25,8 +27,6 @@ use uds_dist_command_line::handshake::{self, Challenge, Status};
 use uds_dist_command_line::json::{self, Limits};
 use uds_dist_command_line::location::{Directory, Location};
 use uds_dist_command_line::names;
-#[cfg(target_os = "linux")]
-use uds_dist_command_line::sockets::diag;
 use uds_dist_command_line::units::rfc3339;
 
 // --- terms ---------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@
 //! | [`peers`]     | who is connected to it                                                      |
 //! | [`names`]     | the nodes of a directory                                                    |
 //! | [`process`]   | what the kernel says about their processes                                  |
-//! | [`sockets`]   | what it says about sockets that listen, wherever their files are            |
 //! | [`users`]     | users and groups by name                                                    |
 //! | [`layout`]    | tables and sections, for people and for programs                            |
 //! | [`units`]     | times and sizes as people read them                                         |
@@ -43,7 +42,6 @@ pub mod location;
 pub mod names;
 pub mod peers;
 pub mod process;
-pub mod sockets;
 pub mod status;
 pub mod units;
 pub mod users;

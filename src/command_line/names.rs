@@ -9,7 +9,6 @@ use crate::json;
 use crate::layout::{self, Cell, Color, Reader};
 use crate::location::Directory;
 use crate::process;
-use crate::sockets::{self, File, Listening};
 use crate::units;
 use crate::users;
 use std::collections::BTreeMap;
@@ -26,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::door::probe::{Probe, probe};
 use uds_dist::peer::Credentials;
+use uds_dist::sockets::{self, File, Listening};
 
 /// How long to wait for nodes whose backlog is full: one wait for all of them together.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -14,11 +14,14 @@ use crate::os;
 use crate::peer::Credentials;
 use crate::port::protocol::Cause;
 use crate::process;
+use crate::sockets;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+const ROOT: u32 = 0;
 
 /// Device and inode: the identity of a file, whatever its path says later.
 type Identity = (u64, u64);
@@ -189,8 +192,15 @@ pub fn sweep(path: &Path) {
 }
 
 fn sweep_name(path: &Path, lock_path: &Path) {
-    let Ok(file) = lock_options().open(lock_path) else {
-        return;
+    let file = match lock_options().open(lock_path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            if let Err(failure) = remove_roots_files(lock_path, path) {
+                log::debug!("{}", failure.explanation);
+            }
+            return;
+        }
+        Err(_) => return,
     };
     let Ok(opened) = file.metadata() else {
         return;
@@ -237,7 +247,7 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
         let file = match open_lock(lock_path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                if !is_second_try && remove_roots_lock(lock_path, path)? {
+                if !is_second_try && remove_roots_files(lock_path, path)? {
                     is_second_try = true;
                     continue;
                 }
@@ -266,21 +276,21 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     }
 }
 
-/// Removes the lock file of a node of root's that is dead, in a directory that is ours by now. We cannot open
-/// it, and so cannot lock it either; root's nodes start in no directory of another user, so nobody takes
-/// it meanwhile. Returns true if it is gone, or is another one by now.
+/// Removes the lock file of a node of root's that is dead, in a directory that is ours by now, and the socket
+/// beside it. We cannot open the lock file, and so cannot lock it either; root's nodes start in no directory
+/// of another user, so nobody takes it meanwhile. Returns true if it is gone, or is another one by now.
 ///
 /// The lock of the directory stands in for that of the file: of two starters of ours, the second one must not
 /// remove what the first one has put there instead.
-fn remove_roots_lock(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
+fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     let parent = lock_path.parent().unwrap_or(Path::new("/"));
     let Ok(directory) = File::open(parent) else {
         return Ok(false);
     };
-    if !directory
-        .metadata()
-        .is_ok_and(|found| found.uid() == os::own_uid())
-    {
+    let Ok(our_directory) = directory.metadata() else {
+        return Ok(false);
+    };
+    if our_directory.uid() != os::own_uid() {
         return Ok(false);
     }
     match os::lock(&directory) {
@@ -303,14 +313,28 @@ fn remove_roots_lock(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     if found.uid() == os::own_uid() {
         return Ok(true);
     }
-    // A socket of root's says nothing to us, unless its mode lets us in; and a node that is just starting
-    // or ending has none, but holds the lock.
-    let is_dead = found.uid() == 0
+    // A node that is just starting or ending has no socket, but holds the lock.
+    let may_be_dead = found.uid() == ROOT
         && check_lock(&found, lock_path).is_ok()
-        && matches!(probe(&Address::Path(path.to_owned())), Probe::Nobody)
         && process::lock_holder(&found).is_none();
+    if !may_be_dead {
+        return Ok(false);
+    }
+    let socket = fs::symlink_metadata(path);
+    let socket = socket.ok().filter(|found| found.file_type().is_socket());
+    let is_dead = match (probe(&Address::Path(path.to_owned())), &socket) {
+        (Probe::Nobody, _) => true,
+        (Probe::Answers(_), _) | (Probe::Failed(_), None) => false,
+        // Its mode does not let us in.
+        (Probe::Failed(_), Some(socket)) => {
+            process::sees_lock_holders(&our_directory) && is_unused(socket)
+        }
+    };
     if !is_dead {
         return Ok(false);
+    }
+    if socket.is_some() {
+        fs::remove_file(path).map_err(|error| failure(&error, "remove", path))?;
     }
     fs::remove_file(lock_path).map_err(|error| failure(&error, "remove", lock_path))?;
     log::info!(
@@ -319,6 +343,15 @@ fn remove_roots_lock(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
         lock_path.display()
     );
     Ok(true)
+}
+
+/// True if the kernel says that no socket which listens is bound to this one of root's. Carriers that take no
+/// lock are respected too.
+fn is_unused(socket: &fs::Metadata) -> bool {
+    let file = sockets::File::of(socket);
+    socket.uid() == ROOT
+        && sockets::listening()
+            .is_ok_and(|listening| listening.iter().all(|socket| socket.file != Some(file)))
 }
 
 /// Somebody else's lock file could be held for ever, to keep us from our name; and one that is also
