@@ -823,7 +823,7 @@ fn a_peer_with_another_cookie() {
     let output = run(&directory, &["ping", "n"]);
     let words = [
         "cookie mismatch",
-        "not that of ERLANG_COOKIE;",
+        "uses the one from ERLANG_COOKIE;",
         "--cookie-file",
     ];
     assert_fails(&output, 2, &words);

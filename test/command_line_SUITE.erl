@@ -149,7 +149,7 @@ abstract_sockets_work(Config) ->
 
 another_cookie_is_refused(Config) ->
     Options = (of_shared(Config))#{cookie => "another"},
-    Mismatch = "\\(cookie mismatch\\): it is not that of ERLANG_COOKIE;",
+    Mismatch = "\\(cookie mismatch\\): this command uses the one from ERLANG_COOKIE;",
     assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Options)).
 
 %% What a release's own commands use.
@@ -158,7 +158,7 @@ cookies_are_those_that_the_nodes_own_commands_use(Config) ->
     Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
     assert_prints(pong(Node), run(["ping", "shared"], Right)),
     Wrong = (of_shared(Config))#{env => [{"RELEASE_COOKIE", "old"}]},
-    Origin = "not that of RELEASE_COOKIE \\(ERLANG_COOKIE has another one, which does not",
+    Origin = "the one from RELEASE_COOKIE \\(ERLANG_COOKIE has another one, which does not",
     assert_fails(?REFUSED, Origin, run(["ping", "shared"], Wrong)).
 
 %% The end of a line is a part of it for erl, and so it is here.

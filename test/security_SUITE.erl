@@ -372,8 +372,8 @@ commands_keep_to_the_policy(Config) ->
             test_node:expect_output_of(Output, Line)
         end
      || {User, Arguments, Line} <- [
-            {0, "alice", numbers("is a process of uid ~b .* --allow-uid ~b", [?ALICE, ?ALICE])},
-            {?BOB, "alice", numbers("is a process of uid ~b", [?ALICE])},
+            {0, "alice", numbers("belongs to another user: uid ~b.* --allow-uid ~b", [?ALICE, ?ALICE])},
+            {?BOB, "alice", numbers("belongs to another user: uid ~b", [?ALICE])},
             {?BOB, "alice " ++ AllowAlice, numbers("it does not admit uid ~b", [?BOB])},
             {?BOB, "careful --allow-uid any", "permission denied; run this as the node's user"}
         ]

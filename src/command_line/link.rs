@@ -216,8 +216,8 @@ fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), F
         return Err(Failure::new(
             Kind::Refused,
             format!(
-                "{} at {} is a process of {} (gid {}, pid {}), which is neither yours nor \
-                 root's; run this as the node's user, or with --allow-uid {} if you trust that user",
+                "{} at {} belongs to another user: {}, gid {}, pid {}; run this as that user, \
+                 or add --allow-uid {} if you trust them",
                 peer.node,
                 peer.address,
                 users::shown(credentials.uid),
@@ -354,8 +354,8 @@ impl Handshake<'_> {
             },
             Stage::Proof => {
                 let problem = format!(
-                    "has another cookie (cookie mismatch): it is not that of {}; give the node's \
-                     with --cookie-file",
+                    "has a different cookie (cookie mismatch): this command uses the one from {}; \
+                     pass the node's with --cookie-file",
                     self.peer.cookie.origin()
                 );
                 self.failure(Kind::Refused, &problem)
