@@ -45,6 +45,11 @@ pub fn sees_lock_holders(ours: &Metadata) -> bool {
         && lock_holder(ours) == Some(std::process::id())
 }
 
+/// True if there is a process of this number, and this is its effective user.
+pub fn is_of(pid: u32, uid: u32) -> bool {
+    Status::of(pid, uid).is_some()
+}
+
 struct Status {
     name: String,
     parent: u32,

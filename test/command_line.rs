@@ -6,16 +6,17 @@ mod fixtures;
 mod write_docs;
 
 use fixtures::{TempDir, bytes, fill_backlog, kill, limited, listen_only, read, read_to_end};
+use rustix::fs::{FlockOperation, flock};
 use rustix::net::SocketAddrUnix;
 use rustix::process::Signal;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command as Program, Output, Stdio};
 use std::thread::{self, JoinHandle};
@@ -259,6 +260,29 @@ fn our_uid() -> String {
     rustix::process::geteuid().as_raw().to_string()
 }
 
+/// Scripts read nothing from standard output, and people are told where it has looked.
+#[test]
+fn an_empty_directory_is_named() {
+    let directory = TempDir::new();
+    let shown = directory.path("").display().to_string();
+    let shown = shown.trim_end_matches('/');
+    let nobody = format!(
+        "uds_dist: no node has a socket in {shown}; name its socket_dir with --dir or UDS_DIST_DIR\n"
+    );
+    let seen = |arguments: &[&str]| {
+        let mut program = command(&directory, arguments);
+        let output = program.current_dir(directory.path("")).output();
+        let output = output.expect("it starts");
+        assert_eq!(output.status.code(), Some(0));
+        let texts = [output.stdout, output.stderr];
+        texts.map(|bytes| String::from_utf8(bytes).expect("a text"))
+    };
+    assert_eq!(seen(&["names"]), ["", &nobody]);
+    assert_eq!(seen(&["names", "--dir", "."]), ["", &nobody]);
+    assert_eq!(seen(&["names", "-q"]), ["", ""]);
+    assert_eq!(seen(&["names", "--json"]), ["[]\n", ""]);
+}
+
 #[test]
 fn names_are_listed_with_what_is_known_of_them() {
     let directory = TempDir::new();
@@ -332,6 +356,34 @@ fn nodes_whose_file_is_gone_are_marked() {
     assert_eq!(seen(&through_link), expected);
     let names = run(&directory, &["names", "-q"]).stdout;
     assert_eq!(names, b"killed\nremoved\nreplaced\n");
+}
+
+/// A sidecar hides its descriptors even from its own user, but the kernel tells who holds the lock file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_whose_file_is_gone_is_found_by_its_lock() {
+    const NOBODY: u32 = 65534;
+    if our_uid() != "0" {
+        return; // Only root can run a command as another user.
+    }
+    let directory = TempDir::new();
+    fs::set_permissions(directory.path(""), Permissions::from_mode(0o755)).expect("a directory");
+    let _socket = UnixListener::bind(directory.path("n.sock")).expect("a socket");
+    fs::remove_file(directory.path("n.sock")).expect("a file");
+    let copy = directory.path("uds_dist");
+    fs::copy(BINARY, &copy).expect("a copy that everybody can execute");
+    let row = || {
+        let mut program = Program::new(&copy);
+        let output = program.arg("names").arg("--dir").arg(directory.path(""));
+        let output = output.env_clear().uid(NOBODY).output().expect("it starts");
+        rows(&output).remove(1)
+    };
+    assert_eq!(row(), ["n", "-", "root", "-", "gone"]);
+    let lock = fs::File::create(directory.path("n.sock.lock")).expect("a file");
+    flock(&lock, FlockOperation::LockExclusive).expect("a lock");
+    let (pid, found) = (std::process::id().to_string(), row());
+    assert_eq!(found, ["n", &pid, "root", &found[3], "gone"]);
+    assert_ne!(found[3], "-");
 }
 
 /// On a terminal the columns are aligned and the states have colours, unless the user wants none.
@@ -469,7 +521,8 @@ fn sockets_at_paths_that_are_too_long_are_left_out() {
     let short = format!("/proc/self/fd/{}/a.sock", opened.as_raw_fd());
     let _listener = UnixListener::bind(short).expect("a socket");
     let output = run(&directory, &["names", "--dir", &deep.to_string_lossy()]);
-    assert_eq!(rows(&output).len(), 1);
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("no node has a socket in"));
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -1350,6 +1403,7 @@ fn output_that_nobody_reads_any_more_is_no_failure_to_talk_of() {
         read_until_reset(stream);
     });
     let alone = TempDir::new();
+    let _listener = UnixListener::bind(alone.path("a.sock")).expect("a socket");
     for (directory, arguments) in [
         (&peer.directory, &["rpc", "n", "m", "f"][..]),
         (&alone, &["names"]),

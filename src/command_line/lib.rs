@@ -54,6 +54,7 @@ use failure::{Failure, Kind, RAISED};
 use json::{Limits, Untranslatable};
 use layout::Reader;
 use link::{Link, Peer};
+use location::Directory;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -141,12 +142,25 @@ fn carry_out(request: Request, talk: Talk) -> Result<ExitCode, Failure> {
         }
         Request::Names(directory, printed) => {
             let entries = names::list(&directory)?;
+            if entries.is_empty() && printed == Printed::Plain {
+                nobody_in(&directory, talk);
+                return Ok(ExitCode::SUCCESS);
+            }
             print(&match (printed, talk) {
                 (Printed::Json, _) => names::json(&entries),
                 (Printed::Plain, Talk::Quiet) => names::bare(&entries),
                 (Printed::Plain, _) => names::table(&entries, reader()),
             })
         }
+    }
+}
+
+/// Standard output stays empty, for scripts. People may have looked in the wrong place.
+fn nobody_in(directory: &Directory, talk: Talk) {
+    if talk != Talk::Quiet {
+        say(&format!(
+            "uds_dist: no node has a socket in {directory}; name its socket_dir with --dir or UDS_DIST_DIR"
+        ));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Kind};
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use uds_dist::address::Address;
@@ -34,6 +35,20 @@ impl Directory {
             Directory::Namespace(namespace) => {
                 Address::Abstract([namespace, &b"/"[..], name].concat())
             }
+        }
+    }
+}
+
+/// A relative path is made absolute: users may not know which directory they are in.
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Directory::Path(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let plain: PathBuf = absolute.components().collect(); // no slash at the end
+                write!(f, "{}", plain.display())
+            }
+            Directory::Namespace(namespace) => write!(f, "@{}", namespace.escape_ascii()),
         }
     }
 }

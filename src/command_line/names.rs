@@ -23,8 +23,10 @@ use std::str;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
+use uds_dist::door::ownership::lock_path;
 use uds_dist::door::probe::{Probe, probe};
 use uds_dist::peer::Credentials;
+use uds_dist::process::{is_of, lock_holder};
 use uds_dist::sockets::{self, File, Listening};
 
 /// How long to wait for nodes whose backlog is full: one wait for all of them together.
@@ -205,27 +207,36 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     let mut gone = Vec::new();
     for (name, mut sockets) in by_name {
         let path = directory.join(OsStr::from_bytes(&[&name, EXTENSION].concat()));
-        let file = fs::symlink_metadata(path).ok();
+        let file = fs::symlink_metadata(&path).ok();
         let is_at = |socket: &Listening| socket.file == file.as_ref().map(File::of);
+        let is_alive = entries
+            .iter()
+            .any(|entry| entry.name == name && entry.is_alive());
         match sockets.iter().position(is_at) {
             Some(index) => _ = sockets.remove(index),
             // On some file systems the kernel's number of a file is not the one that programs see.
-            None if entries
-                .iter()
-                .any(|entry| entry.name == name && entry.is_alive()) =>
-            {
-                sockets.pop();
-            }
+            None if is_alive => _ = sockets.pop(),
             None => (),
         }
-        let owners = sockets.iter().map(|socket| {
-            socket.uid.map(|uid| Credentials {
+        // Without a node at the path, the only one of this name is the one that holds the lock.
+        let lock_holder = match &sockets[..] {
+            [_] if !is_alive => fs::symlink_metadata(lock_path(&path))
+                .ok()
+                .and_then(|lock| lock_holder(&lock)),
+            _ => None,
+        };
+        let owner = |socket: &Listening| {
+            let uid = socket.uid?;
+            let lock_holder = lock_holder.filter(|pid| is_of(*pid, uid));
+            let pid = process::holder_of(socket.inode).or(lock_holder);
+            Some(Credentials {
                 uid,
-                pid: process::holder_of(socket.inode).unwrap_or(Credentials::UNKNOWN.pid),
+                pid: pid.unwrap_or(Credentials::UNKNOWN.pid),
                 ..Credentials::UNKNOWN
             })
-        });
-        gone.extend(owners.map(|owner| Entry::new(name.clone(), owner, State::Gone)));
+        };
+        let found = sockets.iter().map(owner);
+        gone.extend(found.map(|owner| Entry::new(name.clone(), owner, State::Gone)));
     }
     gone
 }
