@@ -29,6 +29,7 @@
     eval_reads_files_and_stdin/1,
     eval_speaks_elixir/1,
     elixir_that_is_taken_for_erlang_is_recognized/1,
+    slips_of_beginners_are_explained/1,
     exceptions_fail/1,
     output_is_forwarded/1,
     input_is_at_its_end/1,
@@ -304,7 +305,7 @@ eval_reads_files_and_stdin(Config) ->
 
 eval_speaks_elixir(Config) ->
     Nowhere = shared(["eval", "shared", "--elixir", "1"], Config),
-    assert_fails(?RAISED, "there is no Elixir in this node", Nowhere),
+    assert_fails(?RAISED, "there is no Elixir in this node; without --elixir, .* Erlang$", Nowhere),
     case os:find_executable("elixir") of
         false ->
             {skip, "no elixir on PATH"};
@@ -328,12 +329,38 @@ eval_speaks_elixir(Config) ->
             assert_prints("hello\n%{a: \"b\"}\n", Eval(["IO.puts(\"hello\"); %{a: \"b\"}"])),
             assert_prints("[1,null]\n", Eval(["--json", "{1, nil}"])),
             assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Eval(["1 / 0"])),
-            assert_fails(?RAISED, "\\*\\* \\(TokenMissingError\\)", Eval(["(1"]))
+            assert_fails(?RAISED, "\\*\\* \\(TokenMissingError\\)", Eval(["(1"])),
+            assert_fails(?RAISED, "This looks like Elixir, which --elixir is for", Rpc([":ok"])),
+            compiler_speaks_to_the_caller(Config)
+    end.
+
+%% Not to the log of the node. Colours are for the node's own terminal.
+compiler_speaks_to_the_caller(Config) ->
+    Eval = fun(Options) -> run(["eval", "a", "--elixir" | Options], Config) end,
+    {0, Collects} = Eval(["function_exported?(Code, :with_diagnostics, 2)"]),
+    case Collects of
+        "true\n" ->
+            assert_prints("1\n", Eval(["Application.put_env(:elixir, :ansi_enabled, true); 1"])),
+            {0, Warned} = Eval([":\"foo\""]),
+            ?assertMatch("1:1: warning: found quoted atom" ++ _, Warned),
+            ?assertEqual(":foo", lists:last(string:lexemes(Warned, "\n"))),
+            {?RAISED, Undefined} = Eval(["x = 1\nx + y"]),
+            ?assertEqual(
+                "2: error: undefined variable \"y\"\n** (CompileError) nofile: cannot compile file\n",
+                Undefined
+            ),
+            {?RAISED, Missing} = Eval(["if true do"]),
+            ?assertEqual(nomatch, re:run(Missing, "x1b|code\\.ex|elixir\\.erl", [unicode])),
+            {?RAISED, Raised} = Eval(["Enum.foo([1])"]),
+            ?assertEqual(nomatch, re:run(Raised, "erl_eval|elixir\\.erl|parallel_checker", [unicode]));
+        "false\n" ->
+            %% Elixir before 1.15 writes it to the node's standard error itself.
+            assert_fails(?RAISED, "CompileError", Eval(["x = 1\nx + y"]))
     end.
 
 %% Where the syntax is not Erlang's, and where only the name of a module looks so.
 elixir_that_is_taken_for_erlang_is_recognized(Config) ->
-    Hint = "This looks like Elixir, which --elixir is for",
+    Hint = "This looks like Elixir, but there is none in this node: write Erlang",
     Fails = fun(Call) ->
         {?RAISED, Text} = shared(Call, Config),
         string:find(Text, Hint) =/= nomatch
@@ -342,6 +369,7 @@ elixir_that_is_taken_for_erlang_is_recognized(Config) ->
     Elixir = [
         "Enum.sum([1])",
         "x = :ok",
+        ":hola",
         "f a: 1",
         "\"a\" <> \"b\"",
         "[1] |> hd",
@@ -367,6 +395,22 @@ elixir_that_is_taken_for_erlang_is_recognized(Config) ->
     ?assertEqual([], [Text || Text <- Erlang, Eval(Text)]),
     ?assertNot(Fails(["rpc", "shared", "nomodule", "f"])),
     assert_prints("ok\n", shared(["eval", "shared", "% a comment"], Config)).
+
+slips_of_beginners_are_explained(Config) ->
+    Rpc = fun(Words, Call) ->
+        {?RAISED, Text} = shared(["rpc", "shared" | Call], Config),
+        ?assertNotEqual(nomatch, string:find(Text, Words), Text)
+    end,
+    Rpc("A call has parentheses: erlang:nodes()", ["erlang:nodes"]),
+    Rpc("words of their own, as in: erlang nodes", ["erlang", "nodes()"]),
+    Rpc("words of their own, as in: erlang nodes", ["erlang:memory", "total"]),
+    Rpc("lists:sum/1 takes one argument, and", ["lists", "sum", "[1, 2, 3]"]),
+    Rpc("write '[[1, 2, 3]]'", ["lists", "sum", "[1, 2, 3]"]),
+    Rpc("write '[\"hello~n\"]'", ["io", "format", "\"hello~n\""]),
+    Rpc("foo is not a list of arguments: write '[foo]'", ["erlang", "is_atom", "foo"]),
+    %% No advice where it would be wrong.
+    {?RAISED, Without} = shared(["rpc", "shared", "lists", "sum"], Config),
+    ?assertEqual("** exception error: undefined function lists:sum/0\n", Without).
 
 %% The shell's own words, without what is ours.
 exceptions_fail(Config) ->

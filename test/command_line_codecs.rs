@@ -675,7 +675,7 @@ fn what_to_call() {
         elixir(&["Enum.sum([1])"]),
         Job::Elixir("Enum.sum([1])".into())
     );
-    let apply = r#"apply(Enum, :"sum", [[1]])"#;
+    let apply = r#"apply(Enum, :sum, [[1]])"#;
     assert_eq!(elixir(&["Enum", "sum", "[[1]]"]), Job::Elixir(apply.into()));
     let quoted = r##"apply(:m, :"\"\\\#{f", [])"##;
     assert_eq!(elixir(&[":m", r##""\#{f"##]), Job::Elixir(quoted.into()));

@@ -564,11 +564,25 @@ fn call(matches: &ArgMatches) -> Job {
             arguments: arguments.into(),
         },
         Language::Elixir => {
-            let function = function.replace('\\', r"\\").replace('"', "\\\"");
-            let function = function.replace("#{", r"\#{");
-            Job::Elixir(format!("apply({module}, :\"{function}\", {arguments})"))
+            let function = elixir_atom(function);
+            Job::Elixir(format!("apply({module}, {function}, {arguments})"))
         }
     }
+}
+
+/// Elixir's compiler warns of quotes that an atom does not need.
+fn elixir_atom(name: &str) -> String {
+    let stem = name.strip_suffix(['?', '!']).unwrap_or(name);
+    let is_letter = |character: char| character.is_ascii_alphabetic() || character == '_';
+    let is_plain = stem.starts_with(is_letter)
+        && stem
+            .chars()
+            .all(|character| is_letter(character) || character.is_ascii_digit());
+    if is_plain {
+        return format!(":{name}");
+    }
+    let quoted = name.replace('\\', r"\\").replace('"', "\\\"");
+    format!(":\"{}\"", quoted.replace("#{", r"\#{"))
 }
 
 fn language(matches: &ArgMatches) -> Language {

@@ -161,12 +161,21 @@ pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
     Err(Failure::new(Kind::NotReady, explanation))
 }
 
-/// Runs a job, and passes on what it prints.
+/// Text that arrives while a job runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text<'a> {
+    /// Printed by the job.
+    Output(&'a [u8]),
+    /// A warning or an error of Elixir's compiler.
+    Diagnostic(&'a [u8]),
+}
+
+/// Runs a job. Passes text on to `show` as it arrives.
 pub fn run(
     link: &mut Link,
     job: &Job,
     form: Form,
-    mut output: impl FnMut(&[u8]) -> Result<(), Failure>,
+    mut show: impl FnMut(Text<'_>) -> Result<(), Failure>,
 ) -> Result<Outcome, Failure> {
     link.send(&request(link, job, form))?;
     loop {
@@ -182,7 +191,7 @@ pub fn run(
             Some(Told::Message(term)) => {
                 let told = outcome(&term).map_err(|malformed| not_understood(link, malformed))?;
                 match told {
-                    Answer::Output(bytes) => output(bytes)?,
+                    Answer::Text(text) => show(text)?,
                     Answer::Raised(text) => return Ok(Outcome::Raised(shortened(text))),
                     Answer::Result(rest) => {
                         let start = message.len() - rest;
@@ -347,7 +356,7 @@ fn understand(message: &[u8]) -> Result<Option<Told<'_>>, Malformed> {
 
 /// What the agent says.
 enum Answer<'a> {
-    Output(&'a [u8]),
+    Text(Text<'a>),
     Raised(&'a [u8]),
     /// The message's last bytes, so many, are the result.
     Result(usize),
@@ -359,7 +368,8 @@ fn outcome<'a>(term: &Reader<'a>) -> Result<Answer<'a>, Malformed> {
         return Err(Malformed::Invalid("answer"));
     }
     match term.atom("answer")?.as_ref() {
-        "output" => Ok(Answer::Output(term.binary("output")?)),
+        "output" => Ok(Answer::Text(Text::Output(term.binary("output")?))),
+        "diagnostic" => Ok(Answer::Text(Text::Diagnostic(term.binary("diagnostic")?))),
         "raised" => Ok(Answer::Raised(term.binary("exception")?)),
         "result" => Ok(Answer::Result(term.rest().len())),
         _ => Err(Malformed::Invalid("answer")),

@@ -48,7 +48,7 @@ pub mod users;
 pub mod value;
 
 use arguments::{Access, Invocation, Printed, Program, Request, Talk};
-use call::{Form, Job, Outcome, Readiness};
+use call::{Form, Job, Outcome, Readiness, Text};
 use cookie::Source;
 use failure::{Failure, Kind, RAISED};
 use json::{Limits, Untranslatable};
@@ -241,16 +241,16 @@ fn still_there(node: &str, problem: &str) -> Failure {
 fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
     // Standard output has nothing but the result where a script reads it. Otherwise it also has what the
     // user's code prints, as it is: that may well control a terminal.
-    let mut printed = |bytes: &[u8]| match form {
-        Form::Term => {
+    let show = |text: Text<'_>| match (text, form) {
+        (Text::Diagnostic(bytes), _) | (Text::Output(bytes), Form::Term) => {
             // The result is wanted, whether or not somebody reads this.
             let _ = write_escaped(io::stderr().lock(), bytes);
             Ok(())
         }
-        Form::Text => write_escaped(io::stdout().lock(), bytes),
-        Form::Shell => write(io::stdout().lock(), bytes),
+        (Text::Output(bytes), Form::Text) => write_escaped(io::stdout().lock(), bytes),
+        (Text::Output(bytes), Form::Shell) => write(io::stdout().lock(), bytes),
     };
-    match call::run(link, job, form, &mut printed)? {
+    match call::run(link, job, form, show)? {
         Outcome::Raised(text) => {
             // If nobody reads it, the exit code still tells.
             let _ = write_escaped(io::stderr().lock(), &[&text[..], b"\n"].concat());
