@@ -5,7 +5,7 @@
 -module(uds_dist_config).
 
 -export([read/0, read_if_complete/0, place/2, address/2, default_hint/1]).
--export([settings/1, check_command_name/2, is_embedded/0, is_debugged/0]).
+-export([settings/1, check_command_name/2, check_epmd/0, is_embedded/0, is_debugged/0]).
 -export([sidecar_path/0, printable/1, format_address/1, printable_address/1]).
 -export([check_socket_dir/3, limit/1, is_dynamic/1]).
 
@@ -537,6 +537,29 @@ check_command_name(Name, Config) ->
             {error, [
                 "the commands of a release that connect under longer names (remote, rpc) will not work: ",
                 Explanation
+            ]}
+    end.
+
+%% Checks that this node was not started together with an epmd that it does not need. `erl` starts one for a
+%% name on its command line, unless -no_epmd or -start_epmd false forbids it. Other carriers do need one. Remote
+%% shells and the commands of releases say nothing, because their output belongs to the user.
+-spec check_epmd() -> ok | {error, explanation()}.
+check_epmd() ->
+    Is = fun(Flag) -> init:get_argument(Flag) =/= error end,
+    IsOnly = init:get_argument(proto_dist) =:= {ok, [["uds"]]},
+    IsForbidden =
+        case init:get_argument(start_epmd) of
+            {ok, Values} -> lists:last(Values) =:= ["false"];
+            error -> Is(no_epmd)
+        end,
+    IsNamed = Is(sname) orelse Is(name),
+    case IsOnly andalso IsNamed andalso not (IsForbidden orelse Is(hidden) orelse Is(remsh)) of
+        false ->
+            ok;
+        true ->
+            {error, [
+                "erl has started an epmd, if none was running, and this node does not use it: start the node "
+                "with -no_epmd or, in vm.args of an Erlang release, with -start_epmd false"
             ]}
     end.
 

@@ -656,6 +656,7 @@ await_boot(State) ->
     end.
 
 boot_is_over(State = #state{listener = Listener}) ->
+    ok = tell(uds_dist_config:check_epmd()),
     case uds_dist_listener:wanted(Listener) of
         undecided -> configure(boot, State);
         _ -> dial_put_off(State)
@@ -696,7 +697,13 @@ request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) 
             {Wanted, _, _} -> Wanted
         end,
     ok = check_commands(Config, State),
-    reply(From, {ok, Address}, State);
+    State1 =
+        case uds_dist_config:check_epmd() of
+            ok -> State;
+            %% Before the boot is over, logger would print the line twice in a shell.
+            {error, _} -> await_boot(State)
+        end,
+    reply(From, {ok, Address}, State1);
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
     Name = uds_dist_listener:name(State#state.listener),
     Hint =
@@ -736,8 +743,10 @@ check_commands(Config, #state{listener = Listener}) ->
         uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config),
         uds_dist_start_script:check()
     ],
-    Explanations = [Explanation || {error, Explanation} <- Checks],
-    lists:foreach(fun(E) -> uds_dist_log:listener(notice, E) end, Explanations).
+    lists:foreach(fun tell/1, Checks).
+
+tell(ok) -> ok;
+tell({error, Explanation}) -> uds_dist_log:listener(notice, Explanation).
 
 %% net_kernel has its own message for a name in use, which it prints for duplicate_name.
 cannot_listen(_Name, sidecar_failed, _Explanation) ->

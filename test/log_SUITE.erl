@@ -7,6 +7,7 @@
 -export([lines_of_the_sidecar_have_facts/1, lines_of_the_boot_are_not_lost/1]).
 -export([default_handler_drops_foreign_domains/1, sidecar_table_is_logged/1]).
 -export([slow_handler_does_not_delay_the_carrier/1, handler_may_ask_another_node/1]).
+-export([an_epmd_that_nobody_needs_is_reported_once/1]).
 %% Silence.
 -export([probes_are_not_logged/1, probes_are_not_logged_by_elixir/1]).
 -export([hidden_nodes_are_logged_at_debug/1, lost_connection_is_a_notice/1]).
@@ -36,7 +37,8 @@ groups() ->
             default_handler_drops_foreign_domains,
             sidecar_table_is_logged,
             slow_handler_does_not_delay_the_carrier,
-            handler_may_ask_another_node
+            handler_may_ask_another_node,
+            an_epmd_that_nobody_needs_is_reported_once
         ]},
         {quiet, [parallel], [
             probes_are_not_logged,
@@ -142,6 +144,31 @@ handler_may_ask_another_node(Config) ->
     C = start("c", Config),
     pong = call(C, net_adm, ping, [test_node:name(A)]),
     [_] = expect_lines(["connected with ", atom_to_list(test_node:name(C))], "asking", Config).
+
+%% A program that does nothing stands in for epmd.
+an_epmd_that_nobody_needs_is_reported_once(Config) ->
+    Uds = ["-proto_dist", "uds"],
+    [
+        begin
+            Args = ["-epmd", "true" | Flags],
+            Node = start("a", #{carrier => Carrier, args => Args}, Config),
+            [expect_output(Node, "erl has started an epmd") || Count > 0],
+            %% Lines of this module are written in order.
+            ok = call(Node, uds_dist_log, listener, [notice, "that is all"]),
+            expect_output(Node, "uds_dist: that is all"),
+            Parts = string:split(test_node:output(Node), "erl has started an epmd", all),
+            ?assertEqual(Count, length(Parts) - 1, {Carrier, Flags, test_node:output(Node)}),
+            ok = test_node:stop(Node)
+        end
+     || {Carrier, Flags, Count} <- [
+            {Uds, [], 1},
+            {Uds ++ ["-no_epmd"], [], 0},
+            {Uds ++ ["-start_epmd", "false"], [], 0},
+            {Uds, ["-hidden"], 0},
+            %% The other carrier may need it.
+            {["-proto_dist", "inet_tcp", "uds"], ["-epmd_module", "test_epmd"], 0}
+        ]
+    ].
 
 %% ---------------------------------------------------------------------------------------------
 %% Silence
