@@ -74,14 +74,22 @@ sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries
 %% The sidecar has ended or did not start. It relayed the connections counted first; the others had been
 %% handed over to this VM.
 -spec sidecar_ended(Down, {Relayed :: non_neg_integer(), HandedOver :: non_neg_integer()}) -> ok when
-    Down :: #{was_up := boolean(), is_news := boolean(), explanation := line()}.
+    Down :: #{
+        was_up := boolean(),
+        os_pid := undefined | non_neg_integer(),
+        up_for := non_neg_integer(),
+        is_news := boolean(),
+        explanation := line()
+    }.
 sidecar_ended(#{is_news := false}, _) ->
     ok;
-sidecar_ended(#{was_up := WasUp, explanation := Explanation}, {Relayed, HandedOver}) ->
-    What =
-        case WasUp of
-            true -> "is gone";
-            false -> "did not start"
+sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
+    {What, Metadata} =
+        case Down of
+            #{was_up := true, os_pid := OsPid, up_for := UpFor} ->
+                {format("(process ~0tp, up for ~b s) is gone", [OsPid, UpFor]), #{os_pid => OsPid}};
+            #{was_up := false} ->
+                {"did not start", #{}}
         end,
     Connections = [
         format("; connections ~ts: ~b", [Which, Count])
@@ -89,7 +97,7 @@ sidecar_ended(#{was_up := WasUp, explanation := Explanation}, {Relayed, HandedOv
     ],
     Path = uds_dist_system:bytes(uds_dist_config:sidecar_path()),
     Line = format("the sidecar ~ts ~ts: ~ts~ts", [uds_dist_config:printable(Path), What, Explanation, Connections]),
-    error_line(Line, #{reason => Explanation}).
+    error_line(Line, Metadata#{reason => Explanation}).
 
 %% The transport direct is configured, but not available.
 -spec no_channel(line()) -> ok.

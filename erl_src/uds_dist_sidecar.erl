@@ -22,8 +22,10 @@
     %% Another one is needed after the rest.
     is_needed = false :: boolean(),
     settings = #{spin => 0, log => info} :: uds_dist_program:settings(),
-    %% The release of the program that is up, and since when it is, in milliseconds of monotonic time.
+    %% Release and process of the program that is up, and the time of its HELLO, in milliseconds of monotonic
+    %% time. Once a port is closed, the VM does not tell the process any more.
     release :: undefined | binary(),
+    os_pid :: undefined | non_neg_integer(),
     up_since = 0 :: integer(),
     %% Asked for its status again only when it has answered. The timer runs while somebody waits for it.
     is_asked = false :: boolean(),
@@ -46,6 +48,9 @@
     %% It is gone, or could not be started.
     | {down, #{
         was_up := boolean(),
+        %% Its process, and for how many seconds it was up.
+        os_pid := undefined | non_neg_integer(),
+        up_for := non_neg_integer(),
         explanation := uds_dist_config:explanation(),
         %% Whether this belongs into the log: not if it is the same as before.
         is_news := boolean()
@@ -199,12 +204,16 @@ give_up(Explanation, Sidecar) ->
     ended(Explanation, Sidecar).
 
 hello(#{version := Version, window := Window, release := Release}, Sidecar) ->
-    #sidecar{timer = Timer, backoff = Backoff} = Sidecar,
+    #sidecar{timer = Timer, backoff = Backoff, port = Port} = Sidecar,
     Version = uds_dist_protocol:version(),
     ok = cancel(Timer),
     Tries = uds_dist_backoff:tries(Backoff),
     {{up, Window, Tries}, Sidecar#sidecar{
-        status = up, timer = undefined, release = Release, up_since = now_ms()
+        status = up,
+        timer = undefined,
+        release = Release,
+        os_pid = os_pid(Port),
+        up_since = now_ms()
     }};
 hello(#{version := Theirs}, Sidecar) ->
     Ours = uds_dist_protocol:version(),
@@ -232,8 +241,9 @@ ended(Explanation, Sidecar) ->
     ok = cancel(Sidecar#sidecar.status_timer),
     Sidecar1 = close(Sidecar),
     WasUp = Status =:= up,
+    Life = now_ms() - UpSince,
     Backoff1 =
-        case WasUp andalso now_ms() - UpSince >= ?GOOD_LIFE of
+        case WasUp andalso Life >= ?GOOD_LIFE of
             true -> uds_dist_backoff:new(25);
             false -> Backoff
         end,
@@ -244,7 +254,13 @@ ended(Explanation, Sidecar) ->
         end,
     {Delay, IsNews, Backoff2} = uds_dist_backoff:failed(Explanation, Max, Backoff1),
     {
-        {down, #{was_up => WasUp, explanation => Explanation, is_news => WasUp orelse IsNews}},
+        {down, #{
+            was_up => WasUp,
+            os_pid => Sidecar#sidecar.os_pid,
+            up_for => max(0, Life) div 1000,
+            explanation => Explanation,
+            is_news => WasUp orelse IsNews
+        }},
         Sidecar1#sidecar{
             status = resting,
             timer = timer(Delay, rested),

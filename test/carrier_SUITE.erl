@@ -167,7 +167,7 @@ sidecar_that_dies_is_replaced(Config) ->
     test_node:signal("KILL", Before),
     expect_nodes(A, []),
     expect_nodes(B, []),
-    expect_output(A, "is gone: it was ended by signal 9; connections lost with it: 1"),
+    expect_output(A, "\\(process \\d+, up for \\d+ s\\) is gone: it was ended by signal 9; connections lost with it: 1"),
     expect_output(A, "listening again at .*/a\\.sock"),
     ?assertNotEqual(Before, sidecar(A)),
     connect(B, A).
