@@ -985,7 +985,7 @@ fn a_lock_file_that_root_may_hold_is_left_alone() {
         assert_fails(
             host.sidecar(OWNER).listen_fails(directory.join("a.sock")),
             Reason::BadAddress,
-            &["a.sock.lock", "belongs to uid 0 alone", who],
+            &["a.sock.lock", "belongs to root (uid 0)", who],
         );
         assert_eq!(listing(&directory), before);
         drop(listener);

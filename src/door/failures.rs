@@ -1,13 +1,14 @@
-//! How many handshakes of a user may fail. No I/O, and no clock: the caller says what time it is.
+//! Limits how many handshakes of a user may fail. No I/O, and no clock: the caller passes the time.
 //!
-//! Each new name that somebody says stays in the VM for ever, in its table of atoms, whether or not the
-//! handshake succeeds. So a user whose handshakes fail under ever new names is stopped before the VM hears
-//! the next one: by a budget that refills slowly. A name that the VM knows costs it nothing more: nodes that
-//! were connected come in whatever others of their user do, and so do those that try again and again with
-//! the wrong cookie.
+//! Every new node name stays in the VM's table of atoms for ever, whether or not the handshake succeeds. So
+//! each user has a budget of new names whose handshakes may fail, which refills slowly. Once it is used up,
+//! the VM is not told of further new names. A name that the VM knows already costs nothing more. So nodes that
+//! were connected before are always admitted, whatever other processes of their user do, and so are nodes
+//! that keep trying with the wrong cookie.
 //!
-//! Only the VM finds out whether a new name comes with the right cookie. So a part of the budget is for
-//! names that were refused and come again, as a node does and somebody with ever new names does not.
+//! Only the VM can find out whether a new name comes with the right cookie. So a part of the budget is
+//! reserved for names that were refused and come again. A node tries again under its name; an attacker who
+//! uses each name once does not.
 
 use super::gate::Name;
 use std::collections::hash_map::RandomState;
@@ -15,35 +16,35 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-/// New names under which handshakes of one user may fail at once: more than a cluster has nodes. The VM
-/// has room for a million.
+/// Number of new names under which handshakes of one user may fail, starting with a full budget. It exceeds
+/// the number of nodes in any cluster, and the VM has room for a million atoms.
 pub const BUDGET: u32 = 1000;
 
-/// As many of them are kept for names that were refused before.
+/// Part of [`BUDGET`] that is reserved for names that were refused before.
 pub const RESERVE: u32 = 100;
 
-/// How long one of them takes to be allowed again: 21600 a day, so that somebody who does nothing else
-/// fills the VM's table in seven weeks. A health check under ever new names with the wrong cookie, every
-/// five seconds, never uses the budget up.
+/// Time in which the budget grows by one name. That allows 21600 names a day, so an attacker needs seven
+/// weeks to fill the VM's table of atoms. A health check with the wrong cookie that uses a new name every five
+/// seconds never exhausts the budget.
 pub const REFILL: Duration = Duration::from_secs(4);
 
-/// Users with a budget of their own. A host has few; somebody with a user namespace may have 65536, and
-/// then the next ones have one together.
+/// Most users that have budgets of their own. All others share one. A host has few users, but the owner of a
+/// user namespace may have 65536.
 pub const MAX_USERS: usize = 64;
 
-/// Names of nodes that are remembered, for as long as there are not so many newer ones.
+/// Most names of connected nodes that are remembered. The oldest ones are forgotten first.
 pub const MAX_NODES: usize = 16384;
 
-/// Refused names that are remembered. Somebody who does nothing else needs seconds to have all of them
-/// forgotten, and in most cases has no reason to.
+/// Most refused names that are remembered. An attacker could push all of them out within seconds, but would
+/// gain little by it.
 pub const MAX_REFUSED: usize = 65536;
 
-/// What is known of handshakes that are over.
+/// The budgets of all users, and the names that do not count.
 #[derive(Debug, Default)]
 pub struct Failures {
     hasher: RandomState,
     users: HashMap<u32, User>,
-    /// All users that have no budget of their own.
+    /// The budget that all other users share.
     others: User,
     /// Names of nodes that were connected.
     nodes: Names<MAX_NODES>,
@@ -53,14 +54,15 @@ pub struct Failures {
 
 #[derive(Debug, Default)]
 struct User {
-    /// When the budget will be full again, if it is not.
+    /// The time at which the budget will be full again; `None` if it has never been used.
     full_at: Option<Instant>,
     /// Names under which handshakes have failed.
     names: Names<{ BUDGET as usize }>,
 }
 
 impl Failures {
-    /// Whether one of this user may try to shake hands under this name; if not, that is remembered.
+    /// Whether a process of this user may begin a handshake under this name. If not, the name is remembered as
+    /// a refused one.
     pub fn may_try(&mut self, uid: u32, name: &Name, now: Instant) -> bool {
         let name = self.hash(name);
         if name.is_some_and(|name| self.nodes.contains(name)) {
@@ -68,23 +70,23 @@ impl Failures {
         }
         let user = match self.users.get(&uid) {
             Some(user) => user,
-            // It has not failed yet.
+            // This user has not failed yet.
             None if self.has_room(now) => return true,
             None => &self.others,
         };
-        let kept = match name {
+        let reserve = match name {
             Some(name) if user.names.contains(name) => return true,
             Some(name) if self.refused.contains(name) => 0,
             _ => RESERVE,
         };
-        let may_try = user.has_budget(kept, now);
+        let may_try = user.has_budget(reserve, now);
         if let (false, Some(name)) = (may_try, name) {
             self.refused.insert(name);
         }
         may_try
     }
 
-    /// A handshake has failed.
+    /// Records that a handshake has failed.
     pub fn failed(&mut self, uid: u32, name: &Name, now: Instant) {
         let name = self.hash(name);
         if name.is_some_and(|name| self.nodes.contains(name)) {
@@ -99,7 +101,7 @@ impl Failures {
         }
     }
 
-    /// A node of this name is connected, whoever has called whom.
+    /// Records that a node of this name is connected, whichever side opened the connection.
     pub fn connected(&mut self, node: &str) {
         let name = self.hasher.hash_one(node);
         self.nodes.insert(name);
@@ -124,17 +126,17 @@ impl Failures {
         self.users.entry(uid).or_default()
     }
 
-    /// True if one more user may have a budget of its own.
+    /// True if one more user can have a budget of its own.
     fn has_room(&self, now: Instant) -> bool {
         self.users.len() < MAX_USERS || self.users.values().any(|user| user.is_idle(now))
     }
 }
 
 impl User {
-    /// True if one may fail, and then so many are left.
-    fn has_budget(&self, kept: u32, now: Instant) -> bool {
+    /// True if one more handshake may fail and still leave a budget of `reserve`.
+    fn has_budget(&self, reserve: u32, now: Instant) -> bool {
         let full_in = self.full_at.map(|at| at.saturating_duration_since(now));
-        full_in.unwrap_or_default() + REFILL * (kept + 1) <= REFILL * BUDGET
+        full_in.unwrap_or_default() + REFILL * (reserve + 1) <= REFILL * BUDGET
     }
 
     fn is_idle(&self, now: Instant) -> bool {
@@ -142,11 +144,11 @@ impl User {
     }
 }
 
-/// The last so many names, as hashes: somebody's choice of names must not cost much memory.
+/// The most recent names, at most `MAX`. They are kept as hashes, so that long names do not take more memory.
 #[derive(Debug, Default)]
 struct Names<const MAX: usize> {
     names: HashSet<u64>,
-    /// The same, oldest first.
+    /// The same hashes, oldest first.
     order: VecDeque<u64>,
 }
 
@@ -173,14 +175,14 @@ mod tests {
     use super::*;
 
     const UID: u32 = 1000;
-    /// What there is for names that are new.
+    /// Part of the budget that new names can use.
     const FOR_NEW: u32 = BUDGET - RESERVE;
 
     fn name(number: u32) -> Name {
         Name::Own(format!("n{number}@host"))
     }
 
-    /// Lets handshakes fail under new names until no more may be tried.
+    /// Lets handshakes fail under new names until no more are allowed. Returns their number.
     fn exhaust(failures: &mut Failures, uid: u32, now: Instant) -> u32 {
         (0..)
             .take_while(|number| {
@@ -206,7 +208,7 @@ mod tests {
         assert!(failures.may_try(UID, &name(3), later));
         failures.failed(UID, &name(3), later);
         assert!(!failures.may_try(UID, &name(4), later));
-        // It does not grow beyond what it was.
+        // A full budget does not grow any further.
         let much_later = start + REFILL * (3 * BUDGET);
         assert_eq!(exhaust(&mut failures, UID + 1, much_later), FOR_NEW);
         for number in 0..FOR_NEW {
@@ -217,15 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn a_new_name_that_comes_again_has_a_budget_kept_for_it() {
+    fn the_reserve_is_for_names_that_come_again() {
         let mut failures = Failures::default();
         let now = Instant::now();
         exhaust(&mut failures, UID, now);
         assert!(!failures.may_try(UID, &name(0), now));
         assert!(failures.may_try(UID, &name(0), now));
-        // It has the right cookie, which costs nothing.
+        // This one has the right cookie, so it costs nothing.
         failures.connected("n0@host");
-        // That is bounded, too.
+        // The reserve is limited too.
         let come_again = (1..2 * RESERVE).filter(|number| {
             failures.may_try(UID, &name(*number), now);
             let may_try = failures.may_try(UID, &name(*number), now);
@@ -235,13 +237,13 @@ mod tests {
             may_try
         });
         assert_eq!(come_again.count() as u32, RESERVE);
-        // What refills is for these first.
+        // The budget refills its reserve first.
         assert!(!failures.may_try(UID, &name(BUDGET), now + REFILL));
         assert!(failures.may_try(UID, &name(BUDGET), now + REFILL));
     }
 
     #[test]
-    fn refused_names_that_are_remembered_are_bounded() {
+    fn forgets_the_oldest_refused_names() {
         let mut failures = Failures::default();
         let now = Instant::now();
         exhaust(&mut failures, UID, now);
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_were_connected_come_in_whatever_others_do() {
+    fn admits_known_nodes_without_any_budget() {
         let mut failures = Failures::default();
         let now = Instant::now();
         failures.connected("a@host");
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_again_under_the_same_name_costs_nothing() {
+    fn a_name_that_fails_again_costs_nothing() {
         let mut failures = Failures::default();
         let now = Instant::now();
         for _ in 0..3 {
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_does_not_pay_for_another() {
+    fn users_have_separate_budgets() {
         let mut failures = Failures::default();
         let now = Instant::now();
         exhaust(&mut failures, UID, now);
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn users_without_number_share_one_budget() {
+    fn users_beyond_the_limit_share_one_budget() {
         let mut failures = Failures::default();
         let now = Instant::now();
         for uid in 0..MAX_USERS as u32 {
@@ -307,7 +309,7 @@ mod tests {
             may_try
         });
         assert_eq!(tried.count() as u32, FOR_NEW);
-        // Who has not failed for long makes room for others.
+        // A user whose budget is full again makes room for another one.
         let later = now + REFILL;
         assert!(!failures.may_try(2_000_000, &name(1), now));
         assert!(failures.may_try(2_000_000, &name(1), later));
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn remembered_names_are_bounded() {
+    fn forgets_the_oldest_nodes() {
         let mut failures = Failures::default();
         let now = Instant::now();
         for number in 0..=MAX_NODES as u32 {

@@ -1,9 +1,9 @@
-//! Who owns the name of a socket file. Listening there is not known here.
+//! Ownership of the name of a socket file. Listening is not known here.
 //!
-//! A name is owned by the process that holds the flock(2) of `<socket>.lock`, from before the socket
-//! appears until after it is gone. So starters at the same instant cannot both find a dead node's
-//! socket stale and remove each other's new one. Carriers that know nothing of the lock are
-//! respected too: under the lock, a socket that answers has an owner.
+//! The process that holds the flock(2) of `<socket>.lock` owns the name, from before the socket appears until
+//! after it is gone. Without it, two nodes that start at the same time could both find the socket of a dead
+//! node, and one could remove the new socket of the other. Carriers that do not use the lock keep their names
+//! too: even with the lock, we never take over a socket that answers.
 
 use super::probe::{Probe, probe};
 use crate::address::Address;
@@ -23,33 +23,33 @@ use std::path::{Path, PathBuf};
 
 const ROOT: u32 = 0;
 
-/// Device and inode: the identity of a file, whatever its path says later.
+/// Device and inode, which identify a file even after something else has taken its path.
 type Identity = (u64, u64);
 
-/// A name that is ours until this is dropped; then its socket and lock file are removed.
+/// A name that we own. Dropping it removes its socket and its lock file.
 #[derive(Debug)]
 pub struct OwnedName {
     path: PathBuf,
     /// The socket file, once we have bound it.
     socket: Option<Identity>,
     lock_path: PathBuf,
-    /// Somebody has taken it away, and the VM is told.
+    /// Somebody has removed or replaced a file. This was reported, so dropping the name logs nothing about it.
     is_lost: bool,
-    // Dropped last: the name is free when nothing of it is left.
+    // Dropped last, because the name is free once the lock is released.
     lock: File,
 }
 
 impl OwnedName {
-    /// Takes the name of the socket file `path` and removes a dead owner's socket.
+    /// Takes the name of the socket file `path`, and removes the socket of a dead owner.
     ///
     /// # Errors
-    /// [`Reason::DuplicateName`] when a live process owns it, [`Reason::NameBusy`] when one holds
-    /// the lock but does not answer (yet, or any more: ask again), [`Reason::BadAddress`] when
-    /// there can be no socket, [`Reason::PermissionDenied`] or [`Reason::SystemError`] otherwise.
+    /// [`Reason::DuplicateName`] if a live process owns it. [`Reason::NameBusy`] if a process holds the lock
+    /// but does not answer; it may be starting or ending, so try again. [`Reason::BadAddress`] if there can be
+    /// no socket at this path. [`Reason::PermissionDenied`] or [`Reason::SystemError`] in all other cases.
     pub fn claim(path: &Path, vm_pid: u32) -> Result<OwnedName, Failure> {
         let lock_path = lock_path(path);
         let mut lock = take_lock(&lock_path, path)?;
-        // From here on, dropping the name gives it up and leaves what is not ours alone.
+        // From here on, dropping the name gives it up. Files that are not ours are left alone.
         let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{vm_pid}"));
         let name = OwnedName {
             path: path.to_owned(),
@@ -63,21 +63,21 @@ impl OwnedName {
         Ok(name)
     }
 
-    /// The socket now stands at the path: remember it as ours.
+    /// Records that we have bound our socket to the path.
     pub fn bound(&mut self) -> io::Result<()> {
         self.socket = Some(identity(&fs::symlink_metadata(&self.path)?));
         Ok(())
     }
 
-    /// Finds out whether somebody has removed or replaced the socket or the lock file, and says what has
-    /// happened. What is still ours is removed when this is dropped. A file that cannot be looked at
-    /// counts as ours: that says nothing about who put it there.
+    /// Checks whether somebody has removed or replaced the socket or the lock file, and if so, explains what
+    /// happened. A file that is still ours is removed when this is dropped. A file that cannot be examined
+    /// counts as ours, because the error does not tell whose it is.
     pub fn is_lost(&mut self) -> Option<String> {
         let lock = self.lock.metadata().ok().map(|ours| identity(&ours));
         let files = [(&self.path, self.socket), (&self.lock_path, lock)];
         let lost = files
             .into_iter()
-            .find_map(|(path, ours)| what_became_of(path, ours?));
+            .find_map(|(path, ours)| explain_loss(path, ours?));
         self.is_lost = lost.is_some();
         lost
     }
@@ -124,30 +124,30 @@ impl Drop for OwnedName {
             match fs::symlink_metadata(&self.path) {
                 Ok(found) if identity(&found) == ours => remove(&self.path),
                 _ if self.is_lost => (),
-                Ok(_) => not_ours(&self.path, "is no longer ours; left alone"),
+                Ok(_) => warn_not_ours(&self.path, "is no longer ours; left alone"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    not_ours(&self.path, "was removed by somebody else");
+                    warn_not_ours(&self.path, "was removed by somebody else");
                 }
                 Err(error) => log::warn!("cannot look at {}: {error}", self.path.display()),
             }
         }
-        // Ours is locked; another one has replaced it and is its owner's to remove.
+        // A file that has replaced ours belongs to another owner, who removes it.
         let lock = fs::symlink_metadata(&self.lock_path).map(|found| identity(&found));
         match (lock, self.lock.metadata()) {
             (Ok(found), Ok(ours)) if found == identity(&ours) => remove(&self.lock_path),
             _ if self.is_lost => (),
-            _ => not_ours(&self.lock_path, "is no longer ours; left alone"),
+            _ => warn_not_ours(&self.lock_path, "is no longer ours; left alone"),
         }
     }
 }
 
-fn not_ours(path: &Path, what: &str) {
+fn warn_not_ours(path: &Path, what: &str) {
     let path = path.display();
     log::warn!(reason = Cause::FileTaken, address:% = path; "{path} {what}");
 }
 
-/// What has happened to a file of ours, if anything.
-fn what_became_of(path: &Path, ours: Identity) -> Option<String> {
+/// Explains what somebody has done to a file of ours; `None` if it is still there.
+fn explain_loss(path: &Path, ours: Identity) -> Option<String> {
     use io::ErrorKind::{NotADirectory, NotFound};
     match fs::symlink_metadata(path) {
         Ok(found) if identity(&found) == ours => None,
@@ -162,23 +162,24 @@ fn what_became_of(path: &Path, ours: Identity) -> Option<String> {
     }
 }
 
-/// The file whose lock says who owns the socket `path`. It has the number of that VM, for people who look
-/// into it; nobody believes it.
+/// Path of the file whose lock decides who owns the socket `path`. The file contains the process id of the
+/// owner's VM. That is for people who look into it; no program relies on it.
 pub fn lock_path(path: &Path) -> PathBuf {
     let mut lock_path = OsString::from(path);
     lock_path.push(".lock");
     PathBuf::from(lock_path)
 }
 
-/// Names in a directory that are looked at: a directory full of them must not delay a node's start.
+/// Most directory entries that [`sweep`] examines. A full directory must not delay the start of a node.
 const MAX_SWEPT: usize = 1024;
 
-/// Removes what killed nodes have left beside the socket file `path`: sockets at which nobody
-/// listens, with a lock file of our user's that nobody holds. Other nodes see to their own names, but
-/// those of commands that are run once (`rpc-1f3a-myapp`) are never taken again.
+/// Removes the files that killed nodes have left beside the socket file `path`: sockets at which nobody
+/// listens, if their lock file belongs to our user and nobody holds the lock. A node that starts again takes
+/// over its own name, but commands use each name only once (`rpc-1f3a-myapp`), so nobody else would remove
+/// their files.
 pub fn sweep(path: &Path) {
     let Some(entries) = path.parent().and_then(|parent| fs::read_dir(parent).ok()) else {
-        return; // A directory may be writable and not readable.
+        return; // A directory may be writable but not readable.
     };
     for entry in entries.take(MAX_SWEPT).flatten() {
         let lock_path = entry.path();
@@ -208,7 +209,7 @@ fn sweep_name(path: &Path, lock_path: &Path) {
     if !opened.is_file() || opened.uid() != os::own_uid() {
         return;
     }
-    // Held to the end of this function: a node that starts under this name meanwhile tries again.
+    // We hold the lock until the end of this function. A node that starts under this name meanwhile tries again.
     if os::lock(&file).is_err() {
         return;
     }
@@ -238,10 +239,10 @@ fn remove(path: &Path) {
     }
 }
 
-/// Opens and locks the lock file; what we hold in the end is the file that stands at the path.
+/// Opens and locks the lock file. The file that we hold in the end is the one at the path.
 fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     let directory = lock_path.parent().unwrap_or(Path::new("/"));
-    make_directory(directory)?;
+    ensure_directory(directory)?;
     let mut is_second_try = false;
     loop {
         let file = match open_lock(lock_path) {
@@ -251,9 +252,9 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
                     is_second_try = true;
                     continue;
                 }
-                return Err(unopenable(&error, lock_path));
+                return Err(cannot_open(&error, lock_path));
             }
-            Err(error) => return Err(unopenable(&error, lock_path)),
+            Err(error) => return Err(cannot_open(&error, lock_path)),
         };
         let opened = file
             .metadata()
@@ -268,7 +269,7 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
         }
         match fs::symlink_metadata(lock_path) {
             Ok(found) if identity(&found) == identity(&opened) => return Ok(file),
-            // Its owner removed it between our open and our lock: what we hold is nobody's.
+            // Its owner removed it after we opened it and before we locked it, so our lock protects nothing.
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(failure(&error, "look at", lock_path)),
@@ -276,12 +277,12 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     }
 }
 
-/// Removes the lock file of a node of root's that is dead, in a directory that is ours by now, and the socket
-/// beside it. We cannot open the lock file, and so cannot lock it either; root's nodes start in no directory
-/// of another user, so nobody takes it meanwhile. Returns true if it is gone, or is another one by now.
+/// Removes the files that a dead node of root's has left in a directory that belongs to us now: its lock file,
+/// and the socket beside it. Returns true if the lock file is gone, or is another one by now.
 ///
-/// The lock of the directory stands in for that of the file: of two starters of ours, the second one must not
-/// remove what the first one has put there instead.
+/// We cannot open the file, and therefore cannot lock it. No node of root's can take the lock meanwhile,
+/// because root's nodes do not start in directories of other users. If two of our own nodes start at the same
+/// time, the second one must not remove the new files of the first one, so both lock the directory instead.
 fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     let parent = lock_path.parent().unwrap_or(Path::new("/"));
     let Ok(directory) = File::open(parent) else {
@@ -313,7 +314,7 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     if found.uid() == os::own_uid() {
         return Ok(true);
     }
-    // A node that is just starting or ending has no socket, but holds the lock.
+    // A node that is starting or ending has no socket, but holds the lock.
     let may_be_dead = found.uid() == ROOT
         && check_lock(&found, lock_path).is_ok()
         && process::lock_holder(&found).is_none();
@@ -325,7 +326,7 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     let is_dead = match (probe(&Address::Path(path.to_owned())), &socket) {
         (Probe::Nobody, _) => true,
         (Probe::Answers(_), _) | (Probe::Failed(_), None) => false,
-        // Its mode does not let us in.
+        // The mode of the socket does not let us connect.
         (Probe::Failed(_), Some(socket)) => {
             process::sees_lock_holders(&our_directory) && is_unused(socket)
         }
@@ -339,14 +340,14 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     fs::remove_file(lock_path).map_err(|error| failure(&error, "remove", lock_path))?;
     log::info!(
         target: NOTICE, reason = Cause::TookOver, address:% = path.display();
-        "removed {}, which a node of root's has left behind",
+        "removed {}, which a node of root has left behind",
         lock_path.display()
     );
     Ok(true)
 }
 
-/// True if the kernel says that no socket which listens is bound to this one of root's. Carriers that take no
-/// lock are respected too.
+/// True if the kernel reports that nobody listens at this socket file of root's. This also covers carriers that
+/// do not use the lock.
 fn is_unused(socket: &fs::Metadata) -> bool {
     let file = sockets::File::of(socket);
     socket.uid() == ROOT
@@ -354,8 +355,8 @@ fn is_unused(socket: &fs::Metadata) -> bool {
             .is_ok_and(|listening| listening.iter().all(|socket| socket.file != Some(file)))
 }
 
-/// Somebody else's lock file could be held for ever, to keep us from our name; and one that is also
-/// another file, by a hard link, would be that file which we empty.
+/// Refuses files that must not be locked or written. Another user could hold the lock of their own file for
+/// ever, to keep us from our name. A hard link could make us truncate some other file.
 fn check_lock(lock: &fs::Metadata, lock_path: &Path) -> Result<(), Failure> {
     if !lock.is_file() {
         Err(in_the_way(lock_path, "is not a lock file"))
@@ -380,8 +381,9 @@ fn in_the_way(lock_path: &Path, problem: &str) -> Failure {
     )
 }
 
-/// The error of open(2) says little about why: a link, another user's file.
-fn unopenable(error: &io::Error, lock_path: &Path) -> Failure {
+/// Explains why the lock file cannot be opened. The error of open(2) does not tell a symbolic link from
+/// another user's file.
+fn cannot_open(error: &io::Error, lock_path: &Path) -> Failure {
     let Ok(found) = fs::symlink_metadata(lock_path) else {
         return failure(error, "open", lock_path);
     };
@@ -389,13 +391,14 @@ fn unopenable(error: &io::Error, lock_path: &Path) -> Failure {
         return failure;
     }
     match error.kind() {
-        io::ErrorKind::PermissionDenied => roots_alone(&found, lock_path),
+        io::ErrorKind::PermissionDenied => belongs_to_root(&found, lock_path),
         _ => failure(error, "open", lock_path),
     }
 }
 
-/// A node of root's holds this lock, or has left it behind; only root can find out.
-fn roots_alone(lock: &fs::Metadata, lock_path: &Path) -> Failure {
+/// The explanation for a lock file of root's, which a live or a dead node may have created. Only root can
+/// find out which.
+fn belongs_to_root(lock: &fs::Metadata, lock_path: &Path) -> Failure {
     let directory = lock_path.parent().unwrap_or(Path::new("/"));
     let may_remove = match fs::metadata(directory) {
         Ok(found) if found.uid() == os::own_uid() => "this node's user, who owns the directory,",
@@ -404,7 +407,7 @@ fn roots_alone(lock: &fs::Metadata, lock_path: &Path) -> Failure {
     Failure::new(
         Reason::BadAddress,
         format!(
-            "{} is in the way and belongs to uid {} alone; if no node of root's runs there, {may_remove} \
+            "{} is in the way and belongs to root (uid {}); if no node of root runs there, {may_remove} \
              may remove it and the socket beside it; or set socket_dir to a directory of this node's user",
             lock_path.display(),
             lock.uid()
@@ -426,13 +429,13 @@ fn lock_options() -> OpenOptions {
     options
 }
 
-/// Sees to a directory in which nobody but those we trust can put a socket in our place. A missing
-/// one is created, but not the ones above it: a mistyped path should be an error, not a new tree.
-fn make_directory(directory: &Path) -> Result<(), Failure> {
+/// Makes sure that the directory exists and that no other user can replace our socket in it. Creates the
+/// directory if it is missing, but not those above it, so that a mistyped path is an error and not a new tree.
+fn ensure_directory(directory: &Path) -> Result<(), Failure> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => log::info!("created the directory {}", directory.display()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
-        // It may exist all the same, in a place where we cannot create anything.
+        // It may exist in a place where we cannot create anything.
         Err(error) if directory.is_dir() => log::debug!("{}: {error}", directory.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Failure::new(
@@ -467,7 +470,7 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Who has the name is for the kernel to say, and not for the file.
+/// Explains who owns the name. We ask the kernel, because anybody could have written the content of the file.
 fn held_by_another(lock: &fs::Metadata, lock_path: &Path, path: &Path) -> Failure {
     let holder = || {
         let holder = process::lock_holder(lock)?;
@@ -488,7 +491,7 @@ fn held_by_another(lock: &fs::Metadata, lock_path: &Path, path: &Path) -> Failur
     }
 }
 
-/// `None` for a process that we cannot see, as in another pid namespace.
+/// Process id of the node; `None` for a process that we cannot see, such as one in another PID namespace.
 fn node_of(listener: &Credentials) -> Option<u32> {
     Some(process::node_of(listener.process()?, listener.uid))
 }
@@ -513,9 +516,9 @@ fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// What to do where a file in a directory may not be touched. Wider permissions are not the answer: whoever
-/// may write there could stand in for the node.
-fn whose_directory(path: &Path) -> &'static str {
+/// Advice for an error of permission. It never recommends wider permissions, because everybody who can write
+/// to the directory could impersonate the node.
+fn permission_advice(path: &Path) -> &'static str {
     let directory = path.parent().unwrap_or(Path::new("/"));
     match fs::metadata(directory) {
         Ok(found) if found.uid() == os::own_uid() => {
@@ -528,10 +531,10 @@ fn whose_directory(path: &Path) -> &'static str {
     }
 }
 
-/// One line for an operating system's error, with what to do where we know it.
+/// Explains an error of the operating system in one line, with advice if there is any.
 fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
     let (reason, advice) = match error.kind() {
-        io::ErrorKind::PermissionDenied => (Reason::PermissionDenied, whose_directory(path)),
+        io::ErrorKind::PermissionDenied => (Reason::PermissionDenied, permission_advice(path)),
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
             (Reason::SystemError, "; set socket_dir to another directory")
         }
