@@ -6,7 +6,7 @@
 
 use crate::address::Address;
 use crate::channel::Channel;
-use crate::door::{Arrival, Door, Introduction, Newcomer};
+use crate::door::{Arrival, Door, NamedPeer, Newcomer};
 use crate::failure::Failure;
 use crate::journal::NOTICE;
 use crate::os;
@@ -224,7 +224,7 @@ impl Switchboard {
             self.channel.accept(Instant::now());
         }
         self.accept_peers(reports);
-        self.hear_visitors(reports);
+        self.read_visitors(reports);
     }
 
     fn accept_peers(&mut self, reports: &mut ReportQueue) {
@@ -266,24 +266,24 @@ impl Switchboard {
 
     /// Reads from the peers that have not sent their names yet, while the VM keeps up, and reports those
     /// that now have.
-    fn hear_visitors(&mut self, reports: &mut ReportQueue) {
+    fn read_visitors(&mut self, reports: &mut ReportQueue) {
         for _ in 0..self.door.visitors_due() {
             if !reports.has_room() {
                 return;
             }
-            if let Some(introduction) = self.door.hear(Instant::now()) {
-                self.introduced(introduction, reports);
+            if let Some(named) = self.door.read_visitor(Instant::now()) {
+                self.named(named, reports);
             }
         }
     }
 
-    fn introduced(&mut self, introduction: Introduction, reports: &mut ReportQueue) {
-        let Introduction {
+    fn named(&mut self, named: NamedPeer, reports: &mut ReportQueue) {
+        let NamedPeer {
             conn,
             newcomer,
             bytes,
             read_closed,
-        } = introduction;
+        } = named;
         let Newcomer {
             listener,
             stream,
@@ -297,7 +297,7 @@ impl Switchboard {
             address,
         });
         reports.push_bytes(conn, &bytes);
-        let mut connection = Connection::introduced(stream, peer, bytes.len());
+        let mut connection = Connection::named(stream, peer, bytes.len());
         // There may be more to read; only a read can tell.
         connection.ready(true, read_closed);
         self.table.insert_registered(conn, connection);
@@ -413,8 +413,8 @@ impl Switchboard {
             connections.len(),
             self.door.handshakes(),
             self.channel.passed(),
-            self.door.turned_away(),
-            self.door.held_off()
+            self.door.implausible_names(),
+            self.door.over_budget()
         );
         let Status {
             descriptors,

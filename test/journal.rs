@@ -130,6 +130,18 @@ fn lines_are_on_stderr_when_the_vm_is_gone_and_only_then() {
     assert_eq!(sidecar.logged().len(), before);
 }
 
+/// A probe ends like this, and so does a ping that gives up early.
+#[test]
+fn a_peer_that_leaves_without_a_name_is_logged_at_debug() {
+    let mut sidecar = Sidecar::start_program(&mut after_shell("export UDS_DIST_LOG=debug"));
+    let directory = TempDir::new();
+    sidecar.listen(directory.path("a.sock"));
+    drop(connect_peer(directory.path("a.sock")));
+    let line = sidecar.expect_line("left before it said its name");
+    assert_eq!(line.level, Level::Debug);
+    assert_eq!(line.peer, ourselves());
+}
+
 /// A VM that reads nothing: lines are dropped, and nothing else is.
 #[test]
 fn lines_give_way_to_packets() {

@@ -88,21 +88,21 @@ impl Gate {
 
     /// The peer's name and all bytes received, for the VM; `None` if the message is not that of a node.
     pub fn pass(self) -> Option<(Name, Vec<u8>)> {
-        let name = judge(&self.bytes).ok()??.name();
+        let name = parse(&self.bytes).ok()??.name();
         Some((name, self.bytes))
     }
 }
 
 /// Examines the beginning of a message, and rejects it as early as possible.
 fn examine(bytes: &[u8]) -> Verdict {
-    match judge(bytes) {
+    match parse(bytes) {
         Ok(Some(_)) => Verdict::Plausible,
         Ok(None) => Verdict::Incomplete,
         Err(problem) => Verdict::Implausible(problem),
     }
 }
 
-fn judge(bytes: &[u8]) -> Result<Option<Said<'_>>, &'static str> {
+fn parse(bytes: &[u8]) -> Result<Option<Claim<'_>>, &'static str> {
     let Some((head, frame)) = bytes.split_first_chunk::<HEAD>() else {
         return Ok(None);
     };
@@ -112,22 +112,22 @@ fn judge(bytes: &[u8]) -> Result<Option<Said<'_>>, &'static str> {
     }
     let message = &frame[..frame.len().min(length)];
     let is_complete = message.len() == length;
-    let said = match message.first() {
+    let claim = match message.first() {
         Some(b'N') => name(message, length)?,
         Some(b'n') => old_name(message, length)?,
         Some(_) => return Err("it is not the message with which a handshake begins"),
         None if is_complete => return Err("the message is empty"),
         None => None,
     };
-    match said {
-        Some(said) if is_complete => said.check().map(|()| Some(said)),
+    match claim {
+        Some(claim) if is_complete => claim.check().map(|()| Some(claim)),
         _ => Ok(None),
     }
 }
 
 /// The content of a first message.
 #[derive(Debug, Clone, Copy)]
-enum Said<'a> {
+enum Claim<'a> {
     /// The node's name.
     Name(&'a [u8]),
     /// The host of a node that asks to be given a name.
@@ -136,7 +136,7 @@ enum Said<'a> {
 
 /// Parses a message of `length` bytes of which `message` has been received; `None` until that includes the
 /// name.
-fn name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str> {
+fn name(message: &[u8], length: usize) -> Result<Option<Claim<'_>>, &'static str> {
     if length < BEFORE_NAME {
         return Err("the message is too short");
     }
@@ -154,31 +154,31 @@ fn name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str>
     }
     let name = rest.get(..name_length);
     Ok(name.map(|name| match flags & NAME_ME {
-        0 => Said::Name(name),
-        _ => Said::Host(name),
+        0 => Claim::Name(name),
+        _ => Claim::Host(name),
     }))
 }
 
-fn old_name(message: &[u8], length: usize) -> Result<Option<Said<'_>>, &'static str> {
+fn old_name(message: &[u8], length: usize) -> Result<Option<Claim<'_>>, &'static str> {
     if length < BEFORE_OLD_NAME {
         return Err("the message is too short");
     }
     let name = message.get(BEFORE_OLD_NAME..length);
-    Ok(name.map(Said::Name))
+    Ok(name.map(Claim::Name))
 }
 
-impl Said<'_> {
+impl Claim<'_> {
     fn name(&self) -> Name {
         match self {
-            Said::Name(name) => Name::Own(name.iter().map(|byte| char::from(*byte)).collect()),
-            Said::Host(_) => Name::ToBeGiven,
+            Claim::Name(name) => Name::Own(name.iter().map(|byte| char::from(*byte)).collect()),
+            Claim::Host(_) => Name::ToBeGiven,
         }
     }
 
     fn check(&self) -> Result<(), &'static str> {
         let (text, limit, parts) = match *self {
-            Said::Name(name) => (name, MAX_NAME, 2),
-            Said::Host(host) => (host, MAX_HOST, 1),
+            Claim::Name(name) => (name, MAX_NAME, 2),
+            Claim::Host(host) => (host, MAX_HOST, 1),
         };
         if text.len() > limit {
             return Err("the name is too long");

@@ -35,8 +35,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
-pub use visitors::Introduction;
-use visitors::{Heard, Visitors};
+pub use visitors::NamedPeer;
+use visitors::{Progress, Visitors};
 
 /// How often the files of listeners are checked. A node whose socket file is gone is unreachable, and has
 /// no other way to notice.
@@ -53,15 +53,15 @@ pub struct Door {
     /// The newcomer that enters as soon as there is a place.
     next: Option<Newcomer>,
     visitors: Visitors,
-    implausible: LogLimit,
+    implausible_log: LogLimit,
     /// Number of visitors refused because of their first message.
-    turned_away: u64,
+    implausible_names: u64,
     /// User and node name of each incoming handshake that the VM knows of.
-    shaking_hands: HashMap<ConnId, (u32, Name)>,
+    handshakes_with_vm: HashMap<ConnId, (u32, Name)>,
     failures: Failures,
-    failing: LogLimit,
+    failing_log: LogLimit,
     /// Number of visitors refused because too many handshakes of their user have failed.
-    held_off: u64,
+    over_budget: u64,
     pause: Pause,
 }
 
@@ -105,12 +105,12 @@ impl Door {
             next_check: Instant::now() + CHECK_INTERVAL,
             crowd: Crowd::new(),
             next: None,
-            implausible: LogLimit::default(),
-            turned_away: 0,
-            shaking_hands: HashMap::new(),
+            implausible_log: LogLimit::default(),
+            implausible_names: 0,
+            handshakes_with_vm: HashMap::new(),
             failures: Failures::default(),
-            failing: LogLimit::default(),
-            held_off: 0,
+            failing_log: LogLimit::default(),
+            over_budget: 0,
             pause: Pause::default(),
         })
     }
@@ -306,7 +306,7 @@ impl Door {
     }
 
     fn dropped(&mut self, error: &io::Error, now: Instant) {
-        if let Some(count) = self.failing.count(Credentials::UNKNOWN.uid, now) {
+        if let Some(count) = self.failing_log.count(Credentials::UNKNOWN.uid, now) {
             log::warn!(
                 reason = Cause::CannotAccept;
                 "dropped an incoming connection: {error} ({count} of them)"
@@ -331,21 +331,27 @@ impl Door {
 
     /// Reads from the next visitor. Once it has sent an acceptable name, it is returned for the VM: it is
     /// no longer a visitor, but keeps its place among the handshakes.
-    pub fn hear(&mut self, now: Instant) -> Option<Introduction> {
-        match self.visitors.hear()? {
-            Heard::Waits => (),
-            Heard::Gone(conn) => self.visitor_left(conn, now),
-            Heard::Dropped(conn, error) => {
+    pub fn read_visitor(&mut self, now: Instant) -> Option<NamedPeer> {
+        match self.visitors.read_next()? {
+            Progress::Incomplete => (),
+            Progress::Closed { conn, peer } => {
+                log::debug!(
+                    uid = peer.uid, gid = peer.gid, pid = peer.pid;
+                    "process {} of uid {} left before it said its name", peer.pid, peer.uid
+                );
+                self.visitor_left(conn, now);
+            }
+            Progress::NotWatched(conn, error) => {
                 self.dropped(&error, now);
                 self.visitor_left(conn, now);
             }
-            Heard::Implausible {
+            Progress::Implausible {
                 conn,
                 peer,
                 problem,
             } => {
-                self.turned_away += 1;
-                if let Some(count) = self.implausible.count(peer.uid, now) {
+                self.implausible_names += 1;
+                if let Some(count) = self.implausible_log.count(peer.uid, now) {
                     log::warn!(
                         reason = Cause::ImplausibleName,
                         uid = peer.uid, gid = peer.gid, pid = peer.pid;
@@ -357,16 +363,16 @@ impl Door {
                 }
                 self.visitor_left(conn, now);
             }
-            Heard::Introduced(introduction, name) => {
-                let Introduction { conn, newcomer, .. } = &introduction;
+            Progress::Named(named, name) => {
+                let NamedPeer { conn, newcomer, .. } = &named;
                 let (conn, peer) = (*conn, newcomer.peer);
                 if self.failures.may_try(peer.uid, &name, now) {
                     self.crowd.begin(conn);
-                    self.shaking_hands.insert(conn, (peer.uid, name));
-                    return Some(introduction);
+                    self.handshakes_with_vm.insert(conn, (peer.uid, name));
+                    return Some(named);
                 }
-                self.held_off += 1;
-                if let Some(count) = self.failing.count(peer.uid, now) {
+                self.over_budget += 1;
+                if let Some(count) = self.failing_log.count(peer.uid, now) {
                     log::warn!(
                         reason = Cause::HandshakesFailed,
                         uid = peer.uid, gid = peer.gid, pid = peer.pid;
@@ -376,7 +382,7 @@ impl Door {
                         peer.pid
                     );
                 }
-                drop(introduction);
+                drop(named);
                 self.visitor_left(conn, now);
             }
         }
@@ -404,7 +410,7 @@ impl Door {
 
     /// Records that a handshake was completed, whichever side opened the connection.
     pub fn connected(&mut self, conn: ConnId, node: &str) {
-        match self.shaking_hands.remove(&conn) {
+        match self.handshakes_with_vm.remove(&conn) {
             None => self.failures.connected(node),
             Some((_, Name::Own(name))) => self.failures.connected(&name),
             // A given name is never used again, so there is nothing to remember.
@@ -415,7 +421,7 @@ impl Door {
 
     /// Records that the VM has closed a connection. If its handshake was not completed, it counts as failed.
     pub fn closed(&mut self, conn: ConnId, now: Instant) {
-        if let Some((uid, name)) = self.shaking_hands.remove(&conn) {
+        if let Some((uid, name)) = self.handshakes_with_vm.remove(&conn) {
             self.failures.failed(uid, &name, now);
         }
         self.crowd.leave(conn);
@@ -479,8 +485,12 @@ impl Door {
 
     /// Handles everything that has become due by `now`.
     pub fn tick(&mut self, now: Instant) {
-        while let Some(conn) = self.visitors.expire(now) {
-            log::debug!("closed a peer that did not say its name");
+        while let Some((conn, peer)) = self.visitors.expire(now) {
+            log::debug!(
+                uid = peer.uid, gid = peer.gid, pid = peer.pid;
+                "closed the connection of process {} of uid {}, which has not said its name in time",
+                peer.pid, peer.uid
+            );
             self.visitor_left(conn, now);
         }
         if self.pause.end(now) {
@@ -490,13 +500,13 @@ impl Door {
     }
 
     /// Number of visitors refused because their first message cannot be that of a node.
-    pub fn turned_away(&self) -> u64 {
-        self.turned_away
+    pub fn implausible_names(&self) -> u64 {
+        self.implausible_names
     }
 
     /// Number of visitors refused because too many handshakes of their user have failed.
-    pub fn held_off(&self) -> u64 {
-        self.held_off
+    pub fn over_budget(&self) -> u64 {
+        self.over_budget
     }
 
     /// One line for each listener, for a table that people read.

@@ -19,8 +19,8 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Visitors {
     registry: Registry,
     visitors: HashMap<ConnId, Visitor>,
-    /// Visitors whose sockets may have something to read, in the order of their turns, each once.
-    to_hear: VecDeque<ConnId>,
+    /// Visitors whose sockets may have something to read, in the order of their turns. Each is in it once.
+    ready_to_read: VecDeque<ConnId>,
     /// The deadline of each visitor.
     deadlines: BTreeSet<(Instant, ConnId)>,
 }
@@ -34,19 +34,24 @@ struct Visitor {
     is_watched: bool,
     /// The peer will send no more. This is announced only once.
     read_closed: bool,
-    /// The visitor is in `to_hear`.
-    awaits_turn: bool,
+    /// The visitor is in `ready_to_read`.
+    is_queued: bool,
 }
 
 /// The state of a visitor after its turn.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Progress {
     /// The visitor has not sent its name yet.
-    Waits,
+    Incomplete,
     /// The visitor has closed its connection without sending a name.
-    Gone(ConnId),
+    Closed {
+        /// The number that the connection had.
+        conn: ConnId,
+        /// The identity of the peer.
+        peer: Credentials,
+    },
     /// The visitor's socket could not be registered, and was closed.
-    Dropped(ConnId, io::Error),
+    NotWatched(ConnId, io::Error),
     /// The visitor has sent something that no node sends, and was closed.
     Implausible {
         /// The number that the connection had.
@@ -57,12 +62,12 @@ pub enum Heard {
         problem: &'static str,
     },
     /// The visitor may be a node with this name, and is no longer a visitor.
-    Introduced(Introduction, Name),
+    Named(NamedPeer, Name),
 }
 
 /// A former visitor that has sent its name.
 #[derive(Debug)]
-pub struct Introduction {
+pub struct NamedPeer {
     /// The connection's number, under which its socket is registered.
     pub conn: ConnId,
     /// The accepted connection.
@@ -79,7 +84,7 @@ impl Visitors {
         Visitors {
             registry,
             visitors: HashMap::new(),
-            to_hear: VecDeque::new(),
+            ready_to_read: VecDeque::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -97,7 +102,7 @@ impl Visitors {
             deadline: now + DEADLINE,
             is_watched: false,
             read_closed: false,
-            awaits_turn: false,
+            is_queued: false,
         };
         self.deadlines.insert((visitor.deadline, conn));
         self.visitors.insert(conn, visitor);
@@ -109,44 +114,45 @@ impl Visitors {
     pub fn ready(&mut self, conn: ConnId, read_closed: bool) {
         if let Some(visitor) = self.visitors.get_mut(&conn) {
             visitor.read_closed |= read_closed;
-            if !std::mem::replace(&mut visitor.awaits_turn, true) {
-                self.to_hear.push_back(conn);
+            if !std::mem::replace(&mut visitor.is_queued, true) {
+                self.ready_to_read.push_back(conn);
             }
         }
     }
 
     /// Number of visitors whose sockets may have something to read.
     pub fn due(&self) -> usize {
-        self.to_hear.len()
+        self.ready_to_read.len()
     }
 
     /// Reads from the next visitor whose socket may have something to read; `None` if there is none.
-    pub fn hear(&mut self) -> Option<Heard> {
-        let conn = self.to_hear.pop_front()?;
+    pub fn read_next(&mut self) -> Option<Progress> {
+        let conn = self.ready_to_read.pop_front()?;
         let Some(visitor) = self.visitors.get_mut(&conn) else {
-            return Some(Heard::Waits);
+            return Some(Progress::Incomplete);
         };
-        visitor.awaits_turn = false;
+        visitor.is_queued = false;
         let verdict = match visitor.read() {
             Ok(verdict) => Some(verdict),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             // The peer only probed whether this node is alive, or lost patience.
             Err(_) => {
+                let peer = visitor.newcomer.peer;
                 self.dismiss(conn);
-                return Some(Heard::Gone(conn));
+                return Some(Progress::Closed { conn, peer });
             }
         };
         // What has arrived since the read is announced as soon as the socket is registered.
         if let Err(error) = visitor.watch(&self.registry, conn) {
             self.dismiss(conn);
-            return Some(Heard::Dropped(conn, error));
+            return Some(Progress::NotWatched(conn, error));
         }
         let Some(verdict) = verdict else {
-            return Some(Heard::Waits);
+            return Some(Progress::Incomplete);
         };
         if verdict == Verdict::Incomplete {
             self.ready(conn, false);
-            return Some(Heard::Waits);
+            return Some(Progress::Incomplete);
         }
         let Visitor {
             newcomer,
@@ -156,8 +162,8 @@ impl Visitors {
         } = self.remove(conn)?;
         let peer = newcomer.peer;
         Some(match (verdict, gate.pass()) {
-            (_, Some((name, bytes))) => Heard::Introduced(
-                Introduction {
+            (_, Some((name, bytes))) => Progress::Named(
+                NamedPeer {
                     conn,
                     newcomer,
                     bytes,
@@ -165,12 +171,12 @@ impl Visitors {
                 },
                 name,
             ),
-            (Verdict::Implausible(problem), None) => Heard::Implausible {
+            (Verdict::Implausible(problem), None) => Progress::Implausible {
                 conn,
                 peer,
                 problem,
             },
-            (_, None) => Heard::Gone(conn),
+            (_, None) => Progress::Closed { conn, peer },
         })
     }
 
@@ -190,17 +196,17 @@ impl Visitors {
         self.deadlines.first().map(|(time, _)| *time)
     }
 
-    /// Closes one visitor that has taken too long, and returns its number.
-    pub fn expire(&mut self, now: Instant) -> Option<ConnId> {
+    /// Closes one visitor that has taken too long. Returns its number and its identity.
+    pub fn expire(&mut self, now: Instant) -> Option<(ConnId, Credentials)> {
         let (_, conn) = *self.deadlines.first().filter(|(time, _)| *time <= now)?;
-        self.dismiss(conn);
-        Some(conn)
+        let visitor = self.remove(conn)?;
+        Some((conn, visitor.newcomer.peer))
     }
 
     /// Closes all visitors.
     pub fn clear(&mut self) {
         self.visitors.clear();
-        self.to_hear.clear();
+        self.ready_to_read.clear();
         self.deadlines.clear();
     }
 }

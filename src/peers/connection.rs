@@ -101,7 +101,7 @@ impl Connection {
     }
 
     /// An incoming connection, from which `count` bytes have been read already.
-    pub fn introduced(stream: UnixStream, peer: Credentials, count: usize) -> Self {
+    pub fn named(stream: UnixStream, peer: Credentials, count: usize) -> Self {
         let mut connection = Connection::new(stream, peer, Direction::In);
         connection.count_read(count);
         connection
