@@ -881,7 +881,7 @@ fn the_directorys_owner_removes_a_lock_file_that_root_left_behind() {
         }
         let mut sidecar = host.sidecar(OWNER);
         sidecar.listen(directory.join("a.sock"));
-        sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+        sidecar.expect_log("a.sock.lock, which a node of root has left behind");
         assert_eq!(fs::metadata(&lock).expect("a lock").uid(), OWNER.uid);
         sidecar.unlisten(0);
         assert_eq!(listing(&directory), Vec::<String>::new());
@@ -926,7 +926,7 @@ fn the_directorys_owner_removes_a_closed_socket_that_root_left_behind() {
     let mut sidecar = host.sidecar(OWNER);
     if is_initial_pid_namespace() {
         sidecar.listen(directory.join("a.sock"));
-        sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+        sidecar.expect_log("a.sock.lock, which a node of root has left behind");
         sidecar.unlisten(0);
         assert_eq!(listing(&directory), Vec::<String>::new());
     } else {
@@ -953,7 +953,7 @@ fn a_node_removes_what_root_left_behind_under_other_names() {
     roots_dead_socket(&directory, 0o666);
     let mut sidecar = host.sidecar(OWNER);
     sidecar.listen(directory.join("b.sock"));
-    sidecar.expect_log("a.sock.lock, which a node of root's has left behind");
+    sidecar.expect_log("a.sock.lock, which a node of root has left behind");
     sidecar.unlisten(0);
     assert_eq!(listing(&directory), Vec::<String>::new());
 }
