@@ -55,7 +55,14 @@ set_up(User, Env) ->
         }
     ),
     Home = filename:join(Dir, "home"),
-    Base = [{"PATH", "/usr/sbin:/usr/bin:/bin"}, {"HOME", Home}, {"LANG", "C.UTF-8"}],
+    %% No epmd answers, even if one runs on this machine.
+    [NoEpmd] = free_ports(1),
+    Base = [
+        {"PATH", "/usr/sbin:/usr/bin:/bin"},
+        {"HOME", Home},
+        {"LANG", "C.UTF-8"},
+        {"ERL_EPMD_PORT", integer_to_list(NoEpmd)}
+    ],
     #{user => User, dir => Dir, env => Base ++ Env}.
 
 %% Installs a file of a template, with directories of the test instead of /opt/uds_dist and of the template's
