@@ -274,9 +274,16 @@ peer_address(Connection, _Node) ->
 -spec select(node()) -> boolean().
 select(Node) ->
     case {split(Node), init:get_argument(proto_dist)} of
-        {error, _} -> false;
-        {{_Name, Host}, {ok, [[_, _ | _] | _]}} -> is_this_host(Host, split(node()));
-        {{_Name, _Host}, _} -> true
+        {error, {ok, [[_, _ | _] | _]}} ->
+            false;
+        {error, _} ->
+            %% No carrier handles such a name, and net_kernel does not say so.
+            ok = uds_dist_port:not_a_name(Node),
+            false;
+        {{_Name, Host}, {ok, [[_, _ | _] | _]}} ->
+            is_this_host(Host, split(node()));
+        {{_Name, _Host}, _} ->
+            true
     end.
 
 is_this_host(Host, {"nonode", "nohost"}) ->

@@ -4,7 +4,8 @@
 %% It starts no process, and remembers nothing.
 -module(uds_dist_config).
 
--export([read/0, read_if_complete/0, place/2, address/2, default_hint/1]).
+-export([read/0, read_if_complete/0, place/2, address/2]).
+-export([explain_name/1, default_hint/1, case_hint/2]).
 -export([settings/1, check_command_name/2, check_epmd/0, is_embedded/0, is_debugged/0]).
 -export([sidecar_path/0, printable/1, format_address/1, printable_address/1]).
 -export([check_socket_dir/3, limit/1, is_dynamic/1]).
@@ -574,6 +575,22 @@ address(Node, #{socket_dir := Dir}) ->
         _ -> {error, io_lib:format("~0tp is not a node name", [Node])}
     end.
 
+%% Explains what is wrong with an atom that is not the name of a node.
+-spec explain_name(atom()) -> explanation().
+explain_name(Node) ->
+    case string:split(atom_to_list(Node), "@", all) of
+        [[_ | _] = Name | Host] when Host =:= []; Host =:= [""] ->
+            io_lib:format("it has no host; ask for ~ts@~ts", [Name, our_host(node())]);
+        _ ->
+            "it is not a node name, which has the form name@host"
+    end.
+
+our_host(nonode@nohost) ->
+    "host";
+our_host(Node) ->
+    [_, Host] = string:split(atom_to_list(Node), "@"),
+    Host.
+
 %% Whether a node got its name from the node that it connected to, such as a remote shell does. These names
 %% are numbers in base 36 of at most thirteen digits, and seldom many fewer.
 -spec is_dynamic(node()) -> boolean().
@@ -639,6 +656,24 @@ settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
 default_hint(#{is_set := false}) ->
     "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir";
 default_hint(_) ->
+    "".
+
+%% An addition to an explanation, for the case that a node with the same name in lower case listens. One look
+%% at one file, because the caller must not wait for a whole directory.
+-spec case_hint(node(), undefined | config()) -> explanation().
+case_hint(Node, #{socket_dir := <<"/", _/binary>> = Dir}) ->
+    [Name | _] = binary:split(atom_to_binary(Node), <<"@">>),
+    Lower = string:lowercase(Name),
+    case Lower =/= Name andalso join(Dir, Lower) of
+        {ok, Path} ->
+            case prim_file:read_file_info(Path) of
+                {ok, _} -> ["; there is ", printable(Lower), ", and case makes a difference in names"];
+                {error, _} -> ""
+            end;
+        _ ->
+            ""
+    end;
+case_hint(_, _) ->
     "".
 
 %% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative.

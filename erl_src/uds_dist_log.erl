@@ -175,7 +175,9 @@ too_long(Length) ->
 
 -spec unreachable(node(), Reason :: atom(), line()) -> ok.
 unreachable(Node, Reason, Explanation) ->
-    Line = format("cannot connect to ~ts: ~ts", [Node, Explanation]),
+    %% Any atom can be asked for, with any characters.
+    Name = uds_dist_config:printable(atom_to_binary(Node)),
+    Line = format("cannot connect to ~ts: ~ts", [Name, Explanation]),
     notice(Line, #{peer_node => Node, reason => Reason}).
 
 %% A line of the sidecar's log. Creating atoms for node names is safe: the sidecar only knows names that this

@@ -10,7 +10,7 @@
 
 -export([start_link/0]).
 %% For uds_dist.
--export([listen/1, close_listener/1, connect/2]).
+-export([listen/1, close_listener/1, connect/2, not_a_name/1]).
 %% For uds_dist_app.
 -export([configure/0]).
 %% For uds_dist_info.
@@ -144,6 +144,11 @@ configure() ->
     {ok, uds_dist_controller:connection()} | {error, Reason :: atom()}.
 connect(Node, GiveUp) ->
     gen_server:call(?SERVER, {connect, Node, GiveUp}, infinity).
+
+%% Reports that somebody wants to connect to an atom that is not the name of a node.
+-spec not_a_name(atom()) -> ok.
+not_a_name(Node) ->
+    gen_server:cast(?SERVER, {not_a_name, Node}).
 
 %% Reports that the handshake of a connection is complete. The owner then chooses the transport and tells
 %% the connection's processes.
@@ -370,6 +375,8 @@ address(_) -> undefined.
 cast({another_node, Called, Name}, State) ->
     Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
     unreachable(Called, another_node, Explanation, State);
+cast({not_a_name, Node}, State) ->
+    unreachable(Node, not_a_name, uds_dist_config:explain_name(Node), State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
 cast({established, {Conn, _} = Connection, Node, DHandle}, State = #state{connections = Connections}) ->
@@ -605,6 +612,10 @@ dialer_effect({timer, Milliseconds}, State) ->
     start_timer(dialer, Milliseconds, State);
 dialer_effect({failed, From, Reason}, State) ->
     reply(From, {error, Reason}, State);
+dialer_effect({unreachable, Node, not_listening, Explanation}, State = #state{config = Config}) ->
+    Hint = uds_dist_config:case_hint(Node, Config),
+    ok = uds_dist_log:unreachable(Node, not_listening, [Explanation, Hint]),
+    State;
 dialer_effect({unreachable, Node, Reason, Explanation}, State) ->
     ok = uds_dist_log:unreachable(Node, Reason, Explanation),
     State.

@@ -10,6 +10,7 @@
     retries_have_a_backoff_and_one_line_when_they_begin_and_end/1,
     path_that_vanishes_is_noticed_and_listened_at_again/1,
     host_part_that_is_wrong_is_explained_once/1,
+    names_that_are_none_are_explained_once/1,
     requester_gets_a_reply_where_the_owner_makes_a_mistake/1
 ]).
 -export([
@@ -64,6 +65,7 @@ of_connections() ->
         retries_have_a_backoff_and_one_line_when_they_begin_and_end,
         path_that_vanishes_is_noticed_and_listened_at_again,
         host_part_that_is_wrong_is_explained_once,
+        names_that_are_none_are_explained_once,
         requester_gets_a_reply_where_the_owner_makes_a_mistake
     ].
 
@@ -312,6 +314,24 @@ host_part_that_is_wrong_is_explained_once(Config) ->
     Line = ["uds_dist: cannot connect to srv@wrong: .* is another one, ", atom_to_list(name(Srv)), ";"],
     expect_output(A, Line),
     ?assertMatch([_], lines("cannot connect to", A)).
+
+%% People leave out the host, or write a name in another case.
+names_that_are_none_are_explained_once(Config) ->
+    Srv = start("srv", Config),
+    [_, Host] = string:split(atom_to_list(name(Srv)), "@"),
+    A = start("a", Config),
+    Lines = [
+        {srv, ["srv: it has no host; ask for srv@", Host, "$"]},
+        {'srv@', ["srv@: it has no host; ask for srv@", Host, "$"]},
+        {'SRV@nowhere', "SRV@nowhere: there is no socket .*/SRV.sock; there is srv, and case makes"},
+        {'X@nowhere', "X@nowhere: there is no socket .*/X.sock$"},
+        {'@nowhere', "@nowhere: it is not a node name, which has the form name@host"},
+        {srv@a@b, "srv@a@b: it is not a node name"},
+        {'srv\e[2J', "srv\\\\x1b\\[2J: it has no host"}
+    ],
+    [?assertEqual(pang, call(A, net_adm, ping, [Wrong])) || {Wrong, _} <- Lines, _ <- [1, 2, 3]],
+    [expect_output(A, ["uds_dist: cannot connect to ", Line]) || {_, Line} <- Lines],
+    ?assertEqual(length(Lines), length(lines("cannot connect to", A))).
 
 %% Somebody else's directory is not to be opened up.
 advice_is_to_run_it_as_the_nodes_user(Config) ->
