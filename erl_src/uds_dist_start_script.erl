@@ -1,37 +1,49 @@
 %% Checks whether the commands of a relx release will find this node. Its start script runs ping, rpc, stop
 %% and the like in nodes of their own, and passes on only whole lines of vm.args that begin with certain
 %% flags, such as -proto_dist. If the directory is on another line, the commands look for the socket in the
-%% wrong place, and daemon waits for ever.
+%% wrong place, and daemon waits for ever. So they do if the lines end as on Windows: Erlang drops the carriage
+%% returns, and the script takes them for a part of the node's name.
 -module(uds_dist_start_script).
 
--export([check/0, check_lines/1]).
+-export([check/0]).
 
 %% Returns ok too if this is no such release, or if its vm.args cannot be found.
 -spec check() -> ok | {error, uds_dist_config:explanation()}.
 check() ->
-    %% Only the scripts of relx export it. UDS_DIST_DIR reaches every command.
-    IsRelx = os:getenv("RELX_RPC_TIMEOUT", "") =/= "" andalso os:getenv("UDS_DIST_DIR", "") =:= "",
-    IsOnCommandLine = init:get_argument(uds_dist_dir) =/= error,
-    case IsRelx andalso IsOnCommandLine andalso init:get_argument(boot) of
-        %% The boot script of a release is beside its vm.args.
-        {ok, Boots} -> check_file(filename:join(filename:dirname(hd(lists:last(Boots))), "vm.args"));
-        _ -> ok
+    %% Only the scripts of relx export it.
+    case {uds_dist_system:variable("RELX_RPC_TIMEOUT"), uds_dist_system:argument(boot)} of
+        {Timeout, Boots} when Timeout =/= undefined, Boots =/= undefined ->
+            %% The boot script of a release is beside its vm.args.
+            check_file(filename:join(filename:dirname(hd(lists:last(Boots))), <<"vm.args">>));
+        _ ->
+            ok
     end.
 
 %% Does not use the file server, which may not have started yet.
 check_file(Path) ->
     case prim_file:read_file(Path) of
         {ok, Text} ->
-            case check_lines(Text) of
+            case check_text(Text) of
                 ok -> ok;
-                {error, Problem} -> {error, [Problem, " (", Path, ")"]}
+                {error, Problem} -> {error, [Problem, " (", uds_dist_config:printable(Path), ")"]}
             end;
         {error, _} ->
             ok
     end.
 
+check_text(Text) ->
+    case binary:match(Text, <<"\r\n">>) of
+        nomatch ->
+            %% UDS_DIST_DIR reaches every command.
+            case {uds_dist_system:argument(uds_dist_dir), uds_dist_system:variable("UDS_DIST_DIR")} of
+                {Dirs, undefined} when Dirs =/= undefined -> check_lines(Text);
+                _ -> ok
+            end;
+        _ ->
+            {error, problem("vm.args has Windows line ends; give it Unix ones")}
+    end.
+
 %% Checks the text of a vm.args that names the directory somewhere.
--spec check_lines(binary()) -> ok | {error, uds_dist_config:explanation()}.
 check_lines(Text) ->
     Lines = binary:split(Text, <<"\n">>, [global]),
     case [Line || <<"-proto_dist", _/binary>> = Line <- Lines] of

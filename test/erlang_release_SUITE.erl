@@ -17,6 +17,8 @@
     environment_reaches_all_commands/1,
     sys_config_reaches_the_node_alone/1,
     plain_script_starts_a_node/1,
+    directory_that_the_commands_lose_is_told_of/1,
+    windows_line_ends_are_told_of/1,
     wrong_settings_end_the_boot/1,
     running_node_is_upgraded_and_downgraded/1
 ]).
@@ -35,6 +37,8 @@ all() ->
         environment_reaches_all_commands,
         sys_config_reaches_the_node_alone,
         plain_script_starts_a_node,
+        directory_that_the_commands_lose_is_told_of,
+        windows_line_ends_are_told_of,
         wrong_settings_end_the_boot,
         {group, upgrade}
     ].
@@ -292,6 +296,42 @@ plain_script_starts_a_node(Config) ->
     ok = test_node:call(Probe, rpc, call, [my_app@localhost, init, stop, []]),
     test_release:expect_end(#{port => Port}),
     expect_sockets(["probe.sock"], Config).
+
+%% The script hands whole lines of vm.args on, so that the flag on a line of its own does not reach the commands.
+%% The node itself says so in its log, also where `daemon` waits for it without end.
+directory_that_the_commands_lose_is_told_of(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    edit_vm_args("-proto_dist uds ", "-proto_dist uds\n", Config1),
+    Lost = "^.*uds_dist: the commands of this release .*-uds_dist_dir is not on the line of -proto_dist",
+    #{probe := Probe} = Started = start(Config1),
+    ?assertEqual({1, "Node is not running!\n"}, command("ping", Config1)),
+    stop_by(Probe),
+    test_node:expect_output_of(test_release:expect_end(Started), Lost),
+    Pipes = {"PIPE_DIR", filename:join(test_node:dir(Config), "pipes") ++ "/"},
+    Logs = test_node:dir("log", Config),
+    Daemon = start_command("daemon", [Pipes, {"RUNNER_LOG_DIR", Logs}], Config1),
+    test_release:expect_started(Probe, my_app@localhost),
+    Log = fun() -> [element(2, file:read_file(File)) || File <- filelib:wildcard(Logs ++ "/erlang.log.*")] end,
+    test_node:expect(fun() -> re:run(Log(), Lost, [multiline]) =/= nomatch orelse Log() end, line),
+    ?assertMatch({os_pid, _}, erlang:port_info(Daemon, os_pid)),
+    test_node:signal("KILL", list_to_integer(test_release:os_pid(#{port => Daemon}))),
+    stop_by(Probe).
+
+%% Erlang drops the carriage returns of vm.args, and the script takes them for a part of the name.
+windows_line_ends_are_told_of(Config) ->
+    Config1 = [{release, with_erts} | Config],
+    {ok, Text} = file:read_file(vm_args(with_erts, Config)),
+    ok = file:write_file(vm_args(with_erts, Config), binary:replace(Text, <<"\n">>, <<"\r\n">>, [global])),
+    #{probe := Probe} = Started = start(Config1),
+    ?assertEqual({1, "Node is not running!\n"}, command("ping", Config1)),
+    stop_by(Probe),
+    test_node:expect_output_of(
+        test_release:expect_end(Started),
+        "uds_dist: the commands of this release .*: vm.args has Windows line ends; give it Unix ones \\(.*vm.args\\)"
+    ).
+
+stop_by(Probe) ->
+    ok = test_node:call(Probe, rpc, call, [my_app@localhost, init, stop, []]).
 
 %% One line says what is wrong, and there is no node that runs without being reachable.
 wrong_settings_end_the_boot(Config) ->
