@@ -15,6 +15,7 @@
     config_exs_says_where_to_listen/1,
     runtime_exs_says_where_to_listen/1,
     runtime_exs_is_enough_for_another_user/1,
+    first_steps_of_a_user_who_is_not_root/1,
     runtime_exs_with_reboot_says_where_to_listen/1,
     vm_args_reach_all_commands/1,
     files_for_the_package_of_hex_go_on_working/1,
@@ -309,6 +310,48 @@ runtime_exs_is_enough_for_another_user(Config) ->
             test_node:expect(fun() -> test_system:is_listening(Socket) end, listening),
             ?assertEqual(Before, file:list_dir("/")),
             ok = test_node:signal("TERM", OsPid),
+            test_release:expect_end(#{port => Port}),
+            ?assertEqual([], sockets_in(Dir))
+    end.
+
+%% In a directory where only root may create others, such as /run. The message has the step that was left out.
+first_steps_of_a_user_who_is_not_root(Config) ->
+    Dir = filename:join(test_node:dir("run", Config), "my_app"),
+    Tmp = owned_dir(?ALICE, Config),
+    Env = env([{"UDS_DIST_DIR", Dir}, {"RELEASE_TMP", Tmp}, {"HOME", Tmp}]),
+    As = fun(Uid, Command) -> test_project:as(Uid) ++ " '" ++ script(template, Config) ++ Command end,
+    Run = fun(Uid, Command) -> test_release:command(As(Uid, Command), Env) end,
+    case test_project:may_run_as(?ALICE, script(template, Config)) of
+        false ->
+            {skip, "only root can start a release as another user, who must be able to read it"};
+        true ->
+            Step = "install -d -o 12345 -m 0700 " ++ Dir,
+            {Status, Output} = Run(?ALICE, "' start"),
+            ?assertNotEqual(0, Status),
+            test_node:expect_output_of(Output, [
+                "^uds_dist: cannot listen as my_app: cannot create the directory ", Dir, ": .*", Step
+            ]),
+            [] = os:cmd(Step),
+            Port = test_release:start_command(As(?ALICE, "' start"), Env),
+            Socket = filename:join(Dir, "my_app.sock"),
+            test_node:expect(fun() -> test_system:is_listening(Socket) end, listening),
+            Node = atom_to_list(node_name()),
+            OsPid = test_release:os_pid(#{port => Port}),
+            Ping = "-node' ping --started --wait 30s",
+            ?assertEqual({0, "pong from " ++ Node ++ "\n"}, Run(?ALICE, Ping)),
+            ?assertEqual({0, OsPid ++ "\n"}, Run(?ALICE, "' pid")),
+            ?assertEqual({0, Node ++ "\n"}, Run(?ALICE, "' rpc 'IO.puts(node())'")),
+            %% Root is somebody else too, since the user could replace the socket.
+            [
+                begin
+                    {1, Refused} = Run(Uid, "' rpc 'IO.puts(node())'"),
+                    test_node:expect_output_of(Refused, [
+                        "the directory ", Dir, " belongs to uid 12345, .*as that user"
+                    ])
+                end
+             || Uid <- [?BOB, 0]
+            ],
+            ?assertEqual({0, ""}, Run(?ALICE, "' stop")),
             test_release:expect_end(#{port => Port}),
             ?assertEqual([], sockets_in(Dir))
     end.

@@ -145,7 +145,7 @@ command_line() ->
     filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist").
 
 %% A command prefix to run as another user, whose group has the same number.
--spec as(Uid :: pos_integer()) -> string().
+-spec as(Uid :: non_neg_integer()) -> string().
 as(Uid) ->
     lists:flatten(io_lib:format("setpriv --reuid ~b --regid ~b --clear-groups", [Uid, Uid])).
 
