@@ -7,7 +7,7 @@ defmodule MyApp.MixProject do
       version: "0.1.0",
       deps: [
         # In a project of your own:
-        # {:uds_dist, git: "https://example.org/uds_dist.git", tag: "v0.1.0", manager: :rebar3}
+        # {:uds_dist, git: "https://example.org/uds_dist.git", branch: "main", manager: :rebar3}
         {:uds_dist, path: "../..", manager: :rebar3}
       ]
     ]
