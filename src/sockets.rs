@@ -1,6 +1,6 @@
-//! Listening sockets as the kernel knows them, by sock_diag(7) with UNIX_DIAG. Unlike the lines of
-//! /proc/net/unix, what it says cannot be forged by a name that has a newline in it; and it says which
-//! file a socket is bound to, whatever stands at its path by now.
+//! Lists listening sockets, with sock_diag(7) and UNIX_DIAG. Unlike the lines of /proc/net/unix, its answer
+//! cannot be forged by a name that contains a newline. It also tells which file a socket is bound to, even if
+//! there is another file at its path by now.
 
 use std::fs::Metadata;
 use std::io;
@@ -9,26 +9,29 @@ use std::os::unix::fs::MetadataExt;
 /// A stream socket that listens at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
-    /// The path that it is bound to, as it was given to bind(2).
+    /// The path that was passed to bind(2).
     pub path: Vec<u8>,
-    /// Its number among all sockets.
+    /// The number of the socket.
     pub inode: u32,
-    /// Its file.
+    /// The file to which the socket is bound.
     pub file: Option<File>,
-    /// The user that it belongs to.
+    /// The owner of the socket.
     pub uid: Option<u32>,
 }
 
-/// A file, wherever it stands by now, if anywhere.
+/// The identity of a file, which does not depend on its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct File {
-    /// The lower half of its number in its file system.
+    /// The lower 32 bits of the inode number.
     pub inode: u32,
-    /// The file system: twelve bits of major and twenty of minor number.
+    /// The device of the file system: 12 bits of major and 20 bits of minor number.
     pub device: u32,
 }
 
-/// All of them in this network namespace, or an error where the system does not tell.
+/// All listening sockets in this network namespace.
+///
+/// # Errors
+/// If the system does not list them.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn listening() -> io::Result<Vec<Listening>> {
     use rustix::net::{
@@ -56,7 +59,7 @@ pub fn listening() -> io::Result<Vec<Listening>> {
 }
 
 impl File {
-    /// That of a path's metadata.
+    /// The identity of the file that has this metadata.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn of(metadata: &Metadata) -> File {
         let (major, minor) = (
@@ -69,7 +72,7 @@ impl File {
         }
     }
 
-    /// That of a path's metadata.
+    /// The identity of the file that has this metadata.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub fn of(metadata: &Metadata) -> File {
         File {
@@ -79,13 +82,16 @@ impl File {
     }
 }
 
-/// All of them, where the system tells.
+/// Always an error, because this system has no such list.
+///
+/// # Errors
+/// Always.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn listening() -> io::Result<Vec<Listening>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The messages, in the byte order of the machine: netlink(7), linux/unix_diag.h.
+/// The messages of sock_diag(7), in the byte order of the machine. See netlink(7) and linux/unix_diag.h.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod diag {
     use super::{File, Listening};
@@ -109,16 +115,16 @@ pub mod diag {
     const MESSAGE: usize = 16;
     const ATTRIBUTE: usize = 4;
 
-    /// How the answer ends.
+    /// The end of an answer.
     #[derive(Debug, PartialEq, Eq)]
     pub enum End {
-        /// All has been said.
+        /// The list is complete.
         Done,
-        /// The kernel does not tell.
+        /// The kernel reported an error.
         Error,
     }
 
-    /// Asks for all sockets that listen.
+    /// The request for all listening sockets.
     pub fn request() -> Vec<u8> {
         const LENGTH: u32 = 40;
         let mut bytes = Vec::new();
@@ -134,7 +140,7 @@ pub mod diag {
         bytes
     }
 
-    /// Reads the messages of a datagram. What is too short for what it should be ends it.
+    /// Reads the messages of a datagram. A truncated message ends it.
     pub fn read(mut datagram: &[u8], found: &mut Vec<Listening>) -> Option<End> {
         while let Some((head, rest)) = datagram.split_at_checked(HEAD) {
             let length = u32_at(head, 0)? as usize;

@@ -408,7 +408,7 @@ impl Switchboard {
         }
         log::info!(
             target: NOTICE, reason = Cause::Signal;
-            "{} connections, {} shaking hands, {} handed over so far; refused: {} implausible names, \
+            "{} connections, {} in handshake, {} handed over so far; refused: {} implausible names, \
              {} of users whose handshakes fail",
             connections.len(),
             self.door.handshakes(),

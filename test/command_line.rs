@@ -716,11 +716,11 @@ fn waiting_until_a_node_is_ready() {
     assert_eq!(output.stdout, b"pong from n@h\n");
     let steps = text(&output.stderr);
     assert!(
-        steps.contains("waiting, as n@h answers, but it does not run\\x1b\n"),
+        steps.contains("waiting: n@h answers, but it does not run\\x1b\n"),
         "{steps}"
     );
     assert!(
-        steps.contains("waiting, as n@h closed the connection"),
+        steps.contains("waiting: n@h closed the connection"),
         "{steps}"
     );
 }
@@ -741,7 +741,7 @@ fn more_or_less_is_said_of_what_is_done() {
     for word in [
         "/n.sock",
         "ERLANG_COOKIE",
-        "connected as x@h to n@h",
+        "connected to n@h as x@h",
         &us,
         "done after",
     ] {
@@ -766,7 +766,7 @@ fn a_peer_that_hangs_up_at_once() {
     assert_fails(
         &output,
         2,
-        &["hung up without an answer: it is starting or going down"],
+        &["closed the connection without an answer: it is starting or going down"],
     );
     assert!(!text(&output.stderr).contains("uid"));
 }
@@ -823,7 +823,7 @@ fn a_peer_that_hangs_up_in_mid_frame() {
         receive(stream);
         stream.write_all(b"\0\x10sna").expect("somebody who reads");
     });
-    assert_fails(&peer.asked(&["ping", "n"]), 2, &["hung up"]);
+    assert_fails(&peer.asked(&["ping", "n"]), 2, &["closed the connection"]);
 }
 
 #[test]
@@ -939,7 +939,7 @@ fn a_call_that_is_not_answered() {
         read_until_reset(stream);
     });
     let output = peer.asked(&["rpc", "n", "m", "f", "--timeout", "100ms"]);
-    assert_fails(&output, 3, &["has not answered in time", "--timeout"]);
+    assert_fails(&output, 3, &["did not answer in time", "--timeout"]);
 }
 
 #[test]
@@ -1013,11 +1013,14 @@ fn messages_that_are_none() {
         out.tuple(2).atom("greetings").integer(1);
     });
     for (sent, words) in [
-        (b"\x44anything".to_vec(), "cannot be understood"),
-        (b"p".to_vec(), "cannot be understood"),
-        (b"p\x83h".to_vec(), "cannot be understood"),
-        (b"p\x83h\x02w\x01aw\x01b".to_vec(), "cannot be understood"),
-        (message(|_| ())[..20].to_vec(), "cannot be understood"),
+        (b"\x44anything".to_vec(), "sent an invalid message"),
+        (b"p".to_vec(), "sent an invalid message"),
+        (b"p\x83h".to_vec(), "sent an invalid message"),
+        (
+            b"p\x83h\x02w\x01aw\x01b".to_vec(),
+            "sent an invalid message",
+        ),
+        (message(|_| ())[..20].to_vec(), "sent an invalid message"),
         (strange, "invalid answer"),
         (not_spawned, "could not start the call: notsup"),
         (ended, "ended the call without a result"),
@@ -1241,12 +1244,12 @@ fn answers_of_a_peer_to_our_own_questions() {
         assert_fails(
             &sends(b"a\x07").asked(&ask),
             4,
-            &["something else than an answer"],
+            &["something other than an answer"],
         );
         assert_fails(
             &sends(b"l\xff\xff\xff\xffa\x07").asked(&ask),
             4,
-            &["n@h sent what is no answer"],
+            &["n@h sent an invalid answer"],
         );
         let raises = Peer::connected(|stream| {
             receive_frame(stream);

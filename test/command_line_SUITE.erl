@@ -159,7 +159,7 @@ cookies_are_those_that_the_nodes_own_commands_use(Config) ->
     Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
     assert_prints(pong(Node), run(["ping", "shared"], Right)),
     Wrong = (of_shared(Config))#{env => [{"RELEASE_COOKIE", "old"}]},
-    Origin = "the one from RELEASE_COOKIE \\(ERLANG_COOKIE has another one, which does not",
+    Origin = "the one from RELEASE_COOKIE \\(ERLANG_COOKIE has a different one, which is not",
     assert_fails(?REFUSED, Origin, run(["ping", "shared"], Wrong)).
 
 %% The end of a line is a part of it for erl, and so it is here.
@@ -234,8 +234,8 @@ ready_is_not_alive(Config) ->
     Ping = fun(Options) -> run(["ping", "a", "--timeout", "30s" | Options], Config) end,
     ?assertMatch({0, "pong from a@" ++ _}, Ping(["--wait", "30s"])),
     assert_fails(?NOT_READY, "a@.* answers, but it is starting$", Ping(["--started"])),
-    assert_fails(?NOT_READY, "the application .* does not run", Ping(App)),
-    Both = "it is starting, the application .* does not run",
+    assert_fails(?NOT_READY, "the application .* is not running", Ping(App)),
+    Both = "it is starting, the application .* is not running",
     assert_fails(?NOT_READY, Both, Ping(["--started", "--wait", "200ms" | App])),
     Waiting = [
         open(["ping", "a", "--wait", "60s" | Options], options(Config))
@@ -244,9 +244,9 @@ ready_is_not_alive(Config) ->
     tell_to_start(Node, Config),
     [?assertMatch({0, "pong from a@" ++ _}, test_project:collect(Port)) || Port <- Waiting],
     ?assertMatch({0, _}, Ping(["--started", "--app", "kernel" | App])),
-    assert_fails(?NOT_READY, "the application kern does not run", Ping(["--app", "kern"])),
+    assert_fails(?NOT_READY, "the application kern is not running", Ping(["--app", "kern"])),
     Strange = "\"'\x{E9}",
-    NotThere = "the application " ++ Strange ++ " does not run",
+    NotThere = "the application " ++ Strange ++ " is not running",
     assert_fails(?NOT_READY, NotThere, Ping(["--app", Strange])).
 
 %% The node has started without it.
@@ -255,7 +255,7 @@ an_application_that_does_not_start_is_not_ready(Config) ->
     Ping = fun(Options) -> run(["ping", "a", "--wait", "30s" | Options], Config) end,
     ?assertMatch({0, _}, Ping(["--started"])),
     App = ["--app", atom_to_list(?APPLICATION), "--wait", "500ms"],
-    assert_fails(?NOT_READY, "does not run", run(["ping", "a" | App], Config)).
+    assert_fails(?NOT_READY, "is not running", run(["ping", "a" | App], Config)).
 
 %% One that ends for that is never ready, however long somebody waits.
 a_node_that_does_not_start_is_not_ready(Config) ->
@@ -423,7 +423,7 @@ exceptions_fail(Config) ->
     Fails("undefined function nomodule:f/0", "nomodule:f()"),
     Fails("^2:3: syntax error before: ", "1 +\n  )."),
     Fails("^1:[12]: unterminated", "\"text"),
-    Fails("the process that ran it was ended: killed", "exit(self(), kill), timer:sleep(9000)"),
+    Fails("the process that ran the code was ended: killed", "exit(self(), kill), timer:sleep(9000)"),
     %% All is read before any of it runs.
     {?RAISED, Read} = Eval("io:put_chars(\"begun\"). 1 + ."),
     ?assertEqual(nomatch, string:find(Read, "begun")),
@@ -641,7 +641,7 @@ a_call_ends_with_its_caller(Config) ->
     ok = test_node:signal("TERM", OsPid),
     expect(fun() -> call(Node, erlang, whereis, [?JOB]) =:= undefined end, end_of_job),
     TimedOut = shared(["eval", "shared", job(), "--timeout", "100ms"], Config),
-    assert_fails(?TIMED_OUT, "has not answered in time", TimedOut),
+    assert_fails(?TIMED_OUT, "did not answer in time", TimedOut),
     expect(fun() -> call(Node, erlang, whereis, [?JOB]) =:= undefined end, end_of_job).
 
 job() ->

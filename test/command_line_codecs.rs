@@ -856,7 +856,7 @@ fn the_first_cookie_that_is_set_counts() {
     let both = set("first", "second");
     let none = home.read(&Source::Default, &[]).expect_err("no cookie");
     assert!(
-        none.contains("give the node's with --cookie-file"),
+        none.contains("pass the node's with --cookie-file"),
         "{none}"
     );
     let found = |source: &Source, environment: &[_], text: &str, origin: &str| {
@@ -882,7 +882,7 @@ fn the_first_cookie_that_is_set_counts() {
         "same",
         "RELEASE_COOKIE",
     );
-    let origin = "RELEASE_COOKIE (ERLANG_COOKIE has another one, which does not count)";
+    let origin = "RELEASE_COOKIE (ERLANG_COOKIE has a different one, which is not used)";
     found(&Source::Default, &both, "first", origin);
     let shown = shown(&file);
     found(&Source::File(file), &both, "of_the_file", &shown);
@@ -895,7 +895,7 @@ fn the_first_cookie_that_is_set_counts() {
 fn white_space_counts_where_erl_counts_it() {
     let home = Home::new();
     let of_variable = home.found(&Source::Default, &[("RELEASE_COOKIE", "c \n")]);
-    let origin = "RELEASE_COOKIE (it ends in white space, which counts)";
+    let origin = "RELEASE_COOKIE (it ends in white space, which is part of it)";
     assert_eq!(of_variable, ("c \n".into(), origin.into()));
     for (written, read) in [
         ("c\n", "c"),
@@ -916,9 +916,9 @@ fn a_cookie_that_others_can_read_is_refused() {
         let path = home.write(".erlang.cookie", "secret", mode);
         let error = home
             .read(&Source::Default, &[])
-            .expect_err("open to others");
+            .expect_err("others can read it");
         assert!(
-            error.contains(&format!("{} is open", path.display())),
+            error.contains(&format!("{} can be read", path.display())),
             "{error}"
         );
         assert!(error.contains("chmod 400"), "{error}");

@@ -121,8 +121,8 @@ ends_may_use_different_transports(Config) ->
     Sizes = [[1, 100, 16 * ?MIB, 70000], [65536, 10, ?MIB]],
     ok = call(A, test_traffic, exchange, [name(B), Sizes, 2]),
     test_node:signal("USR1", [sidecar(Node) || Node <- [A, B]]),
-    expect_output(A, "0 connections, 0 shaking hands, 1 handed over so far"),
-    expect_output(B, "1 connections, 0 shaking hands, 0 handed over so far").
+    expect_output(A, "0 connections, 0 in handshake, 1 handed over so far"),
+    expect_output(B, "1 connections, 0 in handshake, 0 handed over so far").
 
 %% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
 %% Existing connections are unaffected, and new ones work when there is room again.
@@ -207,9 +207,9 @@ transport_may_change_later(Config) ->
             test_node:expect_nodes(B, [])
         end
      || {Transport, Line} <- [
-            {direct, "0 connections, 0 shaking hands, 1 handed over so far"},
-            {relay, "1 connections, 0 shaking hands, 1 handed over so far"},
-            {direct, "0 connections, 0 shaking hands, 2 handed over so far"}
+            {direct, "0 connections, 0 in handshake, 1 handed over so far"},
+            {relay, "1 connections, 0 in handshake, 1 handed over so far"},
+            {direct, "0 connections, 0 in handshake, 2 handed over so far"}
         ]
     ].
 

@@ -208,7 +208,7 @@ fn a_handed_over_connection_leaves_nothing_in_the_sidecar() {
     }
     vm.sidecar.signal(rustix::process::Signal::USR1);
     vm.sidecar
-        .expect_log("0 shaking hands, 10 handed over so far");
+        .expect_log("0 in handshake, 10 handed over so far");
 }
 
 #[test]

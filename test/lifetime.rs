@@ -398,7 +398,7 @@ fn sigusr1_logs_a_table() {
         directory.path("a.sock").display()
     ));
     sidecar.expect_log(
-        "2 connections, 1 shaking hands, 0 handed over so far; refused: 0 implausible names",
+        "2 connections, 1 in handshake, 0 handed over so far; refused: 0 implausible names",
     );
     let who = format!(
         "uid {} gid {} pid {}, 0 s old",

@@ -113,7 +113,7 @@ sidecar_table_is_logged(Config) ->
     pong = call(A, net_adm, ping, [test_node:name(B)]),
     ok = test_node:signal("USR1", sidecar(B)),
     expect_output(B, ["NOTICE REPORT.*\nuds_dist: sidecar: listening at ", test_node:socket(B, Config)]),
-    expect_output(B, "uds_dist: sidecar: 1 connections, 0 shaking hands"),
+    expect_output(B, "uds_dist: sidecar: 1 connections, 0 in handshake"),
     expect_output(B, "uds_dist: sidecar: \\d+ descriptors of \\d+ are open; \\d+ KiB"),
     expect_output(B, ["uds_dist: sidecar: 2 from ", atom_to_list(test_node:name(A)), " uid \\d+ gid \\d+ pid \\d+"]).
 

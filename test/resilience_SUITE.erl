@@ -373,7 +373,7 @@ sigusr1_logs_a_table(Config) ->
     [A, B] = pair(Config),
     ok = test_node:signal("USR1", test_node:sidecar(A)),
     [_, Bytes] = test_node:expect_output(A, [
-        "(?s)1 connections, 0 shaking hands, 0 handed over so far.*to ",
+        "(?s)1 connections, 0 in handshake, 0 handed over so far.*to ",
         atom_to_list(test_node:name(B)),
         " uid \\d+ gid \\d+ pid \\d+, \\d+ s old: (\\d+) bytes in, \\d+ out, 0 wait for the peer, ",
         "\\d+ of the window of \\d+ for the VM"

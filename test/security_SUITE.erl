@@ -374,7 +374,7 @@ commands_keep_to_the_policy(Config) ->
      || {User, Arguments, Line} <- [
             {0, "alice", numbers("belongs to another user: uid ~b.* --allow-uid ~b", [?ALICE, ?ALICE])},
             {?BOB, "alice", numbers("belongs to another user: uid ~b", [?ALICE])},
-            {?BOB, "alice " ++ AllowAlice, numbers("it does not admit uid ~b", [?BOB])},
+            {?BOB, "alice " ++ AllowAlice, numbers("it does not allow uid ~b", [?BOB])},
             {?BOB, "careful --allow-uid any", "permission denied; run this as the node's user"}
         ]
     ],

@@ -1,5 +1,5 @@
-//! The command line: its words, and what they mean. It looks into the environment and at the names of
-//! users and groups, at nothing else.
+//! The definition of the command line, and its parser. Reads environment variables and the names of users and
+//! groups, and does no other I/O.
 
 use crate::call::{Job, Readiness};
 use crate::cookie::{self, Source};
@@ -20,78 +20,78 @@ use uds_dist::peer::{Base, Policy};
 
 const DIRECTORY_VARIABLE: &str = "UDS_DIST_DIR";
 
-/// How long a command may take.
+/// Default of --timeout.
 const TIMEOUT: &str = "5s";
 
-/// The same for the orderly end of a node, which has to wait for its applications.
+/// Default of --timeout for `stop`, which has to wait until the node's applications have stopped.
 const STOP_TIMEOUT: &str = "60s";
 
-/// A command line.
+/// A parsed command line.
 #[derive(Debug)]
 pub struct Invocation {
-    /// What is to be done.
+    /// The command and its arguments.
     pub request: Request,
-    /// How much is said beside the result.
+    /// How much to print beside the result.
     pub talk: Talk,
 }
 
-/// How much a command says beside its result. Errors are always said.
+/// How much a command prints beside its result. Errors are always printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Talk {
-    /// Nothing.
+    /// Nothing (`-q`).
     Quiet,
-    /// What is worth knowing.
+    /// Warnings.
     Normal,
-    /// Each step.
+    /// Each step as well (`-v`).
     Verbose,
 }
 
-/// What is to be done.
+/// A command and its arguments.
 #[derive(Debug)]
 pub enum Request {
-    /// Does the node answer, and is it ready? Nobody waits for one whose process has ended.
+    /// Asks whether the node answers and is ready. Stops waiting once the process with this id has ended.
     Ping(Access, Readiness, Option<u32>),
-    /// Its process.
+    /// Prints the process id of the node.
     Pid(Access),
-    /// Its end.
+    /// Stops the node.
     Stop(Access),
-    /// How it is.
+    /// Shows the state of the node.
     Status(Access, Printed),
-    /// Who is connected to it.
+    /// Shows the connections of the node.
     Peers(Access, Printed),
-    /// Runs something in it.
+    /// Runs a program in the node.
     Run(Access, Program, Printed),
-    /// Which nodes there are.
+    /// Lists the nodes of a directory.
     Names(Directory, Printed),
 }
 
-/// Which node, and how to talk to it.
+/// The node to talk to, and how to reach it.
 #[derive(Debug)]
 pub struct Access {
-    /// `name` or `name@host`.
+    /// The node's name: `name` or `name@host`.
     pub node: String,
     /// Where its socket is.
     pub location: Location,
-    /// Whose processes it may be.
+    /// The users and groups that the node may run as.
     pub policy: Policy,
     /// Where its cookie is.
     pub cookie: Source,
-    /// How long to wait until it is there.
+    /// How long to wait until the node is there.
     pub wait: Duration,
     /// How long everything else may take.
     pub timeout: Duration,
 }
 
-/// What to run.
+/// A program for the node.
 #[derive(Debug)]
 pub enum Program {
-    /// It stood in the arguments.
+    /// The arguments contain it.
     Given(Job),
-    /// It is in a file, or on standard input.
+    /// It has to be read from this file, or from standard input.
     From(Option<PathBuf>, Language),
 }
 
-/// Of expressions.
+/// The language of expressions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     /// Erlang.
@@ -101,7 +101,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// Makes expressions a job.
+    /// A job that evaluates expressions in this language.
     pub fn job(self, text: String) -> Job {
         match self {
             Language::Erlang => Job::Erlang(text),
@@ -110,16 +110,16 @@ impl Language {
     }
 }
 
-/// What a result is printed for.
+/// The format of a printed result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Printed {
-    /// People.
+    /// Text for people.
     Plain,
-    /// Scripts.
+    /// JSON for scripts.
     Json,
 }
 
-/// Reads the arguments, the program's name excepted.
+/// Parses the arguments, which do not include the program's name. `variable` reads the environment.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -153,21 +153,21 @@ pub fn parse(
             printed(matches),
         ),
         "names" => Request::Names(directory(matches, &variable)?, printed(matches)),
-        other => unreachable!("{other} is defined below, and read nowhere"),
+        other => unreachable!("{other} is defined below, but not handled here"),
     };
     Ok(Invocation { request, talk })
 }
 
-/// Options that all commands have stand behind their own.
+/// Display order of options that all commands have: behind the command's own.
 const LAST: usize = 900;
 
-/// All that can be said.
+/// The definition of all commands and their arguments.
 pub fn command() -> Command {
     Command::new("uds_dist")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Talks to Erlang and Elixir nodes over Unix domain sockets, without being one.\n\n\
-             The nodes run with the distribution carrier uds_dist, as these do:\n\n    \
+            "Talks to Erlang and Elixir nodes over Unix domain sockets, without booting another node.\n\n\
+             The nodes have to run with the distribution carrier uds_dist:\n\n    \
              erl -pa <uds_dist>/ebin -proto_dist uds -no_epmd -sname myapp",
         )
         .after_help(format!(
@@ -184,7 +184,7 @@ pub fn command() -> Command {
                 .global(true)
                 .action(ArgAction::SetTrue)
                 .conflicts_with("verbose")
-                .help("Print results and errors, and nothing else"),
+                .help("Print only results and errors"),
         )
         .arg(
             Arg::new("verbose")
@@ -193,19 +193,19 @@ pub fn command() -> Command {
                 .display_order(LAST)
                 .global(true)
                 .action(ArgAction::SetTrue)
-                .help("Say on standard error what is done: socket, cookie, connection, time"),
+                .help("Print each step on standard error: socket, cookie, connection, time"),
         )
         .subcommand(
             with_access(
                 Command::new("ping")
-                    .about("Does the distribution of the node answer? For health checks"),
+                    .about("Check whether the node answers (health checks)"),
                 TIMEOUT,
             )
             .arg(
                 Arg::new("started")
                     .long("started")
                     .action(ArgAction::SetTrue)
-                    .help("Has it started, with all its applications?"),
+                    .help("Also check that the node has started with all its applications"),
             )
             .arg(
                 Arg::new("app")
@@ -214,7 +214,7 @@ pub fn command() -> Command {
                     .action(ArgAction::Append)
                     .value_parser(application)
                     .value_hint(ValueHint::Other)
-                    .help("Does this application run? (May be given several times)"),
+                    .help("Also check that this application is running (can be repeated)"),
             )
             .arg(
                 Arg::new("pid")
@@ -222,40 +222,40 @@ pub fn command() -> Command {
                     .value_name("PID")
                     .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX)))
                     .value_hint(ValueHint::Other)
-                    .help("Do not --wait any longer when this process has ended: that of the node"),
+                    .help("Stop waiting (--wait) when this process, the node's, has ended"),
             ),
         )
         .subcommand(
             Command::new("names")
-                .about("List the nodes of a directory: name, process, user, since when, state")
+                .about("List the nodes of a directory: name, process, user, start time, state")
                 .after_help(format!("States:\n{}\n{NAMES}", definitions(&STATES)))
                 .arg(dir_arg())
                 .arg(schema_arg(
-                    "Print an array of objects: name, pid, uid, user, since, state",
+                    "Print a JSON array of objects: name, pid, uid, user, since, state",
                 )),
         )
         .subcommand(
             with_access(
                 Command::new("status").about(
-                    "Show how the node is: versions, boot, limits, socket, peers, applications",
+                    "Show the node's state: versions, boot, limits, socket, peers, applications",
                 ),
                 TIMEOUT,
             )
-            .arg(schema_arg("Print an object with the same, for scripts")),
+            .arg(schema_arg("Print the same as a JSON object, for scripts")),
         )
         .subcommand(
             with_access(
                 Command::new("peers")
-                    .about("Show who is connected to the node, since when, and how much"),
+                    .about("Show the node's connections: peer, user, process, age, bytes, queue"),
                 TIMEOUT,
             )
             .arg(schema_arg(
-                "Print an array with an object for each connection, for scripts",
+                "Print a JSON array with an object for each connection, for scripts",
             )),
         )
         .subcommand(
             with_access(
-                Command::new("rpc").about("Call a function of the node and print its result"),
+                Command::new("rpc").about("Call a function in the node and print its result"),
                 TIMEOUT,
             )
             .override_usage(
@@ -271,7 +271,7 @@ pub fn command() -> Command {
                     .help("erlang memory '[total]', or as one expression: 'erlang:memory(total)'"),
             )
             .arg(elixir_arg(
-                "The call is Elixir's: Enum sum '[[1, 2]]', or 'Enum.sum([1, 2])'",
+                "The call is Elixir: Enum sum '[[1, 2]]', or 'Enum.sum([1, 2])'",
             ))
             .arg(json_arg()),
         )
@@ -296,62 +296,62 @@ pub fn command() -> Command {
                     .value_parser(value_parser!(PathBuf))
                     .help("Evaluate the expressions of a file"),
             )
-            .arg(elixir_arg("They are Elixir's, for Code.eval_string/1"))
+            .arg(elixir_arg("The expressions are Elixir, for Code.eval_string/1"))
             .arg(json_arg()),
         )
         .subcommand(with_access(
-            Command::new("pid").about("Print the number of the node's process"),
+            Command::new("pid").about("Print the process id of the node"),
             TIMEOUT,
         ))
         .subcommand(with_access(
-            Command::new("stop").about("Stop the node in order, and wait until it is gone"),
+            Command::new("stop").about("Stop the node in an orderly way, and wait until it has ended"),
             STOP_TIMEOUT,
         ))
 }
 
-/// What `names` says of a node.
+/// The states that `names` shows, and what they mean.
 pub const STATES: [(&str, &str); 5] = [
     ("up", "it listens"),
-    ("busy", "it listens, and accepts nobody at the moment"),
+    ("busy", "it listens, but accepts nobody at the moment"),
     (
         "closed",
-        "it does not let this user connect, and so does not say who listens",
+        "this user may not connect, so it is unknown who listens",
     ),
     (
         "stale",
-        "nobody listens: a killed node has left it, and the next one takes it over",
+        "nobody listens: a killed node left it behind, and the next one takes it over",
     ),
     (
         "gone",
-        "it runs, and nobody can reach it: its socket file was removed or replaced",
+        "it runs, but nobody can reach it: its socket file was removed or replaced",
     ),
 ];
 
-/// The rest of what is to be said about its table.
+/// Notes on the table that `names` prints.
 pub const NAMES: &str = "\
-The process is the node's VM if the system shows it, and otherwise the one that listens.
-Where standard output is no terminal, a tab stands between columns. -q prints the names alone.
-What is not known is - in the table and null in JSON.";
+The process is the node's VM if the system reveals it, and the process that listens otherwise.
+If standard output is not a terminal, columns are separated by tabs. -q prints only the names.
+Unknown values are - in the table and null in JSON.";
 
-/// What is read of the environment.
+/// The environment variables that are read, and what they mean.
 pub const ENVIRONMENT: [(&str, &str); 5] = [
     (
         DIRECTORY_VARIABLE,
-        "directory of the sockets, or @name of an abstract namespace, if there is no --dir",
+        "directory of the sockets, or @name of an abstract namespace; --dir takes precedence",
     ),
     (
         cookie::VARIABLES[0],
-        "the cookie, if there is no --cookie-file",
+        "the cookie; --cookie-file takes precedence",
     ),
     (
         cookie::VARIABLES[1],
-        "the same, if the one before is not set; without any, the cookie is that of ~/.erlang.cookie",
+        "the cookie, if RELEASE_COOKIE is not set; without either, it is read from ~/.erlang.cookie",
     ),
     (
         "XDG_CONFIG_HOME",
-        "the cookie is in erlang/.erlang.cookie there, if there is none in the home directory",
+        "has the cookie in erlang/.erlang.cookie, if there is none in the home directory",
     ),
-    ("NO_COLOR", "print without colours on a terminal, too"),
+    ("NO_COLOR", "never print colours"),
 ];
 
 fn exit_codes() -> String {
@@ -365,7 +365,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
             Arg::new("NODE")
                 .required(true)
                 .value_hint(ValueHint::Other)
-                .help("Its name, with or without a host"),
+                .help("Name of the node, with or without a host"),
         )
         .arg(dir_arg())
         .arg(
@@ -382,7 +382,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .long("cookie-file")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
-                .help("File with the node's cookie, which others must not be able to read"),
+                .help("File with the node's cookie; others must not be able to read it"),
         )
         .arg(
             Arg::new("cookie")
@@ -390,7 +390,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_name("COOKIE")
                 .value_hint(ValueHint::Other)
                 .conflicts_with("cookie-file")
-                .help("The cookie itself; whoever can list processes sees it"),
+                .help("The cookie itself; everybody who can list processes sees it"),
         )
         .arg(
             Arg::new("allow-uid")
@@ -399,7 +399,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_hint(ValueHint::Username)
                 .action(ArgAction::Append)
                 .value_parser(admitted)
-                .help("Talk to nodes of this user too (number or name), or of any"),
+                .help("Also talk to nodes of this user (number, name or \"any\")"),
         )
         .arg(
             Arg::new("allow-gid")
@@ -408,7 +408,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_hint(ValueHint::Other)
                 .action(ArgAction::Append)
                 .value_parser(users::gid)
-                .help("Talk to nodes of this group (number or name)"),
+                .help("Also talk to nodes of this group (number or name)"),
         )
         .arg(
             Arg::new("wait")
@@ -418,7 +418,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .default_value("0s")
                 .hide_default_value(true)
                 .value_parser(duration)
-                .help("Wait until the node is there (and ready, for ping), for so long: 30s"),
+                .help("How long to wait until the node is there (ping: and ready), such as 30s"),
         )
         .arg(
             Arg::new("timeout")
@@ -427,7 +427,7 @@ fn with_access(command: Command, timeout: &'static str) -> Command {
                 .value_hint(ValueHint::Other)
                 .default_value(timeout)
                 .value_parser(time_limit)
-                .help("How long the answer may take: 500ms, 5s, 2m, 1h"),
+                .help("How long the answer may take, such as 500ms, 5s, 2m or 1h"),
         )
 }
 
@@ -438,7 +438,7 @@ fn dir_arg() -> Arg {
         .value_parser(not_empty())
         .value_hint(ValueHint::DirPath)
         .help(
-            "Directory of the sockets, or @name for an abstract namespace; else UDS_DIST_DIR, or .",
+            "Directory of the sockets, or @name of an abstract namespace [default: UDS_DIST_DIR, or .]",
         )
 }
 
@@ -449,7 +449,7 @@ fn elixir_arg(help: &'static str) -> Arg {
         .help(help)
 }
 
-/// JSON with keys of our own.
+/// The option --json of commands whose JSON has a fixed schema.
 fn schema_arg(help: &'static str) -> Arg {
     Arg::new("json")
         .long("json")
@@ -457,13 +457,14 @@ fn schema_arg(help: &'static str) -> Arg {
         .help(help)
 }
 
+/// The option --json of commands that print the result of the user's code.
 fn json_arg() -> Arg {
     Arg::new("json")
         .long("json")
         .action(ArgAction::SetTrue)
-        .help("Print JSON, for scripts; what the called code prints goes to stderr")
+        .help("Print JSON, for scripts; output of the called code goes to standard error")
         .long_help(format!(
-            "Print JSON, for scripts; what the called code prints goes to stderr.\n{}",
+            "Print JSON, for scripts; output of the called code goes to standard error.\n{}",
             json::MAPPING
         ))
 }
@@ -538,7 +539,7 @@ fn readiness(matches: &ArgMatches) -> Readiness {
     }
 }
 
-/// Its name is an atom.
+/// Checks the name of an application, which is an atom.
 fn application(text: &str) -> Result<String, String> {
     match text.chars().count() {
         1..=255 if !text.contains(char::is_control) => Ok(text.into()),
@@ -570,7 +571,7 @@ fn call(matches: &ArgMatches) -> Job {
     }
 }
 
-/// Elixir's compiler warns of quotes that an atom does not need.
+/// An atom in Elixir's syntax, quoted only if necessary, because the compiler warns of unnecessary quotes.
 fn elixir_atom(name: &str) -> String {
     let stem = name.strip_suffix(['?', '!']).unwrap_or(name);
     let is_letter = |character: char| character.is_ascii_alphabetic() || character == '_';
@@ -624,7 +625,7 @@ fn admitted(text: &str) -> Result<Admitted, String> {
     }
 }
 
-/// A path or a name of bytes. An empty one is a variable that was not set.
+/// Takes any bytes except an empty value, which is most likely a shell variable that was not set.
 fn not_empty() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|value| match value.is_empty() {
         true => Err("it is empty"),
@@ -632,7 +633,7 @@ fn not_empty() -> impl TypedValueParser<Value = OsString> {
     })
 }
 
-/// A number and its unit; without one, seconds.
+/// Parses a number with a unit; without a unit, it is in seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -644,19 +645,19 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = digits
         .parse()
-        .map_err(|_| "a time is a number and a unit, as 30s")?;
-    // Longer ones would overflow when they are added to the time of day.
+        .map_err(|_| "a time is a number and a unit, such as 30s")?;
+    // Longer times could overflow when they are added to the current time.
     Duration::try_from_secs_f64(number * unit)
         .ok()
         .filter(|time| *time <= MAX_TIME)
-        .ok_or_else(|| "a time is from 0s to 10000h".into())
+        .ok_or_else(|| "a time must be from 0s to 10000h".into())
 }
 
 const MAX_TIME: Duration = Duration::from_secs(10_000 * 3600);
 
 fn time_limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it has to be more than 0s".into()),
+        Duration::ZERO => Err("it must be more than 0s".into()),
         time => Ok(time),
     }
 }

@@ -1,17 +1,16 @@
-//! What a node is asked, once there is a connection to it.
+//! Requests to a connected node, and its answers.
 //!
-//! The question itself is put by [`AGENT`], Erlang that the node interprets. It comes to it by a
-//! spawn request for `erl_eval:exprs/2`, and so neither needs a module of ours in the node nor a
-//! server that answers calls.
+//! The node interprets [`AGENT`], a piece of Erlang, which carries out the request. It is sent in a spawn request
+//! for `erl_eval:exprs/2`, so the node needs neither a module of ours nor a server that answers calls.
 
 use crate::etf::{Item, Malformed, Reader, Writer};
 use crate::failure::{Failure, Kind};
 use crate::link::Link;
 
-/// Interpreted in the node.
+/// Erlang expressions that the node interprets.
 const AGENT: &str = include_str!("agent.exprs");
 
-/// Control messages of erl_dist_protocol that concern us.
+/// The control messages of erl_dist_protocol that we use.
 mod control {
     pub const SEND: i32 = 2;
     pub const REG_SEND: i32 = 6;
@@ -20,57 +19,57 @@ mod control {
     pub const SPAWN_REPLY: i32 = 31;
 }
 
-/// Stands before every message, since we have no distribution header.
+/// First byte of every message, because we use no distribution header.
 const PASS_THROUGH: u8 = 112;
 
-/// Work for a node.
+/// A program for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
-    /// A function, and the text of its list of arguments.
+    /// Calls a function.
     Call {
-        /// Its module.
+        /// The module.
         module: String,
-        /// Its name.
+        /// The name of the function.
         function: String,
-        /// Erlang.
+        /// The list of arguments, as Erlang text.
         arguments: String,
     },
-    /// Erlang expressions.
+    /// Evaluates Erlang expressions.
     Erlang(String),
-    /// Elixir expressions.
+    /// Evaluates Elixir expressions.
     Elixir(String),
 }
 
-/// What a node has to be besides there.
+/// What makes a node ready, besides answering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
-    /// All that it starts with is started.
+    /// Its boot has to be complete.
     pub started: bool,
-    /// These applications run.
+    /// These applications have to be running.
     pub applications: Vec<String>,
 }
 
-/// How the result is wanted.
+/// The form of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Printed as the language's shell does.
+    /// Text, as the shell of the language prints it.
     Shell,
-    /// It is a text.
+    /// The result is a text itself.
     Text,
-    /// The term itself.
+    /// The term.
     Term,
 }
 
-/// How a job ended.
+/// The end of a job.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The message with the result, and where in it that begins.
+    /// It returned this result.
     Result(Received),
-    /// The exception, as text, or what there is room for of it.
+    /// It raised this exception, as text, which is truncated if it is very long.
     Raised(Vec<u8>),
 }
 
-/// A term in the message that brought it.
+/// A term within a received message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Received {
     message: Vec<u8>,
@@ -78,13 +77,13 @@ pub struct Received {
 }
 
 impl Received {
-    /// Reads the term.
+    /// A reader for the term.
     pub fn reader(&self) -> Reader<'_> {
         Reader::within(&self.message[self.start..])
     }
 }
 
-/// Asks the node's net_kernel whether we are connected to it, as net_adm:ping/1 does.
+/// Asks the node's net_kernel whether we are connected, as `net_adm:ping/1` does.
 pub fn ping(link: &mut Link) -> Result<(), Failure> {
     let us = &link.identity;
     let mut message = vec![PASS_THROUGH];
@@ -106,15 +105,14 @@ pub fn ping(link: &mut Link) -> Result<(), Failure> {
     link.send(&message)?;
     loop {
         let message = link.receive()?;
-        let understood =
-            understand(&message).map_err(|malformed| not_understood(link, malformed))?;
-        if let Some(Told::Message(answer)) = understood {
-            return is_yes(answer).map_err(|malformed| not_understood(link, malformed));
+        let event = decode(&message).map_err(|malformed| invalid_message(link, malformed))?;
+        if let Some(Event::Message(answer)) = event {
+            return is_yes(answer).map_err(|malformed| invalid_message(link, malformed));
         }
     }
 }
 
-/// `{Reference, yes}`
+/// Checks the answer `{Reference, yes}`.
 fn is_yes(mut answer: Reader<'_>) -> Result<(), Malformed> {
     answer.tuple("answer")?;
     answer.skip()?;
@@ -124,7 +122,7 @@ fn is_yes(mut answer: Reader<'_>) -> Result<(), Malformed> {
     }
 }
 
-/// Asks whether the node is as far as it should be.
+/// Asks whether the node is ready.
 pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
     let mut lacking = Vec::new();
     if readiness.started {
@@ -139,7 +137,7 @@ pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
         format!(
             "case [found || {{Name, _, _}} <- application:which_applications(), \
              atom_to_binary(Name, utf8) =:= <<\"{name}\"/utf8>>] of [] -> \
-             [<<\"the application {name} does not run\"/utf8>>]; _ -> [] end"
+             [<<\"the application {name} is not running\"/utf8>>]; _ -> [] end"
         )
     }));
     if lacking.is_empty() {
@@ -149,9 +147,9 @@ pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
     let problem = match run(link, &job, Form::Text, |_| Ok(()))? {
         Outcome::Result(received) => {
             let text = received.reader().binary("text").map(<[u8]>::to_vec);
-            text.map_err(|malformed| not_understood(link, malformed))?
+            text.map_err(|malformed| invalid_message(link, malformed))?
         }
-        Outcome::Raised(text) => [b"cannot say how far it is: ", &text[..]].concat(),
+        Outcome::Raised(text) => [b"cannot say whether it is ready: ", &text[..]].concat(),
     };
     if problem.is_empty() {
         return Ok(());
@@ -161,7 +159,7 @@ pub fn check(link: &mut Link, readiness: &Readiness) -> Result<(), Failure> {
     Err(Failure::new(Kind::NotReady, explanation))
 }
 
-/// Text that arrives while a job runs.
+/// Text that arrives while a job is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text<'a> {
     /// Printed by the job.
@@ -180,17 +178,18 @@ pub fn run(
     link.send(&request(link, job, form))?;
     loop {
         let message = link.receive()?;
-        match understand(&message).map_err(|malformed| not_understood(link, malformed))? {
-            None | Some(Told::Spawned) => (),
-            Some(Told::NotSpawned(reason)) => {
+        match decode(&message).map_err(|malformed| invalid_message(link, malformed))? {
+            None | Some(Event::Spawned) => (),
+            Some(Event::NotSpawned(reason)) => {
                 return Err(lost(link, &format!("could not start the call: {reason}")));
             }
-            Some(Told::Ended) => {
+            Some(Event::Ended) => {
                 return Err(lost(link, "ended the call without a result; see its log"));
             }
-            Some(Told::Message(term)) => {
-                let told = outcome(&term).map_err(|malformed| not_understood(link, malformed))?;
-                match told {
+            Some(Event::Message(term)) => {
+                let answer =
+                    outcome(&term).map_err(|malformed| invalid_message(link, malformed))?;
+                match answer {
                     Answer::Text(text) => show(text)?,
                     Answer::Raised(text) => return Ok(Outcome::Raised(shortened(text))),
                     Answer::Result(rest) => {
@@ -229,7 +228,7 @@ fn request(link: &Link, job: &Job, form: Form) -> Vec<u8> {
     message
 }
 
-/// Two expressions in abstract format, which parse the agent and interpret it:
+/// Writes expressions in abstract format that parse the agent and interpret it:
 ///
 /// ```erlang
 /// {ok, Tokens, _} = erl_scan:string(Agent),
@@ -257,7 +256,7 @@ fn bootstrap(out: &mut Writer<'_>) {
 
 const ANNOTATION: i32 = 0;
 
-/// `{Elements} = ` the next expression.
+/// Writes a match of a tuple with these elements; its right side is the expression that is written next.
 fn matched(out: &mut Writer<'_>, elements: impl FnOnce(&mut Writer<'_>)) {
     out.tuple(4).atom("match").integer(ANNOTATION);
     out.tuple(3).atom("tuple").integer(ANNOTATION);
@@ -285,7 +284,7 @@ fn variable(out: &mut Writer<'_>, name: &str) {
     out.tuple(3).atom("var").integer(ANNOTATION).atom(name);
 }
 
-/// Sorted by name: they are orddicts.
+/// Writes the bindings of the expressions. They are orddicts, so they have to be sorted by name.
 fn bindings(out: &mut Writer<'_>, link: &Link, job: &Job, form: Form) {
     out.list(2);
     out.tuple(2).atom("Agent").charlist(AGENT);
@@ -320,20 +319,21 @@ fn bindings(out: &mut Writer<'_>, link: &Link, job: &Job, form: Form) {
 
 // --- from the node -------------------------------------------------------------------------------
 
-/// What a message of the distribution says to us.
-enum Told<'a> {
-    /// Our request is carried out.
+/// A message from the node that concerns our request.
+enum Event<'a> {
+    /// The process was spawned.
     Spawned,
-    /// It is not.
+    /// The process was not spawned, for this reason.
     NotSpawned(String),
     /// The process has ended.
     Ended,
-    /// Somebody has sent this.
+    /// A process has sent us this term.
     Message(Reader<'a>),
 }
 
-/// `None` are those that every node gets: monitors and links of our process, log events.
-fn understand(message: &[u8]) -> Result<Option<Told<'_>>, Malformed> {
+/// Decodes a message. Returns `None` for messages that every node receives, such as monitors and links of our
+/// process and log events.
+fn decode(message: &[u8]) -> Result<Option<Event<'_>>, Malformed> {
     let Some((&PASS_THROUGH, terms)) = message.split_first() else {
         return Err(Malformed::Invalid("message type"));
     };
@@ -344,21 +344,21 @@ fn understand(message: &[u8]) -> Result<Option<Told<'_>>, Malformed> {
         control.skip()?;
     }
     Ok(match operation {
-        control::SEND => Some(Told::Message(Reader::new(control.rest())?)),
-        control::MONITOR_P_EXIT => Some(Told::Ended),
+        control::SEND => Some(Event::Message(Reader::new(control.rest())?)),
+        control::MONITOR_P_EXIT => Some(Event::Ended),
         control::SPAWN_REPLY => Some(match control.item()? {
-            Item::Atom(reason) => Told::NotSpawned(reason.into()),
-            _ => Told::Spawned,
+            Item::Atom(reason) => Event::NotSpawned(reason.into()),
+            _ => Event::Spawned,
         }),
         _ => None,
     })
 }
 
-/// What the agent says.
+/// A message from the agent.
 enum Answer<'a> {
     Text(Text<'a>),
     Raised(&'a [u8]),
-    /// The message's last bytes, so many, are the result.
+    /// The result consists of this number of bytes at the end of the message.
     Result(usize),
 }
 
@@ -376,7 +376,7 @@ fn outcome<'a>(term: &Reader<'a>) -> Result<Answer<'a>, Malformed> {
     }
 }
 
-/// Nobody reads an exception of megabytes.
+/// Truncates the text of an exception to a length that somebody might read.
 fn shortened(text: &[u8]) -> Vec<u8> {
     const MOST: usize = 1 << 20;
     let text = text.trim_ascii_end();
@@ -389,11 +389,8 @@ fn shortened(text: &[u8]) -> Vec<u8> {
     }
 }
 
-fn not_understood(link: &Link, malformed: Malformed) -> Failure {
-    lost(
-        link,
-        &format!("sent what cannot be understood: {malformed}"),
-    )
+fn invalid_message(link: &Link, malformed: Malformed) -> Failure {
+    lost(link, &format!("sent an invalid message: {malformed}"))
 }
 
 fn lost(link: &Link, problem: &str) -> Failure {

@@ -1,4 +1,4 @@
-//! Where the cookie comes from, and who else may know it.
+//! Reads the cookie, and refuses one that others could know.
 
 use crate::failure::{Failure, Kind};
 use std::ffi::OsString;
@@ -8,14 +8,14 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The first of these that is set and not empty has the cookie. A release's own commands take that of
-/// RELEASE_COOKIE, and know nothing of the other one.
+/// Environment variables with the cookie. The first one that is set and not empty is used. The commands of a
+/// release only use RELEASE_COOKIE.
 pub const VARIABLES: [&str; 2] = ["RELEASE_COOKIE", "ERLANG_COOKIE"];
 
-/// Bytes of the longest cookie: it is an atom in the node, and every character is one byte here.
+/// Longest cookie in bytes. It is an atom in the node, and each of its characters is one byte.
 const MAX_LENGTH: usize = 255;
 
-/// What nodes show each other that they know. It is never printed.
+/// A cookie. It is never printed.
 #[derive(Clone)]
 pub struct Cookie {
     text: String,
@@ -23,11 +23,11 @@ pub struct Cookie {
 }
 
 impl Cookie {
-    /// Of an argument or the environment: all of it counts, as with `erl -setcookie`.
+    /// A cookie from an argument or the environment. All characters count, as with `erl -setcookie`.
     fn given(text: &str, source: &str) -> Result<Cookie, Failure> {
         let ends_in_space = text.ends_with([' ', '\t', '\n', '\r']);
         let remark = match ends_in_space {
-            true => " (it ends in white space, which counts)",
+            true => " (it ends in white space, which is part of it)",
             false => "",
         };
         if text.is_empty() {
@@ -45,7 +45,7 @@ impl Cookie {
         })
     }
 
-    /// Of a file: line ends do not count, nor spaces after them, as with erl.
+    /// A cookie from a file. As with erl, line ends and spaces after them do not count.
     fn written(bytes: &[u8], file: &str) -> Result<Cookie, Failure> {
         let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
         let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
@@ -53,9 +53,7 @@ impl Cookie {
         if !line.iter().copied().all(is_printable) || !rest.iter().all(is_end) {
             Err(not_printable(file))
         } else if line.trim_ascii().is_empty() {
-            Err(unusable(format!(
-                "{file} is empty; write the cookie into it"
-            )))
+            Err(unusable(format!("{file} is empty; write the cookie to it")))
         } else if line.len() > MAX_LENGTH {
             Err(too_long(file))
         } else {
@@ -66,12 +64,12 @@ impl Cookie {
         }
     }
 
-    /// For the digest.
+    /// The bytes of the cookie, for the digest.
     pub fn as_bytes(&self) -> &[u8] {
         self.text.as_bytes()
     }
 
-    /// Where it comes from, for people.
+    /// The source of the cookie, for people.
     pub fn origin(&self) -> &str {
         &self.origin
     }
@@ -99,25 +97,27 @@ impl fmt::Debug for Cookie {
     }
 }
 
-/// What the arguments say about the cookie.
+/// Where to read the cookie, according to the arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nothing: environment, then home directory.
+    /// From the environment, or else from the home directory.
     Default,
-    /// It is in this file.
+    /// From this file.
     File(PathBuf),
-    /// It is this one.
+    /// This is the cookie.
     Argument(String),
 }
 
 impl Source {
-    /// Finds the cookie; `variable` looks into the environment.
+    /// Reads the cookie. `variable` reads the environment.
+    ///
+    /// # Errors
+    /// If there is no cookie, it is not valid, or others could read it.
     pub fn read(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Cookie, Failure> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         match self {
             Source::Argument(text) => return Cookie::given(text, "--cookie"),
-            // Secrets of containers are often readable by a group, so that a user without
-            // privileges can read what root owns.
+            // In containers, files with secrets often belong to root and are readable by a group.
             Source::File(path) => return from_file(path, 0o007, "everybody"),
             Source::Default => (),
         }
@@ -133,9 +133,9 @@ impl Source {
             config.map(|config| config.join("erlang/.erlang.cookie")),
         ];
         match places.iter().flatten().find(|path| path.exists()) {
-            Some(path) => from_file(path, 0o077, "others than its owner"),
+            Some(path) => from_file(path, 0o077, "users other than its owner"),
             None => Err(unusable(format!(
-                "no cookie: there is no ~/.erlang.cookie, and neither {} nor {} is set; give the \
+                "no cookie: there is no ~/.erlang.cookie, and neither {} nor {} is set; pass the \
                  node's with --cookie-file",
                 VARIABLES[0], VARIABLES[1]
             ))),
@@ -143,24 +143,24 @@ impl Source {
     }
 }
 
-/// The first one counts. Another one that disagrees may be why a node does not let us in.
+/// Takes the first variable that is set. If the other one differs, the origin says so, because that may be why a
+/// node refuses the cookie.
 fn from_environment(values: [(&str, Option<OsString>); 2]) -> Option<Result<Cookie, Failure>> {
     let mut set = values
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
     let (name, value) = set.next()?;
-    // Bytes that are no text are not ASCII either.
+    // Invalid UTF-8 is not ASCII, and will be refused.
     let mut cookie = Cookie::given(&value.to_string_lossy(), name);
     if let (Ok(cookie), Some((other, another))) = (&mut cookie, set.next()) {
         if another != value {
-            cookie.origin += &format!(" ({other} has another one, which does not count)");
+            cookie.origin += &format!(" ({other} has a different one, which is not used)");
         }
     }
     Some(cookie)
 }
 
-/// Reads a file that nobody else can read or write: `others` are the bits of its mode that must not
-/// be set.
+/// Reads a file that nobody else can read or write. The bits `others` must not be set in its mode.
 fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
     let shown = path.display();
     let failed = |error: std::io::Error| {
@@ -178,8 +178,8 @@ fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
     }
     if metadata.mode() & others != 0 {
         return Err(unusable(format!(
-            "the cookie in {shown} is open to {whom} (mode {:03o}); chmod 400 it, and change the \
-             cookie if somebody may have read it",
+            "the cookie in {shown} can be read or changed by {whom} (mode {:03o}); chmod 400 the file, \
+             and change the cookie if somebody may have read it",
             metadata.mode() & 0o777
         )));
     }
@@ -190,7 +190,7 @@ fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
     Cookie::written(&bytes, &format!("{shown}"))
 }
 
-/// Bytes of a file that are read: some more than the longest cookie, for line ends.
+/// Most bytes of a file that are read. This is more than the longest cookie, for line ends.
 const MAX_FILE: u64 = 1024;
 
 fn unusable(explanation: String) -> Failure {

@@ -1,25 +1,25 @@
-//! Text that others have written, made fit to be shown: a file's name or a node's words cannot move
-//! the cursor, forge a line or hide what stands beside them. Pure.
+//! Escapes text from others, so that neither the name of a file nor the answer of a node can move the cursor,
+//! forge a line or hide the text beside it. Pure.
 
 use std::fmt::Write;
 use std::iter;
 
-/// One line: whatever could end it or reach further than its characters is escaped.
+/// Escapes a text that is part of one line, including newlines and tabs.
 pub fn line(text: &str) -> String {
     let mut out = String::new();
     append(&mut out, text, |_| false);
     out
 }
 
-/// Bytes that should be text, of several lines: newlines and tabs stay. They come in pieces, which
-/// are much shorter than the whole may be.
+/// Escapes bytes that should be text in several lines; newlines and tabs are kept. Yields pieces of limited
+/// size, because the whole text may be long.
 pub fn lines(mut bytes: &[u8]) -> impl Iterator<Item = String> {
     const PIECE: usize = 1 << 16;
     const CHARACTER: usize = 4;
     iter::from_fn(move || {
         let mut end = bytes.len();
         if end > PIECE {
-            // Not within a character.
+            // Do not cut within a character.
             let begins = |at: &usize| bytes[*at] & 0b1100_0000 != 0b1000_0000;
             end = (PIECE - CHARACTER..PIECE)
                 .rev()
@@ -36,7 +36,8 @@ pub fn lines(mut bytes: &[u8]) -> impl Iterator<Item = String> {
     })
 }
 
-/// A name of any bytes, on one line. No two names look alike: a backslash is escaped too.
+/// Escapes a name of arbitrary bytes for one line. Backslashes are escaped too, so that different names look
+/// different.
 pub fn name(bytes: &[u8]) -> String {
     let mut out = String::new();
     for (index, part) in bytes.split(|byte| *byte == b'\\').enumerate() {
@@ -74,8 +75,8 @@ fn escape(out: &mut String, code: std::fmt::Arguments<'_>) {
     out.write_fmt(code).expect("a string takes everything");
 }
 
-/// Control characters (C0, DEL and C1, whose U+009B begins an escape sequence as well), line
-/// separators, and what turns the direction of the text around it. All of them have 16 bits.
+/// True for control characters (C0, DEL and C1, whose U+009B also begins escape sequences), line separators,
+/// and characters that change the direction of the text around them. All of these are below U+10000.
 pub fn is_active(character: char) -> bool {
     character.is_control()
         || matches!(

@@ -1,16 +1,16 @@
-//! The external term format of erl_ext_dist, as far as a client needs it: a reader of every term
-//! that a node sends, one item at a time and without copying, and a writer of what it is sent. Pure.
+//! The external term format of erl_ext_dist, as far as a client needs it. The reader handles every term that a
+//! node can send, one item at a time and without copying; the writer handles the terms that we send. Pure.
 //!
-//! A node that knows the cookie may still send anything, so the reader allocates nothing by a length
-//! that it has read, and does not recurse. That, and results of many megabytes, are why it is not one
-//! of the crates that decode to a tree: those take memory for as many elements as a term claims to
-//! have, and stack for as deep as it is nested.
+//! A node that knows the cookie can still send anything, so the reader never allocates memory for a length that
+//! it has read, and does not recurse. That, and results of many megabytes, are the reasons for not using a crate
+//! that decodes to a tree: such a crate allocates memory for as many elements as a term claims to have, and uses
+//! stack for every level of nesting.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str;
 
-/// Stands before every term.
+/// First byte of every external term.
 const VERSION: u8 = 131;
 
 const NATIVE_RECORD: u8 = 67;
@@ -38,49 +38,49 @@ const ATOM_UTF8: u8 = 118;
 const SMALL_ATOM_UTF8: u8 = 119;
 const V4_PORT: u8 = 120;
 
-/// Words of the longest reference (version 4 of node containers).
+/// Most words in a reference (version 4 of node containers).
 const MAX_REFERENCE_WORDS: usize = 5;
 
-/// A term without elements, or the head of one, whose elements are the next items.
+/// A term without elements, or the head of a term whose elements are the next items.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item<'a> {
     /// An integer of at most 32 bits.
     Integer(i32),
     /// Any other integer.
     Big {
-        /// Below zero.
+        /// True if it is less than zero.
         negative: bool,
-        /// Bytes of its absolute value, least significant first.
+        /// The bytes of its absolute value, least significant first.
         magnitude: &'a [u8],
     },
-    /// Never infinite, never not a number.
+    /// A finite float.
     Float(f64),
     /// An atom.
     Atom(Cow<'a, str>),
     /// A binary.
     Binary(&'a [u8]),
-    /// A bitstring whose last byte has only so many bits, from 1 to 7, its highest ones.
+    /// A bitstring. Of its last byte, only this number of the highest bits are used, from 1 to 7.
     Bits(&'a [u8], u8),
     /// The empty list.
     Nil,
-    /// A list of small integers.
+    /// A list of integers from 0 to 255.
     Bytes(&'a [u8]),
-    /// A list: so many elements, and then its tail.
+    /// A list with this number of elements, which are followed by its tail.
     List(usize),
-    /// A tuple of so many elements.
+    /// A tuple with this number of elements.
     Tuple(usize),
-    /// A map of so many keys, each followed by its value.
+    /// A map with this number of keys, each of which is followed by its value.
     Map(usize),
-    /// A native record of OTP 29: a value follows for each of its fields.
+    /// A native record of OTP 29, followed by a value for each field.
     Record {
-        /// So many.
+        /// Number of fields.
         count: usize,
-        /// Their names, as atoms.
+        /// The names of the fields, as atoms.
         fields: Reader<'a>,
     },
     /// A process.
     Pid {
-        /// Number and serial number.
+        /// Its number and its serial number.
         id: (u32, u32),
     },
     /// A port.
@@ -95,32 +95,32 @@ pub enum Item<'a> {
     },
     /// `fun module:function/arity`.
     Export {
-        /// Of the function.
+        /// The module of the function.
         module: Cow<'a, str>,
-        /// Its name.
+        /// The name of the function.
         function: Cow<'a, str>,
-        /// Its number of arguments.
+        /// The number of its arguments.
         arity: i32,
     },
     /// A fun that is part of a module.
     Fun {
-        /// Of the fun.
+        /// The module of the fun.
         module: Cow<'a, str>,
-        /// Which of the module's funs.
+        /// The index of the fun in its module.
         index: i32,
-        /// Of the module's code.
+        /// A hash of the module's code.
         unique: i32,
     },
 }
 
-/// What is wrong with bytes that should have been a term.
+/// The reason why bytes are not a valid term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// They end within this.
+    /// They end within this field.
     Truncated(&'static str),
     /// No term begins with this byte.
     Tag(u8),
-    /// This has a value that it cannot have.
+    /// This field has an invalid value.
     Invalid(&'static str),
 }
 
@@ -141,7 +141,7 @@ type Result<T> = std::result::Result<T, Malformed>;
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// The bytes begin with the version, as every term on a connection does.
+    /// A reader for bytes that begin with the version, as all terms on a connection do.
     pub fn new(bytes: &'a [u8]) -> Result<Reader<'a>> {
         let mut reader = Reader(bytes);
         match reader.u8("version")? {
@@ -150,17 +150,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The bytes are a part of a term, as [`Reader::rest`] is.
+    /// A reader for bytes from within a term, such as those of [`Reader::rest`].
     pub fn within(bytes: &'a [u8]) -> Reader<'a> {
         Reader(bytes)
     }
 
-    /// What has not been read.
+    /// The bytes that have not been read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.0
     }
 
-    /// The next term, or the head of one.
+    /// Reads the next term, or its head.
     pub fn item(&mut self) -> Result<Item<'a>> {
         Ok(match self.u8("tag")? {
             SMALL_INTEGER => Item::Integer(self.u8("integer")?.into()),
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The next term, which has to be an atom.
+    /// Reads an atom. Any other term is an error.
     pub fn atom(&mut self, field: &'static str) -> Result<Cow<'a, str>> {
         match self.item()? {
             Item::Atom(name) => Ok(name),
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next term, which has to be an integer of at most 32 bits.
+    /// Reads an integer of at most 32 bits. Any other term is an error.
     pub fn integer(&mut self, field: &'static str) -> Result<i32> {
         match self.item()? {
             Item::Integer(integer) => Ok(integer),
@@ -267,7 +267,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next term, which has to be a binary.
+    /// Reads a binary. Any other term is an error.
     pub fn binary(&mut self, field: &'static str) -> Result<&'a [u8]> {
         match self.item()? {
             Item::Binary(bytes) => Ok(bytes),
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The head of the next term, which has to be a tuple; its elements follow.
+    /// Reads the head of a tuple, and returns the number of elements that follow. Any other term is an error.
     pub fn tuple(&mut self, field: &'static str) -> Result<usize> {
         match self.item()? {
             Item::Tuple(arity) => Ok(arity),
@@ -283,11 +283,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over the next term with all its elements.
+    /// Skips the next term with all its elements.
     pub fn skip(&mut self) -> Result<()> {
         let mut left: usize = 1;
         while left > 0 {
-            // No overflow: a length has 32 bits, and is followed by as many bytes or the end.
+            // This cannot overflow: a length has 32 bits, and is followed by at least as many bytes or by the end.
             left = left - 1
                 + match self.item()? {
                     Item::List(length) => length + 1,
@@ -327,7 +327,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Its size says where it ends, whatever its environment is.
+    /// Reads a fun. Its size tells where it ends, so its environment need not be parsed.
     fn fun(&mut self) -> Result<Item<'a>> {
         const SIZE: usize = 4;
         const ARITY_UNIQ_INDEX_FREE: usize = 1 + 16 + 4 + 4;
@@ -378,27 +378,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends terms to bytes. The elements of a tuple or a list are the terms written after it.
+/// Appends terms to bytes. The elements of a tuple or a list are the terms that are written after it.
 #[derive(Debug)]
 pub struct Writer<'a>(&'a mut Vec<u8>);
 
-/// A process or a reference of ours belongs to the name that the node has given us.
+/// The identity of this command, which its pid and its reference contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Our node name.
+    /// The name that the node has given us.
     pub node: String,
-    /// Tells us from earlier nodes of this name.
+    /// Distinguishes us from earlier nodes of the same name.
     pub creation: u32,
 }
 
 impl<'a> Writer<'a> {
-    /// Begins a term.
+    /// Begins a term at the end of these bytes.
     pub fn new(bytes: &'a mut Vec<u8>) -> Writer<'a> {
         bytes.push(VERSION);
         Writer(bytes)
     }
 
-    /// An atom, of 255 characters at most.
+    /// Writes an atom of at most 255 characters.
     pub fn atom(&mut self, name: &str) -> &mut Self {
         let length = u16::try_from(name.len()).expect("an atom of at most 255 characters");
         self.0.push(ATOM_UTF8);
@@ -407,14 +407,14 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// An integer.
+    /// Writes an integer.
     pub fn integer(&mut self, value: i32) -> &mut Self {
         self.0.push(INTEGER);
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    /// A binary of less than 4 GiB.
+    /// Writes a binary of less than 4 GiB.
     pub fn binary(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.push(BINARY);
         self.length(bytes.len());
@@ -422,7 +422,7 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// A list of the characters, as ASCII texts are sent by old functions.
+    /// Writes an ASCII text as a list of characters.
     pub fn charlist(&mut self, text: &str) -> &mut Self {
         let length = u16::try_from(text.len()).expect("a short text");
         debug_assert!(text.is_ascii());
@@ -432,26 +432,26 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// A tuple of the next terms.
+    /// Writes the head of a tuple, whose elements are the next terms.
     pub fn tuple(&mut self, arity: u8) -> &mut Self {
         self.0.extend([SMALL_TUPLE, arity]);
         self
     }
 
-    /// A list of the next terms, and of [`Writer::nil`] after them.
+    /// Writes the head of a list, whose elements are the next terms. [`Writer::nil`] has to follow them.
     pub fn list(&mut self, length: usize) -> &mut Self {
         self.0.push(LIST);
         self.length(length);
         self
     }
 
-    /// The empty list, or the end of a list.
+    /// Writes the empty list, or the end of a list.
     pub fn nil(&mut self) -> &mut Self {
         self.0.push(NIL);
         self
     }
 
-    /// Our only process.
+    /// Writes the pid of our only process.
     pub fn pid(&mut self, of: &Identity) -> &mut Self {
         const ID: u32 = 1;
         const SERIAL: u32 = 0;
@@ -460,7 +460,7 @@ impl<'a> Writer<'a> {
         self.numbers(&[ID, SERIAL, of.creation])
     }
 
-    /// The reference of our only request.
+    /// Writes the reference of our only request.
     pub fn reference(&mut self, of: &Identity) -> &mut Self {
         const WORDS: [u32; 3] = [1, 0, 0];
         self.0.push(NEWER_REFERENCE);

@@ -1,40 +1,40 @@
-//! How a command ends when it does not succeed: an exit code for scripts, a line for people.
+//! Failures of a command: an exit code for scripts, and one line for people.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// Why a command has failed. The numbers are the exit codes.
+/// Kinds of failures. The numbers are the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// `ping` has found out that the node is not there.
+    /// `ping`: the node is not there.
     Down = 1,
-    /// The node does not let us in, or is not the one that we mean to talk to.
+    /// The node refuses us, or it is not the node that was asked for.
     Refused = 2,
-    /// The time is over.
+    /// The command took longer than its time limit.
     TimedOut = 3,
-    /// The connection broke: the node went down, or speaks another protocol.
+    /// The connection broke: the node went down, or it speaks another protocol.
     Lost = 4,
-    /// Nobody listens where the node should.
+    /// Nobody listens at the node's socket.
     NotThere = 5,
-    /// The node answers `ping`, and is not as far as was asked.
+    /// `ping`: the node answers, but is not ready.
     NotReady = 6,
-    /// The node answers, and cannot say what it was asked: it has another carrier, or an older release
-    /// of ours.
+    /// The node answers, but does not know what it was asked, because it has another carrier or an older
+    /// release of this one.
     Unanswered = 7,
-    /// The command cannot be carried out as it was given: its arguments, the cookie, a directory.
+    /// The command cannot be carried out because of its arguments, the cookie or a directory.
     Usage = 64,
-    /// The result cannot be written to where it should go.
+    /// The result cannot be printed.
     Output = 74,
-    /// The reader of the output has gone, as `head` does, and nothing is said. A shell reports this code
-    /// for a program that SIGPIPE has ended.
+    /// Nobody reads the output any more, such as in `| head -1`. This is not reported in a line. A shell uses
+    /// the same code for a program that was ended by SIGPIPE.
     NoReader = 141,
 }
 
-/// Code of `rpc` and `eval` when the code that they have called has failed.
+/// Exit code of `rpc` and `eval` if the called code raised an exception.
 pub const RAISED: u8 = 1;
 
-/// All exit codes, for people.
+/// All exit codes, and what they mean.
 pub const EXIT_CODES: [(&str, &str); 11] = [
     ("0", "done; the node answers"),
     (
@@ -43,47 +43,50 @@ pub const EXIT_CODES: [(&str, &str); 11] = [
     ),
     (
         "2",
-        "refused: the cookies differ, one side does not admit the other one's user, or another node \
+        "refused: the cookies differ, one side does not allow the other's user, or another node \
          listens there",
     ),
     (
         "3",
-        "the time is over (--timeout): the node is there, and not done yet",
+        "timed out (--timeout): the node is there, but did not answer in time",
     ),
     (
         "4",
         "the connection broke before the answer: the node went down",
     ),
-    ("5", "the node is not there (all commands but ping)"),
+    ("5", "the node is not there (all commands except ping)"),
     (
         "6",
-        "ping: the node answers, but has not started (--started), or an application does not run (--app)",
+        "ping: the node answers, but has not started (--started), or an application is not running (--app)",
     ),
     (
         "7",
-        "peers: the node cannot say: it has another carrier, or an older uds_dist",
+        "peers: the node cannot say, because it has another carrier or an older uds_dist",
     ),
     (
         "64",
-        "nothing was tried: arguments, cookie file or directory are not right",
+        "nothing was tried: something is wrong with the arguments, the cookie file or the directory",
     ),
     ("74", "the result could not be written"),
-    ("141", "nobody reads the output any more, as in `| head -1`"),
+    (
+        "141",
+        "nobody reads the output any more, such as in `| head -1`",
+    ),
 ];
 
-/// What has happened, where, and what to do about it: one line.
+/// A failure, with one line that says what happened, where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// For scripts.
+    /// The exit code.
     pub kind: Kind,
-    /// For people.
+    /// The line for people.
     pub explanation: String,
-    /// A node that is starting, or about to, looks like that: it is worth another try.
+    /// The node may just be starting, so `--wait` tries again.
     pub may_pass: bool,
 }
 
 impl Failure {
-    /// Says what has happened.
+    /// A failure of this kind.
     pub fn new(kind: Kind, explanation: impl Into<String>) -> Failure {
         Failure {
             kind,

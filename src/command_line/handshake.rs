@@ -1,17 +1,17 @@
-//! The messages of the distribution handshake, protocol version 6 (erl_dist_protocol), as the side
-//! sees them that connects, and that lets the node choose its name. Pure.
+//! The messages of the distribution handshake (erl_dist_protocol, version 6), for a client that asks the node for
+//! a name. Pure.
 //!
 //! ```text
 //!           client                                  node
 //!            | name: flags, host -------------------> |
-//!            | <---------- status: named, name for us |   or: not_allowed, and others
+//!            | <---------- status: named, name for us |   or another status, such as not_allowed
 //!            | <- challenge: flags, number, its name  |
-//!            | reply: our number, digest of its ----> |   a node that cannot check it closes
+//!            | reply: our number, digest of its ----> |   if it is wrong, the node closes
 //!            | <----------------- ack: digest of ours |
 //! ```
 //!
-//! A name that the node gives is one that it takes back and gives to the next one: names of our own
-//! would each stay in its table of atoms for ever, and a health check every few seconds would fill that.
+//! The node reuses names that it gives. If we chose names of our own, each would stay in the node's table of atoms
+//! for ever, and a health check every few seconds would fill the table.
 
 use crate::cookie::Cookie;
 use crate::etf::Identity;
@@ -19,11 +19,11 @@ use md5::{Digest, Md5};
 use std::fmt;
 use std::str;
 
-/// Bytes of the longest message: the longest node name has 255 characters, of 4 bytes at most.
+/// Longest message in bytes. The longest node name has 255 characters of at most 4 bytes.
 pub const MAX_MESSAGE: usize = 2048;
 
-/// Capabilities, numbered as in OTP's dist.hrl. Without DIST_HDR_ATOM_CACHE and FRAGMENTS each
-/// message comes whole, with all its atoms; without PUBLISHED we are hidden.
+/// Our capabilities, numbered as in OTP's dist.hrl. Without DIST_HDR_ATOM_CACHE and FRAGMENTS, each message arrives
+/// in one piece and contains all its atoms. Without PUBLISHED, we are a hidden node.
 const FLAGS: u64 = EXTENDED_REFERENCES
     | DIST_MONITOR
     | FUN_TAGS
@@ -64,13 +64,13 @@ const SPAWN: u64 = 1 << 32;
 const NAME_ME: u64 = 1 << 33;
 const V4_NC: u64 = 1 << 34;
 
-/// What a node must have for us to talk to it: every OTP since 23 has it.
+/// Capabilities that a node must have. Every OTP since 23 has them.
 const NEEDED: u64 = HANDSHAKE_23 | SPAWN;
 
-/// Shows that somebody knows the cookie.
+/// A digest that proves the knowledge of the cookie.
 pub type Proof = [u8; 16];
 
-/// The digest of a challenge.
+/// The proof for a challenge.
 pub fn proof(cookie: &Cookie, challenge: u32) -> Proof {
     Md5::new()
         .chain_update(cookie.as_bytes())
@@ -79,7 +79,7 @@ pub fn proof(cookie: &Cookie, challenge: u32) -> Proof {
         .into()
 }
 
-/// The first message: whoever we are, we are on this host.
+/// The first message, with which we ask for a name on this host.
 pub fn name(host: &str) -> Vec<u8> {
     let creation = 0u32; // the node chooses it with the name
     let mut message = vec![b'N'];
@@ -90,17 +90,17 @@ pub fn name(host: &str) -> Vec<u8> {
     message
 }
 
-/// The node's first answer.
+/// The status that the node answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// It goes on, and this is who we are.
+    /// The handshake continues, and this is our name.
     Named(Identity),
-    /// It does not: `not_allowed` for one.
+    /// The node refuses, for example with `not_allowed`.
     Other(String),
 }
 
 impl Status {
-    /// Reads the message.
+    /// Decodes the message.
     pub fn decode(message: &[u8]) -> Result<Status, Malformed> {
         let mut fields = Fields(message);
         fields.tag(b's', "status")?;
@@ -119,14 +119,14 @@ impl Status {
 /// The node's challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
-    /// To be digested with the cookie.
+    /// The number to digest together with the cookie.
     pub number: u32,
     /// The node's name.
     pub node: String,
 }
 
 impl Challenge {
-    /// Reads the message.
+    /// Decodes the message.
     pub fn decode(message: &[u8]) -> Result<Challenge, Malformed> {
         let mut fields = Fields(message);
         fields.tag(b'N', "challenge")?;
@@ -141,7 +141,7 @@ impl Challenge {
     }
 }
 
-/// Our answer to the challenge, with a challenge of ours.
+/// Our answer to the challenge, which also contains a challenge of ours.
 pub fn reply(challenge: u32, proof: Proof) -> Vec<u8> {
     let mut message = vec![b'r'];
     message.extend(challenge.to_be_bytes());
@@ -149,14 +149,14 @@ pub fn reply(challenge: u32, proof: Proof) -> Vec<u8> {
     message
 }
 
-/// The node's answer to our challenge.
+/// Decodes the node's answer to our challenge.
 pub fn decode_ack(message: &[u8]) -> Result<Proof, Malformed> {
     let mut fields = Fields(message);
     fields.tag(b'a', "acknowledgement")?;
     fields.array("digest")
 }
 
-/// A message of the handshake that has not what it should have here.
+/// A message of the handshake is not valid. The text names its invalid field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
@@ -166,7 +166,8 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// What follows the last field belongs to later versions of the protocol and is ignored.
+/// The fields of a message that have not been read. Bytes after the last known field belong to later versions of
+/// the protocol and are ignored.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -187,7 +188,7 @@ impl Fields<'_> {
         let (name, rest) = self.0.split_at_checked(length.into()).ok_or(malformed)?;
         self.0 = rest;
         match str::from_utf8(name) {
-            // It is shown to people before the node has proved anything.
+            // The name is printed before the node has proved anything, so it must not control a terminal.
             Ok(name) if name.contains('@') && !name.contains(char::is_control) => Ok(name.into()),
             _ => Err(malformed),
         }

@@ -1,8 +1,8 @@
-//! Terms as JSON. [`MAPPING`] says how. It does no I/O, and looks at the time.
+//! Translates terms to JSON, as described in [`MAPPING`]. Does no I/O, but reads the clock.
 //!
-//! The bytes of a term are translated in one pass: there is no tree of it in memory. What a node sends
-//! may be made to grow, such as maps whose keys are maps, each of which doubles the one in it; a
-//! translation therefore has a limit of bytes, and the deadline that the whole command has.
+//! The bytes of a term are translated in one pass, without a tree in memory. A malicious term can make its JSON
+//! grow: in maps whose keys are maps, each level of escaping doubles the one within it. So a translation has a
+//! limit of bytes, and the deadline of the whole command.
 
 use crate::escape;
 use crate::etf::{Item, Malformed, Reader};
@@ -11,40 +11,40 @@ use std::mem;
 use std::str;
 use std::time::Instant;
 
-/// The mapping, for people.
+/// A description of the mapping, for people.
 pub const MAPPING: &str = "\
-Integers and floats are numbers (large integers with all their digits), the atoms true and false are
-themselves, null, nil and undefined are null, other atoms are strings, binaries of UTF-8 are strings,
-lists and tuples are arrays (an improper list has its tail as last element), maps and native records
-are objects. What JSON lacks is a string as the shell of its node prints it: pids, ports, references,
-funs, bitstrings and binaries that are no text. Charlists are lists: make a binary of what is to be a
-string. A key that is not an atom or a binary is the text of its JSON.";
+Integers and floats become numbers (large integers keep all their digits), the atoms true and false
+become booleans, null, nil and undefined become null, other atoms and binaries of UTF-8 become strings,
+lists and tuples become arrays (the tail of an improper list is the last element), and maps and native
+records become objects. Terms that JSON lacks become strings, as the node's shell prints them: pids,
+ports, references, funs, bitstrings and binaries that are not text. Charlists are lists; convert them to
+binaries to get strings. A key that is neither an atom nor a binary becomes the text of its JSON.";
 
-/// Arrays within arrays: what readers of JSON take.
+/// Deepest nesting of arrays and objects. Common JSON parsers accept this.
 const MAX_DEPTH: usize = 500;
 
-/// Bytes after which a translation looks at the time again: a fraction of a millisecond.
+/// Number of bytes after which the translation checks the time again. Writing them takes less than a millisecond.
 const CHECK_INTERVAL: usize = 1 << 16;
 
-/// What a translation may take.
+/// Limits of a translation.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of JSON.
+    /// Most bytes of JSON.
     pub bytes: usize,
-    /// When it has to be done.
+    /// The time at which it has to be complete.
     pub deadline: Instant,
 }
 
-/// Why a term has no JSON.
+/// The reason why a term cannot be translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untranslatable {
-    /// It is no term.
+    /// It is not a valid term.
     Malformed(Malformed),
-    /// It is nested deeper than readers of JSON accept.
+    /// It is nested more deeply than common JSON parsers accept.
     TooDeep,
-    /// Its JSON has more bytes than these.
+    /// Its JSON has more than this number of bytes.
     TooLong(usize),
-    /// The time is over.
+    /// The deadline has passed.
     TimedOut,
 }
 
@@ -79,7 +79,7 @@ pub fn translate(term: &mut Reader<'_>, limits: &Limits) -> Result<String> {
     Ok(out.text)
 }
 
-/// A text as a string of JSON.
+/// Formats a text as a JSON string.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for_each_part(text, |part| {
@@ -91,13 +91,13 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// JSON that is being written, within its limits.
+/// The JSON written so far, with its limits.
 struct Out<'a> {
     text: String,
     limits: &'a Limits,
-    /// Bytes since the last look at the time.
+    /// Number of bytes since the time was last checked.
     unchecked: usize,
-    /// Memory for the next number.
+    /// A buffer for short texts, which is reused.
     spare: String,
 }
 
@@ -115,7 +115,7 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// For numbers.
+    /// Appends a short formatted text, such as a number.
     fn append(&mut self, short: fmt::Arguments<'_>) -> Result<()> {
         let mut text = mem::take(&mut self.spare);
         text.clear();
@@ -209,7 +209,7 @@ fn record(
     out.push("}")
 }
 
-/// A term without elements that are terms.
+/// Writes a term that has no elements.
 fn leaf(item: Item<'_>, out: &mut Out<'_>) -> Result<()> {
     match item {
         Item::Integer(integer) => out.append(format_args!("{integer}")),
@@ -220,7 +220,7 @@ fn leaf(item: Item<'_>, out: &mut Out<'_>) -> Result<()> {
             out.push(if negative { "-" } else { "" })?;
             decimal(magnitude, out)
         }
-        // With the fewest digits that are read as the same float.
+        // This format has the fewest digits from which the same float can be read.
         Item::Float(float) => out.append(format_args!("{float:?}")),
         Item::Atom(name) => match name.as_ref() {
             "true" | "false" => out.push(&name),
@@ -263,7 +263,7 @@ fn leaf(item: Item<'_>, out: &mut Out<'_>) -> Result<()> {
     }
 }
 
-/// After the last element of a list: a proper one has the empty list as its tail.
+/// Reads the tail of a list if it is the empty list, which makes it a proper list; false otherwise.
 fn ends_here(term: &mut Reader<'_>) -> Result<bool> {
     let mut ahead = term.clone();
     let is_nil = ahead.item()? == Item::Nil;
@@ -273,7 +273,7 @@ fn ends_here(term: &mut Reader<'_>) -> Result<bool> {
     Ok(is_nil)
 }
 
-/// A key has to be a string.
+/// Writes a key, which has to be a string in JSON.
 fn key(term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
     let mut ahead = term.clone();
     if let Item::Atom(name) = ahead.item()? {
@@ -289,7 +289,7 @@ fn key(term: &mut Reader<'_>, out: &mut Out<'_>, depth: usize) -> Result<()> {
     Ok(())
 }
 
-/// Cuts a text into what can stand in a string as it is, and what has to be escaped.
+/// Splits a text into parts that can be in a JSON string unchanged, and escape sequences for the rest.
 fn for_each_part(text: &str, mut part: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut rest = text;
     let is_special = |character| matches!(character, '"' | '\\') || escape::is_active(character);
@@ -309,7 +309,7 @@ fn for_each_part(text: &str, mut part: impl FnMut(&str) -> Result<()>) -> Result
     part(rest)
 }
 
-/// As the Erlang shell prints it. The last byte has so many bits, its highest ones.
+/// Writes a bitstring as the Erlang shell prints it. Only the highest `bits` bits of its last byte are used.
 fn bitstring(bytes: &[u8], bits: u8, out: &mut Out<'_>) -> Result<()> {
     let whole = bytes.len() - usize::from(bits < 8);
     out.push("\"<<")?;
@@ -329,14 +329,14 @@ fn numbers(bytes: &[u8], out: &mut Out<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Digits of a number whose bytes come least significant first. The time for them grows with the
-/// square of their number.
+/// Writes an integer in decimal. Its bytes come least significant first. This takes time proportional to the
+/// square of its length.
 fn decimal(magnitude: &[u8], out: &mut Out<'_>) -> Result<()> {
     const DIGITS: usize = 19;
     const BASE: u128 = 10u128.pow(DIGITS as u32);
     let length = magnitude.iter().rposition(|byte| *byte != 0);
     let magnitude = &magnitude[..length.map_or(0, |last| last + 1)];
-    // Each byte but the last has more than two digits: nothing need be tried if there is no room.
+    // Each byte except the last makes more than two digits, so it is known early if there is not enough room.
     if magnitude.len() * 2 > out.limits.bytes {
         return Err(Untranslatable::TooLong(out.limits.bytes));
     }
@@ -354,7 +354,7 @@ fn decimal(magnitude: &[u8], out: &mut Out<'_>) -> Result<()> {
         for part in limbs.chunks_mut(CHECK_INTERVAL).rev() {
             for limb in part.iter_mut().rev() {
                 let dividend = remainder << 64 | u128::from(*limb);
-                // Both fit: the remainder is less than the base, and so the quotient less than 2^64.
+                // Both fit: the remainder is less than the base, so the quotient is less than 2^64.
                 *limb = (dividend / BASE) as u64;
                 remainder = dividend % BASE;
             }

@@ -1,21 +1,21 @@
-//! Tables and sections, for who reads them: aligned columns and colours on a terminal, a tab between
-//! columns everywhere else. And text of a width. Pure.
+//! Formats tables and sections: with aligned columns and colours for a terminal, with tabs between columns for
+//! everything else. Also wraps text. Pure.
 
 use std::fmt::Write;
 
-/// Who reads.
+/// The reader of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
     /// A person at a terminal: the columns are aligned.
     Person {
-        /// Whether there are colours.
+        /// Whether to use colours.
         color: bool,
     },
-    /// A program: columns are separated by a tab.
+    /// A program: columns are separated by tabs.
     Program,
 }
 
-/// Of the eight that terminals have.
+/// The styles in use. The numbers are parameters of the escape sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Color {
@@ -29,7 +29,7 @@ pub enum Color {
     Doubtful = 33,
 }
 
-/// A word in a table, without control characters.
+/// A cell of a table. Its text contains no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
     text: String,
@@ -48,12 +48,12 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 impl Cell {
-    /// What it says.
+    /// The text of the cell.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// In a colour.
+    /// The same cell in a colour.
     pub fn colored(self, color: Color) -> Cell {
         Cell {
             color: Some(color),
@@ -61,7 +61,7 @@ impl Cell {
         }
     }
 
-    /// Aligned at the right, as numbers are.
+    /// The same cell aligned to the right, for numbers.
     pub fn right(self) -> Cell {
         Cell {
             is_right: true,
@@ -69,7 +69,7 @@ impl Cell {
         }
     }
 
-    /// The space that aligns it stays outside of the colour.
+    /// Appends the cell, padded to `width`. The padding is outside of the coloured part.
     fn append(&self, out: &mut String, width: usize, color: bool) {
         let Cell { text, is_right, .. } = self;
         let space = " ".repeat(width.saturating_sub(text.chars().count()));
@@ -86,7 +86,7 @@ impl Cell {
     }
 }
 
-/// Rows of the same number of cells.
+/// Formats a table. All rows have the same number of cells.
 pub fn table(rows: &[Vec<Cell>], reader: Reader) -> String {
     match reader {
         Reader::Person { color } => aligned(rows, "", color),
@@ -94,7 +94,7 @@ pub fn table(rows: &[Vec<Cell>], reader: Reader) -> String {
     }
 }
 
-/// Tables with a title each. A program reads the title in the first column of each row.
+/// Formats tables with titles. For a program, the title is the first column of each row.
 pub fn sections(sections: &[(&str, Vec<Vec<Cell>>)], reader: Reader) -> String {
     let mut text = String::new();
     for (title, rows) in sections.iter().filter(|(_, rows)| !rows.is_empty()) {
@@ -148,7 +148,7 @@ fn aligned(rows: &[Vec<Cell>], indent: &str, color: bool) -> String {
     text
 }
 
-/// Words and what they mean, indented, in lines of at most 80 characters where words allow that.
+/// Formats words and their meanings, indented and wrapped at 80 characters.
 pub fn definitions(pairs: &[(&str, &str)]) -> String {
     const WIDTH: usize = 80;
     let longest = pairs.iter().map(|(word, _)| word.chars().count()).max();

@@ -1,32 +1,33 @@
-//! The command line, program `uds_dist`: what one asks of a node without booting another one.
+//! The command line, program `uds_dist`: asks nodes without booting another one.
 //!
-//! It is a hidden node with a name that lasts as long as its connection: it listens nowhere, and
-//! `nodes()` does not have it. The way of a command goes through these rooms from top to bottom:
+//! To the node, a command is a hidden node, whose name exists as long as its connection. It does not listen,
+//! and `nodes()` does not list it. A command passes through these modules from top to bottom:
 //!
 //! | module        | what it is                                                                  |
 //! |---------------|-----------------------------------------------------------------------------|
-//! | [`arguments`] | the words of the command line, and what is to be done                       |
-//! | [`location`]  | where a node's socket is                                                    |
+//! | [`arguments`] | the definition of the command line, and its parser                          |
+//! | [`location`]  | where the socket of a node is                                               |
 //! | [`cookie`]    | where its cookie is                                                         |
-//! | [`link`]      | the connection: socket, handshake, messages, ticks, one deadline for all    |
-//! | [`handshake`] | the handshake's messages                                                    |
-//! | [`call`]      | what the node is asked, and what it answers                                 |
-//! | `agent.exprs` | the Erlang that does it in the node                                         |
-//! | [`etf`]       | terms on the wire                                                           |
-//! | [`json`]      | terms as JSON                                                               |
+//! | [`link`]      | the connection: socket, handshake, messages, ticks, one deadline            |
+//! | [`handshake`] | the messages of the handshake                                               |
+//! | [`call`]      | requests to the node and its answers                                        |
+//! | `agent.exprs` | the Erlang code that carries out a request in the node                      |
+//! | [`etf`]       | the external term format                                                    |
+//! | [`json`]      | translation of terms to JSON                                                |
 //! | [`value`]     | answers to our own questions (`*.exprs`), in memory                         |
-//! | [`status`]    | how a node is                                                               |
-//! | [`peers`]     | who is connected to it                                                      |
+//! | [`status`]    | the report of `status`                                                      |
+//! | [`peers`]     | the report of `peers`                                                       |
 //! | [`names`]     | the nodes of a directory                                                    |
-//! | [`process`]   | what the kernel says about their processes                                  |
+//! | [`process`]   | what the kernel knows about their processes                                 |
 //! | [`users`]     | users and groups by name                                                    |
 //! | [`layout`]    | tables and sections, for people and for programs                            |
-//! | [`units`]     | times and sizes as people read them                                         |
-//! | [`escape`]    | what others have written, made fit to be shown                              |
+//! | [`units`]     | times and sizes for people                                                  |
+//! | [`escape`]    | text from others, escaped                                                   |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf`, `json`, `value`, `layout`, `units` and `escape` do no I/O. `write_docs.rs` is a
-//! program of its own, for `make install`: it makes man pages and completions of `arguments`.
+//! `arguments`, `location`, `handshake`, `etf`, `json`, `value`, `layout`, `units` and `escape` do no I/O.
+//! `write_docs.rs` is a separate program, which `make install` runs: it generates man pages and completions from
+//! `arguments`.
 
 pub mod arguments;
 pub mod call;
@@ -65,13 +66,13 @@ use std::time::{Duration, Instant};
 use uds_dist::door::probe::{Probe, probe};
 use value::Value;
 
-/// Between two looks at a node that is not there yet, or still there: no event tells.
+/// Time between two attempts while waiting for a node to appear or to end. There is no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The same for a node that is not ready: asking costs it some work.
+/// The same for a node that is not ready, which has some work with each question.
 const READY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bytes of the longest result in JSON: more than anybody reads, and far less than a machine has.
+/// Longest JSON result in bytes. It is more than anybody reads, and far less than the memory of a machine.
 const MAX_JSON: usize = 128 << 20;
 
 /// Carries out a command line.
@@ -97,7 +98,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// `--help` and `--version` are no errors.
+/// Prints what clap has to say. `--help` and `--version` are not errors.
 fn explain(error: &clap::Error) -> ExitCode {
     match (error.print(), error.use_stderr()) {
         (Err(failed), _) => unwritten(&failed).kind.into(),
@@ -164,7 +165,7 @@ fn nobody_in(directory: &Directory, talk: Talk) {
     }
 }
 
-/// Who reads standard output. NO_COLOR is the variable of no-color.org.
+/// The reader of standard output. NO_COLOR is the variable of no-color.org.
 fn reader() -> Reader {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     match io::stdout().is_terminal() {
@@ -175,12 +176,12 @@ fn reader() -> Reader {
     }
 }
 
-/// Expressions for the node, whose value is an answer for [`Value::read`].
+/// Expressions for the node, whose values are read by [`Value::read`].
 const STATUS: &str = concat!(include_str!("carrier.exprs"), include_str!("status.exprs"));
 const PEERS: &str = concat!(include_str!("carrier.exprs"), include_str!("peers.exprs"));
 
-/// Puts a question of ours to the node. The answer has everybody who is connected to it but us; a text
-/// is the reason why there is none.
+/// Asks the node one of our own questions. Our own connection is left out of the answer. If the answer is a
+/// text, it is the reason why the node cannot answer.
 fn ask(access: &Access, talk: Talk, question: &str) -> Result<Value, Failure> {
     let mut link = open(access, talk)?;
     let job = Job::Erlang(question.into());
@@ -199,8 +200,8 @@ fn ask(access: &Access, talk: Talk, question: &str) -> Result<Value, Failure> {
         Ok(answer @ (Value::List(_) | Value::Object(_))) => {
             Ok(peers::completed(answer, &link.identity.node))
         }
-        Ok(_) => failed(Kind::Lost, "sent something else than an answer"),
-        Err(malformed) => failed(Kind::Lost, &format!("sent what is no answer: {malformed}")),
+        Ok(_) => failed(Kind::Lost, "sent something other than an answer"),
+        Err(malformed) => failed(Kind::Lost, &format!("sent an invalid answer: {malformed}")),
     }
 }
 
@@ -208,7 +209,7 @@ fn evaluate(access: &Access, talk: Talk, text: &str, form: Form) -> Result<ExitC
     finish(&mut open(access, talk)?, &Job::Erlang(text.into()), form)
 }
 
-/// The node is gone when nobody listens any more: then its name is free for the next one.
+/// Stops the node, and waits until nobody listens at its socket. Then its name is free for the next node.
 fn stop(access: &Access, talk: Talk) -> Result<ExitCode, Failure> {
     let address = access.location.address(&access.node)?;
     let mut link = open(access, talk)?;
@@ -224,7 +225,8 @@ fn stop(access: &Access, talk: Talk) -> Result<ExitCode, Failure> {
         })?;
     while let Probe::Answers(_) = probe(&address) {
         if Instant::now() >= deadline {
-            let problem = format!("has closed its connections and still listens at {address}");
+            let problem =
+                format!("has closed its connections, but has not stopped listening at {address}");
             return Err(still_there(&link.node, &problem));
         }
         thread::sleep(POLL_INTERVAL);
@@ -233,17 +235,18 @@ fn stop(access: &Access, talk: Talk) -> Result<ExitCode, Failure> {
 }
 
 fn still_there(node: &str, problem: &str) -> Failure {
-    let explanation = format!("{node} {problem} in time; it may still do so, or --timeout more");
+    let explanation =
+        format!("{node} {problem} in time; it may still do so; --timeout allows more");
     Failure::new(Kind::TimedOut, explanation)
 }
 
-/// Runs a job, and shows what comes of it.
+/// Runs a job and prints its output and its result.
 fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
-    // Standard output has nothing but the result where a script reads it. Otherwise it also has what the
-    // user's code prints, as it is: that may well control a terminal.
+    // If a script reads standard output, it contains only the result. Otherwise it also contains the output of
+    // the user's code, unchanged, because that code may want to control the terminal.
     let show = |text: Text<'_>| match (text, form) {
         (Text::Diagnostic(bytes), _) | (Text::Output(bytes), Form::Term) => {
-            // The result is wanted, whether or not somebody reads this.
+            // An error here does not matter, because the result is what was asked for.
             let _ = write_escaped(io::stderr().lock(), bytes);
             Ok(())
         }
@@ -252,7 +255,7 @@ fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
     };
     match call::run(link, job, form, show)? {
         Outcome::Raised(text) => {
-            // If nobody reads it, the exit code still tells.
+            // If nobody reads it, there is still the exit code.
             let _ = write_escaped(io::stderr().lock(), &[&text[..], b"\n"].concat());
             Ok(ExitCode::from(RAISED))
         }
@@ -283,7 +286,7 @@ fn finish(link: &mut Link, job: &Job, form: Form) -> Result<ExitCode, Failure> {
 fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
     let (kind, advice) = match problem {
         Untranslatable::TimedOut => (Kind::TimedOut, "; allow more with --timeout"),
-        Untranslatable::TooLong(_) => (Kind::Output, "; let it write large results to a file"),
+        Untranslatable::TooLong(_) => (Kind::Output, "; have it write large results to a file"),
         Untranslatable::Malformed(_) | Untranslatable::TooDeep => (Kind::Output, ""),
     };
     let node = &link.node;
@@ -291,7 +294,7 @@ fn unprintable(link: &Link, problem: &Untranslatable) -> Failure {
     Failure::new(kind, explanation)
 }
 
-/// Asks until the node answers and is ready, for as long as `--wait` says. Returns the node's name.
+/// Asks until the node answers and is ready, at most for the time of `--wait`. Returns the node's name.
 fn ping(
     access: &Access,
     readiness: &Readiness,
@@ -300,7 +303,7 @@ fn ping(
 ) -> Result<String, Failure> {
     let peer = peer(access, talk)?;
     patiently(access, talk, || {
-        // Looked at first: what is not there after its process has ended will not come.
+        // Checked first: if the process ended before this attempt, a node that is not there now will not come.
         let ended = process.filter(|pid| !process::is_there(*pid));
         connect(&peer, access, talk)
             .and_then(|mut link| {
@@ -317,7 +320,7 @@ fn ping(
                     }
                 }
                 None => Failure {
-                    // One that goes down may be about to come back.
+                    // A node that goes down may be about to start again.
                     may_pass: failure.may_pass || failure.kind == Kind::Lost,
                     ..failure
                 },
@@ -325,13 +328,13 @@ fn ping(
     })
 }
 
-/// Connects, and keeps trying for as long as `--wait` says.
+/// Connects, and keeps trying for the time of `--wait`.
 fn open(access: &Access, talk: Talk) -> Result<Link, Failure> {
     let peer = peer(access, talk)?;
     patiently(access, talk, || connect(&peer, access, talk))
 }
 
-/// Tries until it succeeds, fails for good, or `--wait` is over.
+/// Tries until it succeeds, it fails for good, or the time of `--wait` is over.
 fn patiently<T>(
     access: &Access,
     talk: Talk,
@@ -343,7 +346,7 @@ fn patiently<T>(
         match attempt() {
             Err(failure) if failure.may_pass && Instant::now() < patience => {
                 if failure.explanation != last {
-                    tell(talk, || format!("waiting, as {failure}"));
+                    tell(talk, || format!("waiting: {failure}"));
                 }
                 thread::sleep(match failure.kind {
                     Kind::NotReady => READY_INTERVAL,
@@ -364,12 +367,14 @@ fn peer(access: &Access, talk: Talk) -> Result<Peer, Failure> {
         cookie: access.cookie.read(|name| env::var_os(name))?,
     };
     if let (Source::Argument(_), true) = (&access.cookie, talk != Talk::Quiet) {
-        say("uds_dist: warning: everybody who can list processes sees --cookie; use --cookie-file");
+        say(
+            "uds_dist: warning: everybody who can list processes can see --cookie; use --cookie-file",
+        );
     }
     tell(talk, || {
         let origin = peer.cookie.origin();
         format!(
-            "connecting to {}, with the cookie of {origin}",
+            "connecting to {}, with the cookie from {origin}",
             peer.address
         )
     });
@@ -381,7 +386,7 @@ fn connect(peer: &Peer, access: &Access, talk: Talk) -> Result<Link, Failure> {
     tell(talk, || {
         let (us, node, listener) = (&link.identity.node, &link.node, &link.listener);
         let (user, process) = (users::shown(listener.uid), listener.pid);
-        format!("connected as {us} to {node}; process {process} of {user} listens")
+        format!("connected to {node} as {us}; process {process} of {user} listens there")
     });
     Ok(link)
 }
@@ -432,12 +437,12 @@ fn unwritten(error: &io::Error) -> Failure {
     Failure::new(kind, format!("cannot print the result: {error}"))
 }
 
-/// What a node says, without control characters other than newlines and tabs.
+/// Writes text from a node, without control characters other than newlines and tabs.
 fn write_escaped(mut to: impl Write, bytes: &[u8]) -> Result<(), Failure> {
     escape::lines(bytes).try_for_each(|piece| write(&mut to, piece.as_bytes()))
 }
 
-/// One line to people. If nobody reads it, the exit code still tells.
+/// Prints one line for people. If nobody reads it, there is still the exit code.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", escape::line(line));
 }

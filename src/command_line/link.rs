@@ -1,5 +1,5 @@
-//! A connection to a node: the socket, the handshake over it, and messages afterwards. Everything on
-//! it has one deadline, and ticks keep it open until then.
+//! A connection to a node: the socket, the handshake, and the messages after it. One deadline applies to
+//! everything on it, and ticks keep it open until then.
 
 use crate::cookie::Cookie;
 use crate::etf::Identity;
@@ -16,51 +16,51 @@ use uds_dist::door::probe::{Probe, probe};
 use uds_dist::os;
 use uds_dist::peer::{Credentials, Policy};
 
-/// A node gives up a peer that has sent nothing for its tick time, which is a minute by default and
-/// may be a few seconds. So much less than that.
+/// Time between two ticks. A node disconnects a peer that has sent nothing for its tick time, which is a minute
+/// by default and can be as short as a few seconds.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Between two tries to connect to a node whose backlog is full: there is no event to wait for.
+/// Time between two attempts to connect to a node whose backlog is full. There is no event to wait for.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A node that has closed a connection since it goes down does not listen any more after this time.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// A node that closes its connections because it goes down has stopped listening after this time.
+const LISTENER_GRACE: Duration = Duration::from_millis(100);
 
-/// Bytes of the largest message: far more than anybody reads, and far less than a machine has.
+/// Largest message in bytes. It is far more than anybody reads, and far less than the memory of a machine.
 const MAX_FRAME: usize = 256 << 20;
 
-/// Bytes that one read takes at most, so that no memory is taken for what only has been announced.
+/// Most bytes that are read at once, so that no memory is allocated for a length that was only announced.
 const READ_SIZE: usize = 1 << 20;
 
-/// Whom to talk to, and what to show and check before.
+/// The node to talk to, and what is checked before.
 #[derive(Debug)]
 pub struct Peer {
-    /// As the user says it: `name` or `name@host`.
+    /// The name as the user gave it: `name` or `name@host`.
     pub node: String,
-    /// Where it listens.
+    /// The address where the node listens.
     pub address: Address,
-    /// Whose processes we talk to.
+    /// The users and groups that the node may run as.
     pub policy: Policy,
-    /// What it and we know.
+    /// The cookie for the handshake.
     pub cookie: Cookie,
 }
 
-/// A connection that is through with the handshake.
+/// A connection whose handshake is complete.
 #[derive(Debug)]
 pub struct Link {
     stream: UnixStream,
-    /// Who listens there.
+    /// The process that listens at the socket.
     pub listener: Credentials,
     deadline: Instant,
     last_sent: Instant,
-    /// Who we are to the node.
+    /// The name that the node has given us.
     pub identity: Identity,
     /// The node's full name.
     pub node: String,
 }
 
 impl Link {
-    /// Connects, and shakes hands.
+    /// Connects and performs the handshake.
     pub fn open(peer: &Peer, deadline: Instant) -> Result<Link, Failure> {
         let (stream, listener) = connect(peer, deadline)?;
         Handshake {
@@ -80,12 +80,12 @@ impl Link {
             .map_err(|error| self.broken(&error))
     }
 
-    /// When everything has to be done.
+    /// The time at which everything has to be done.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Waits for the next message. Ticks are answered and kept back.
+    /// Waits for the next message. Answers ticks, and does not return them.
     pub fn receive(&mut self) -> Result<Vec<u8>, Failure> {
         loop {
             let mut head = [0; 4];
@@ -95,8 +95,8 @@ impl Link {
                 return Err(Failure::new(
                     Kind::Lost,
                     format!(
-                        "{} announced a message of {length} bytes, and {MAX_FRAME} are the most; \
-                         let it write large results to a file",
+                        "{} announced a message of {length} bytes, but at most {MAX_FRAME} are accepted; \
+                         have it write large results to a file",
                         self.node
                     ),
                 ));
@@ -108,7 +108,7 @@ impl Link {
         }
     }
 
-    /// Waits until the node closes the connection, which is a failure as any other.
+    /// Waits until the node closes the connection, and returns that as a failure.
     pub fn wait_for_end(&mut self) -> Result<(), Failure> {
         loop {
             self.receive()?;
@@ -139,7 +139,8 @@ impl Link {
         Ok(())
     }
 
-    /// A node that can no longer be told may have said before what we wait for: reading shows it.
+    /// Sends a tick. An error is ignored: the answer may have arrived before the node closed the connection, and
+    /// the next read finds out.
     fn tick(&mut self) {
         let _ = self.send(&[]);
     }
@@ -149,7 +150,7 @@ impl Link {
         match error.kind() {
             _ if is_timeout(error) => Failure::new(
                 Kind::TimedOut,
-                format!("{node} has not answered in time; allow more with --timeout"),
+                format!("{node} did not answer in time; allow more with --timeout"),
             ),
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Failure::new(
                 Kind::Lost,
@@ -184,14 +185,14 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), 
             }
             ErrorKind::WouldBlock => (
                 Kind::TimedOut,
-                "accepts no connections: too many wait there already".into(),
+                "accepts no connections: too many are waiting already".into(),
             ),
             ErrorKind::NotFound => (
                 Kind::NotThere,
                 "is not there: no such socket; is it running, with -proto_dist uds, and is that its socket_dir?"
                     .into(),
             ),
-            // An abstract name that nobody has is refused too.
+            // Connecting to an abstract name that does not exist is refused too.
             ErrorKind::ConnectionRefused => (
                 Kind::NotThere,
                 "is not there: nobody listens at its socket; start it".into(),
@@ -201,15 +202,15 @@ fn connect(peer: &Peer, deadline: Instant) -> Result<(UnixStream, Credentials), 
                 "does not let this user connect: permission denied; run this as the node's user"
                     .into(),
             ),
-            _ => (Kind::Usage, format!("cannot be connected to: {error}")),
+            _ => (Kind::Usage, format!("cannot be reached: {error}")),
         };
         return Err(Failure::new(kind, format!("{node} at {address} {problem}")));
     }
 }
 
-/// Before the first byte: a stranger who listens there learns nothing.
+/// Checks the user and groups of the listener before the first byte is sent, so that a stranger learns nothing.
 fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), Failure> {
-    let failed = |error: io::Error| Failure::new(Kind::Usage, format!("a socket fails: {error}"));
+    let failed = |error: io::Error| Failure::new(Kind::Usage, format!("socket error: {error}"));
     let credentials = os::peer_credentials(&stream).map_err(failed)?;
     let groups = || os::peer_groups(&stream);
     if !peer.policy.admits(&credentials, os::own_uid(), groups) {
@@ -231,11 +232,11 @@ fn admit(stream: UnixStream, peer: &Peer) -> Result<(UnixStream, Credentials), F
     Ok((stream, credentials))
 }
 
-// --- shaking hands -------------------------------------------------------------------------------
+// --- the handshake -------------------------------------------------------------------------------
 
 struct Handshake<'a> {
     stream: UnixStream,
-    /// Who listens.
+    /// The process that listens at the socket.
     listener: Credentials,
     deadline: Instant,
     peer: &'a Peer,
@@ -249,10 +250,10 @@ impl Handshake<'_> {
             Status::Named(identity) => identity,
             Status::Other(status) => {
                 let problem = match status.as_str() {
-                    // We have no name yet: to the node's list we are our host.
+                    // We have no name yet, so the node looks for our host in its list.
                     "not_allowed" => format!(
                         "admits only the nodes on its list of allowed nodes, which excludes \
-                         commands; net_kernel:allow(['{}']) there adds them",
+                         commands; net_kernel:allow(['{}']) in the node adds them",
                         host_name()
                     ),
                     _ => format!("refuses with the status {status}; see its log"),
@@ -268,8 +269,7 @@ impl Handshake<'_> {
         self.send(&handshake::reply(ours, proof))?;
         let ack = self.parse(&self.receive(Stage::Proof)?, handshake::decode_ack)?;
         if ack != handshake::proof(cookie, ours) {
-            let problem =
-                "does not know the cookie, and may not be the node; check who listens there";
+            let problem = "does not know the cookie, so it may not be the node; check which process listens there";
             return Err(self.failure(Kind::Refused, problem));
         }
         Ok(Link {
@@ -282,7 +282,7 @@ impl Handshake<'_> {
         })
     }
 
-    /// The node's name is the one that was asked for; without a host, on any.
+    /// Checks that the node has the name that was asked for. A name without a host matches any host.
     fn check_name(&self, name: &str) -> Result<(), Failure> {
         let asked = &self.peer.node;
         let same = match asked.contains('@') {
@@ -336,7 +336,8 @@ impl Handshake<'_> {
         })
     }
 
-    /// A node says nothing when it hangs up. When it does tells why.
+    /// Explains why the connection broke. A node closes it without a reason, but the stage of the handshake
+    /// tells what happened.
     fn broken(&self, error: &io::Error, stage: Stage) -> Failure {
         if is_timeout(error) {
             let problem =
@@ -363,29 +364,30 @@ impl Handshake<'_> {
         }
     }
 
-    /// A node that has seen a wrong proof goes on listening. One that goes down closes its connections
-    /// and its listener at the same time, as far as we can see.
+    /// Tells a node that goes down from one that refuses our proof. The former closes its listener at about the
+    /// same time as its connections; the latter continues to listen.
     fn goes_down(&self) -> bool {
-        let end = self.deadline.min(Instant::now() + LAST_WORDS);
+        let end = self.deadline.min(Instant::now() + LISTENER_GRACE);
         loop {
             match probe(&self.peer.address) {
                 Probe::Nobody => return true,
                 _ if Instant::now() >= end => return false,
-                _ => thread::sleep(LAST_WORDS / 4),
+                _ => thread::sleep(LISTENER_GRACE / 4),
             }
         }
     }
 
-    /// A node that does not admit a user is silent as one that goes down is. Its own user, and root,
-    /// it does admit unless it was told otherwise.
+    /// Explains why the node closed the connection without an answer. It may not allow our user, or it is going
+    /// down. By default, a node allows its own user and root.
     fn silence(&self) -> String {
         let (own, theirs) = (os::own_uid(), self.listener.uid);
         match own == 0 || own == theirs {
-            true => "hung up without an answer: it is starting or going down; its log says more, \
-                     and --wait tries again"
+            true => "closed the connection without an answer: it is starting or going down; its log says \
+                     more, and --wait tries again"
                 .into(),
             false => format!(
-                "hung up without an answer: it does not admit {}; run this as the node's user, {}",
+                "closed the connection without an answer: it does not allow {}; run this as the node's \
+                 user, {}",
                 users::shown(own),
                 users::shown(theirs)
             ),
@@ -400,16 +402,16 @@ impl Handshake<'_> {
 
 const NO_NODE: &str = "; something else listens there";
 
-/// How far the handshake is.
+/// Stages of the handshake.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// We have said our name.
+    /// We have sent our name.
     Name,
-    /// We have shown that we know the cookie.
+    /// We have sent the proof that we know the cookie.
     Proof,
 }
 
-/// It only tells people of the node's side where we were.
+/// The name of our host. It only informs people at the node's end.
 fn host_name() -> String {
     match rustix::system::uname().nodename().to_str() {
         Ok(name) if !name.is_empty() => name.into(),
@@ -417,7 +419,7 @@ fn host_name() -> String {
     }
 }
 
-/// Nobody should know our challenge before, and have its digest from elsewhere.
+/// A random challenge. If it were predictable, a process without the cookie could obtain its digest elsewhere.
 fn random() -> io::Result<u32> {
     let mut bytes = [0; 4];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -426,7 +428,7 @@ fn random() -> io::Result<u32> {
 
 // --- bytes ---------------------------------------------------------------------------------------
 
-/// Reads what is there, or waits until the deadline.
+/// Reads the bytes that have arrived, or waits for some until the deadline.
 fn read_some(mut stream: &UnixStream, deadline: Instant, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         stream.set_read_timeout(Some(time_left(deadline)?))?;
@@ -463,7 +465,7 @@ fn time_left(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-/// A socket's time limit is seen as one of these, depending on the system.
+/// True if a time limit of the socket has passed. The kind of error depends on the system.
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }

@@ -1,4 +1,4 @@
-//! Where sockets are: the same places in which the carrier puts them (`uds_dist_config:address/2`).
+//! Where the sockets of nodes are. This must agree with the carrier (`uds_dist_config:address/2`).
 
 use crate::failure::{Failure, Kind};
 use std::ffi::OsStr;
@@ -10,14 +10,14 @@ use uds_dist::address::Address;
 /// A `socket_dir`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directory {
-    /// Of files, `<name>.sock`.
+    /// A directory of socket files, `<name>.sock`.
     Path(PathBuf),
-    /// Of abstract names, `<namespace>/<name>`.
+    /// A namespace of abstract names, `<namespace>/<name>`.
     Namespace(Vec<u8>),
 }
 
 impl Directory {
-    /// A leading `@` selects the abstract namespace.
+    /// Parses a `socket_dir`. A leading `@` selects the abstract namespace.
     pub fn new(value: &OsStr) -> Directory {
         match value.as_bytes() {
             [b'@', namespace @ ..] => Directory::Namespace(namespace.to_vec()),
@@ -25,7 +25,7 @@ impl Directory {
         }
     }
 
-    /// Where the node of this name listens.
+    /// The address of the node of this name.
     pub fn address(&self, name: &[u8]) -> Address {
         match self {
             Directory::Path(path) => {
@@ -53,17 +53,17 @@ impl fmt::Display for Directory {
     }
 }
 
-/// Where one node listens.
+/// The place where one node listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// At the place that its name gives it.
+    /// In this directory, under its name.
     In(Directory),
-    /// At this one.
+    /// At this address, whatever its name is.
     At(Address),
 }
 
 impl Location {
-    /// A path, or `@` and an abstract name.
+    /// Parses a path, or an `@` followed by an abstract name.
     pub fn socket(value: &OsStr) -> Location {
         Location::At(match value.as_bytes() {
             [b'@', name @ ..] => Address::Abstract(name.to_vec()),
@@ -71,13 +71,16 @@ impl Location {
         })
     }
 
-    /// The socket of `node`: what stands after `@` makes no difference.
+    /// The address of `node`. The host part does not matter.
+    ///
+    /// # Errors
+    /// If `node` cannot be the name of a node.
     pub fn address(&self, node: &str) -> Result<Address, Failure> {
         let name = node.split('@').next().unwrap_or_default();
         if name.is_empty() || name.contains(['/', '\0']) {
             return Err(Failure::new(
                 Kind::Usage,
-                format!("{node:?} is not a node name; give one like myapp or myapp@host"),
+                format!("{node:?} is not a node name; write it like myapp or myapp@host"),
             ));
         }
         Ok(match self {

@@ -1,6 +1,6 @@
-//! Manual pages, one for the program and one for each command, in man(7) with tables of tbl(1). Synopsis,
-//! options, exit codes and the like come from the definition of the arguments; what only a manual has
-//! stands here.
+//! Generates the manual pages, one for the program and one for each command, in man(7) with tables of tbl(1).
+//! Synopsis, options and exit codes come from the definition of the arguments. Text that only the manual has is
+//! here.
 
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use uds_dist_command_line::arguments::{self, ENVIRONMENT, NAMES, STATES};
 use uds_dist_command_line::failure::EXIT_CODES;
 use uds_dist_command_line::units;
 
-/// Writes all of them into a directory.
+/// Writes all pages to a directory.
 pub fn write(directory: &Path, date: SystemTime) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut program = arguments::command();
@@ -30,7 +30,7 @@ pub fn write(directory: &Path, date: SystemTime) -> io::Result<()> {
     commands.iter().copied().try_for_each(page)
 }
 
-/// That of a build which is to be the same again, or now.
+/// The date of the pages: that of a reproducible build, or now.
 pub fn date(source_date_epoch: Option<&str>) -> SystemTime {
     let seconds = source_date_epoch.and_then(|seconds| seconds.parse().ok());
     seconds.map_or_else(SystemTime::now, |seconds| {
@@ -38,9 +38,9 @@ pub fn date(source_date_epoch: Option<&str>) -> SystemTime {
     })
 }
 
-// --- what only a manual has ----------------------------------------------------------------------
+// --- text of the manual --------------------------------------------------------------------------
 
-/// Paragraphs, and examples with what they do.
+/// The description of a command in paragraphs, and examples with explanations.
 struct Text {
     description: &'static [&'static str],
     examples: &'static [(&'static str, &'static str)],
@@ -50,71 +50,73 @@ fn text_of(command: &str) -> Text {
     match command {
         "ping" => Text {
             description: &[
-                "Asks the node's distribution for an answer. That is whether the node is alive, not \
-                 whether it is ready: it answers while it starts, and after an application has stopped.",
-                "With --started, it also has to be through with its start: all applications of its boot \
-                 script have started. With --app, an application has to run. They can be combined, and \
-                 --wait waits until all of it is so.",
-                "A liveness probe asks with neither, a startup probe with --started, and a readiness \
-                 probe with --app.",
+                "Checks whether the node's distribution answers. That tells whether the node is alive, not \
+                 whether it is ready: a node also answers while it starts, and after an application has \
+                 stopped.",
+                "With --started, all applications of the node's boot script must have started. With --app, \
+                 an application must be running. The options can be combined, and with --wait, the command \
+                 waits until all conditions are met.",
+                "Use neither option for a liveness probe, --started for a startup probe, and --app for a \
+                 readiness probe.",
             ],
             examples: &[
                 ("uds_dist ping my_app", "Is it alive?"),
                 (
                     "uds_dist ping my_app --started --wait 60s --pid $MAINPID",
-                    "Waits until it has started, and gives up at once if its process ends.",
+                    "Wait until it has started, but give up at once if its process ends.",
                 ),
                 (
                     "uds_dist ping my_app --app my_app",
-                    "May it be sent requests?",
+                    "Is it ready for requests?",
                 ),
             ],
         },
         "names" => Text {
             description: &[
-                "Lists the nodes of a directory without speaking to any of them. None of them logs \
-                 anything, and no cookie is needed.",
+                "Lists the nodes of a directory without speaking to them. They log nothing, and no cookie \
+                 is needed.",
                 NAMES,
             ],
             examples: &[
                 ("uds_dist names --dir /run/my_app", "Who is there?"),
-                ("uds_dist names -q", "The names alone, for scripts."),
+                ("uds_dist names -q", "Only the names, for scripts."),
             ],
         },
         "status" => Text {
             description: &[
-                "Shows the node's versions, whether it has started, how much of its limits it uses, where \
-                 it listens, its sidecar, its peers and its applications. What is near a limit, or not as \
-                 it should be, has a colour on a terminal. Where standard output is no terminal, each row \
-                 begins with its section, and a tab stands between columns.",
-                "With another carrier, it shows what there is without it, and says so.",
+                "Shows the node's versions, whether it has started, how close it is to its limits, where it \
+                 listens, its sidecar, its peers and its applications. On a terminal, values that are close \
+                 to a limit or not as they should be are coloured. If standard output is not a terminal, \
+                 each row begins with its section, and columns are separated by tabs.",
+                "If the node uses another carrier, the sections about the carrier are missing, and the \
+                 output says why.",
             ],
             examples: &[
                 ("uds_dist status my_app", "How is it?"),
                 (
                     "uds_dist status my_app --json | jq .carrier.sidecar.restarts",
-                    "One number of it, for monitoring.",
+                    "A single number, for monitoring.",
                 ),
             ],
         },
         "peers" => Text {
             description: &[
-                "Shows a row for each connection of the node: the peer's name; DIR, in or out, whichever \
-                 side has connected; VIA, the transport; the user and the process at the other end, which \
-                 is the peer's sidecar or a command; the age of the connection; bytes each way; bytes in \
-                 the VM's queue, in percent of the limit at which senders are suspended; and the state. \
-                 The command's own connection is left out.",
+                "Shows a row for each connection of the node: the name of the peer; DIR, which is in if the \
+                 peer connected to this node and out otherwise; VIA, the transport; the user and the process \
+                 at the other end, which is the peer's sidecar or a command; the age of the connection; bytes \
+                 in each direction; bytes in the VM's queue, also in percent of the limit at which senders \
+                 are suspended; and the state. The command's own connection is left out.",
             ],
             examples: &[
                 ("uds_dist peers my_app", "Who is connected?"),
-                ("uds_dist peers my_app -q", "The names alone, for scripts."),
+                ("uds_dist peers my_app -q", "Only the names, for scripts."),
             ],
         },
         "rpc" => Text {
             description: &[
-                "Calls a function in the node, and prints what it returns as the node's own shell would: \
-                 as an Elixir term where Elixir runs. What the function prints is passed on, and its input \
-                 is empty. It is ended if the command is.",
+                "Calls a function in the node and prints its result as the node's own shell would: as an \
+                 Elixir term if Elixir runs there. Output of the function is passed on, and its input is \
+                 empty. If the command is ended, so is the call.",
             ],
             examples: &[
                 (
@@ -123,28 +125,31 @@ fn text_of(command: &str) -> Text {
                 ),
                 (
                     "uds_dist rpc my_app lists reverse '[[1, 2, 3]]'",
-                    "The arguments are a list.",
+                    "The arguments are given as a list.",
                 ),
                 (
                     "uds_dist rpc my_app --elixir 'Node.list()'",
-                    "The call is Elixir's.",
+                    "A call in Elixir.",
                 ),
             ],
         },
         "eval" => Text {
             description: &[
-                "Evaluates expressions in the node, and prints the value of the last one as the node's \
-                 own shell would. All of them are read before any is evaluated.",
+                "Evaluates expressions in the node and prints the value of the last one as the node's own \
+                 shell would. All of them are parsed before the first is evaluated.",
             ],
             examples: &[
                 (
                     "uds_dist eval my_app 'X = nodes(), length(X).'",
-                    "From the arguments.",
+                    "Expressions in an argument.",
                 ),
-                ("uds_dist eval my_app --file check.erl", "From a file."),
+                (
+                    "uds_dist eval my_app --file check.erl",
+                    "Expressions in a file.",
+                ),
                 (
                     "echo 'length(Node.list())' | uds_dist eval my_app --elixir -",
-                    "Elixir's, from standard input.",
+                    "Elixir expressions from standard input.",
                 ),
             ],
         },
@@ -152,31 +157,28 @@ fn text_of(command: &str) -> Text {
             description: &["Prints the process id of the node's VM."],
             examples: &[(
                 "kill -0 \"$(uds_dist pid my_app)\"",
-                "Is that process there?",
+                "Does the process exist?",
             )],
         },
         "stop" => Text {
             description: &[
-                "Stops the node as init:stop/0 does: applications first. It returns when the node is gone \
-                 and its name is free for the next one.",
+                "Stops the node like init:stop/0, which stops its applications first. Returns when the node \
+                 has ended and its name is free for the next node.",
             ],
-            examples: &[(
-                "uds_dist stop my_app --timeout 2m",
-                "It may take two minutes.",
-            )],
+            examples: &[("uds_dist stop my_app --timeout 2m", "Allow it two minutes.")],
         },
         _ => Text {
             description: &[
-                "Talks to Erlang and Elixir nodes over Unix domain sockets, without booting a node of its \
-                 own. The nodes run with the distribution carrier uds_dist, as those do that are started \
+                "Talks to Erlang and Elixir nodes over Unix domain sockets, without booting another node. \
+                 The nodes have to run with the distribution carrier uds_dist, for which they are started \
                  with the flags -proto_dist uds -no_epmd.",
-                "It is a hidden node with a name that the node itself chooses. The node has to run as the \
-                 same user or as root, unless --allow-uid or --allow-gid names another one.",
+                "To the node, the command is a hidden node, whose name the node chooses. The node has to run \
+                 as the same user or as root, unless --allow-uid or --allow-gid allows another user or group.",
             ],
             examples: &[
                 ("uds_dist names", "Who is there?"),
                 ("uds_dist ping my_app --started", "Has it started?"),
-                ("uds_dist help rpc", "How is a function called?"),
+                ("uds_dist help rpc", "How do I call a function?"),
             ],
         },
     }
@@ -189,11 +191,11 @@ const FILES: [(&str, &str); 3] = [
     ),
     (
         "<dir>/<name>.sock.lock",
-        "The node's sidecar holds a lock of it as long as it has the name.",
+        "The lock file, which the node's sidecar keeps locked while it owns the name.",
     ),
     (
         "~/.erlang.cookie",
-        "The cookie, if neither an option nor the environment has it. Nobody else may be able to read it.",
+        "The cookie, if neither an option nor the environment contains it. It must not be readable by others.",
     ),
 ];
 
@@ -265,7 +267,7 @@ fn page(command: &Command, commands: &[&Command], date: &str) -> String {
     out.0
 }
 
-/// Options of all commands stand for themselves in a list.
+/// The lines of the SYNOPSIS.
 fn synopsis(out: &mut Page, command: &Command) {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage);
@@ -290,7 +292,7 @@ fn arguments_of(out: &mut Page, command: &Command) {
     for arg in command.get_opts().filter(shown) {
         out.tagged(&tag(arg), &help(arg));
     }
-    // Options without values come with the others only where they are no flags.
+    // get_opts leaves out options without values.
     let flags = command
         .get_arguments()
         .filter(shown)
@@ -337,7 +339,7 @@ impl Page {
         self.control(&format!("SH {name}"));
     }
 
-    /// Text, in source lines that are not long.
+    /// Text, wrapped into short source lines.
     fn line(&mut self, text: &str) {
         const WIDTH: usize = 76;
         let mut line = String::new();
@@ -352,7 +354,7 @@ impl Page {
         self.source_line(&line);
     }
 
-    /// A point or a quote at the beginning would make it a request.
+    /// A line of text. A point or a quote at its beginning is guarded, because it would start a request.
     fn source_line(&mut self, line: &str) {
         let guard = if line.starts_with(['.', '\'']) {
             "\\&"
@@ -389,7 +391,7 @@ impl Page {
         self.0.push_str(".fi\n.RE\n");
     }
 
-    /// Two columns, of which the second one is filled.
+    /// A table with two columns. The text of the second one is filled.
     fn table(&mut self, rows: &[(&str, &str)]) {
         self.0.push_str(".TS\nl lx.\n");
         for (word, meaning) in rows {
@@ -401,7 +403,7 @@ impl Page {
     }
 }
 
-/// Characters that roff would take for its own. Quotes and dashes stay what a shell reads.
+/// Escapes characters that roff would interpret. Quotes and dashes are printed as a shell reads them.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {

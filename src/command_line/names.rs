@@ -1,7 +1,7 @@
-//! The nodes of a directory, found without speaking to any of them.
+//! Lists the nodes of a directory, without speaking to any of them.
 //!
-//! Others may be able to create files there. So nothing in the directory is opened or followed, and all
-//! that is shown of a node, except its name, is what the kernel says.
+//! Other users may be able to create files in the directory. So nothing in it is opened or followed, and except
+//! for the name, everything that is shown of a node comes from the kernel.
 
 use crate::escape;
 use crate::failure::{Failure, Kind};
@@ -29,19 +29,19 @@ use uds_dist::peer::Credentials;
 use uds_dist::process::{is_of, lock_holder};
 use uds_dist::sockets::{self, File, Listening};
 
-/// How long to wait for nodes whose backlog is full: one wait for all of them together.
+/// How long to wait for nodes whose backlog is full. All of them are waited for at the same time.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Time between two attempts to connect to them: there is no event to wait for.
+/// Time between two attempts to connect to them. There is no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A name, and what is known of its owner.
+/// A name, and what is known about its owner.
 #[derive(Debug)]
 pub struct Entry {
     name: Vec<u8>,
     pid: Option<u32>,
     uid: Option<u32>,
-    /// When the process was started.
+    /// The start time of the process.
     since: Option<SystemTime>,
     state: State,
 }
@@ -49,13 +49,13 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Up,
-    /// Somebody listens, and accepts nobody.
+    /// A process listens, but accepts no connections at the moment.
     Busy,
-    /// Nobody listens there: what a killed node has left.
+    /// Nobody listens. A killed node has left the socket file behind.
     Stale,
-    /// It is not for us to know.
+    /// This user may not connect, so nothing is known.
     Closed,
-    /// A node listens at a file that is not there any more: nobody can reach it.
+    /// A node listens, but its socket file was removed or replaced, so nobody can reach it.
     Gone,
 }
 
@@ -79,7 +79,7 @@ impl State {
     }
 }
 
-/// Lists a directory, sorted by name.
+/// Lists the nodes of a directory, sorted by name.
 pub fn list(directory: &Directory) -> Result<Vec<Entry>, Failure> {
     let mut names = match directory {
         Directory::Path(path) => files(path),
@@ -108,7 +108,7 @@ pub fn list(directory: &Directory) -> Result<Vec<Entry>, Failure> {
 
 type Listed = Result<Vec<Vec<u8>>, (String, io::Error)>;
 
-/// Nodes' sockets are files called so.
+/// Ending of the names of socket files.
 const EXTENSION: &[u8] = b".sock";
 
 fn files(directory: &Path) -> Listed {
@@ -126,15 +126,15 @@ fn files(directory: &Path) -> Listed {
     Ok(names)
 }
 
-/// Reads the kernel's table. A name with a newline in it can pretend to be a line of the table; whether
-/// there is such a socket shows when it is asked.
+/// Reads the names from the kernel's table. A name that contains a newline can pretend to be another line of the
+/// table. Probing shows whether such a socket exists.
 fn abstract_names(namespace: &[u8]) -> Listed {
     const TABLE: &str = "/proc/net/unix";
     let table = fs::read(TABLE).map_err(|error| (TABLE.into(), error))?;
     Ok(listed(&table, namespace))
 }
 
-/// The names of a namespace that such a table lists.
+/// The names in a namespace that are listed in such a table.
 pub fn listed(table: &[u8], namespace: &[u8]) -> Vec<Vec<u8>> {
     let prefix = [b"@", namespace, b"/"].concat();
     let names = table
@@ -143,8 +143,8 @@ pub fn listed(table: &[u8], namespace: &[u8]) -> Vec<Vec<u8>> {
     names.map(<[u8]>::to_vec).collect()
 }
 
-/// The name in a line of the table if its socket listens: "Num RefCount Protocol Flags Type St Inode
-/// Path" of proc_pid_net(5).
+/// The name in a line of the table, if its socket listens. The fields are "Num RefCount Protocol Flags Type St
+/// Inode Path"; see proc_pid_net(5).
 fn listening(line: &[u8]) -> Option<&[u8]> {
     const LISTENING: &[u8] = b"00010000";
     const FIELDS: usize = 7;
@@ -160,7 +160,7 @@ fn listening(line: &[u8]) -> Option<&[u8]> {
     is_listening.then_some(rest)
 }
 
-/// Asks all of them at once, and waits for those that do not answer until the deadline.
+/// Probes all addresses at once, and keeps probing those whose backlog is full until the deadline.
 fn probe_all(addresses: &[Address], deadline: Instant) -> Vec<Probe> {
     let mut probes: Vec<_> = addresses.iter().map(probe).collect();
     loop {
@@ -184,21 +184,21 @@ fn entry(name: Vec<u8>, probe: Probe, directory: &Directory) -> Option<Entry> {
         Probe::Answers(None) => (State::Busy, None),
         Probe::Nobody => match directory {
             Directory::Path(_) => (State::Stale, None),
-            // The kernel forgets abstract names with their owners.
+            // An abstract name disappears with its owner.
             Directory::Namespace(_) => return None,
         },
         Probe::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             (State::Closed, None)
         }
-        // Gone between listing and looking, or no socket that a node could have: of another type,
-        // or at a path that is too long for a node to listen there.
+        // The file was removed after listing, or no node can have such a socket: it is of another type, or its
+        // path is too long.
         Probe::Failed(_) => return None,
     };
     Some(Entry::new(name, owner, state))
 }
 
-/// Nodes that listen at a path in this directory where there is now another file, or none. Two living
-/// nodes can have the same name in this way. Empty where the system does not tell.
+/// Nodes that listen at a path in this directory at which there is now another file, or none. So two living
+/// nodes can have the same name. Empty if the system does not tell.
 fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     let mut by_name: BTreeMap<Vec<u8>, Vec<Listening>> = BTreeMap::new();
     for (name, socket) in bound_in(directory).unwrap_or_default() {
@@ -214,11 +214,11 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
             .any(|entry| entry.name == name && entry.is_alive());
         match sockets.iter().position(is_at) {
             Some(index) => _ = sockets.remove(index),
-            // On some file systems the kernel's number of a file is not the one that programs see.
+            // On some file systems, the kernel's number of a file differs from the one that programs see.
             None if is_alive => _ = sockets.pop(),
             None => (),
         }
-        // Without a node at the path, the only one of this name is the one that holds the lock.
+        // If this is the only node of that name, it is the one that holds the lock.
         let lock_holder = match &sockets[..] {
             [_] if !is_alive => fs::symlink_metadata(lock_path(&path))
                 .ok()
@@ -241,8 +241,8 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     gone
 }
 
-/// Sockets that are bound to paths in this directory, with their names there. Another container may have
-/// a directory with the same path, on a file system of its own.
+/// Sockets that are bound to paths in this directory, with their names. Another container may have a directory
+/// with the same path on a different file system, so the file system is compared too.
 fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
     let device = File::of(&fs::metadata(directory)?).device;
     let resolved = fs::canonicalize(directory)?;
@@ -276,7 +276,7 @@ impl Entry {
     }
 }
 
-/// Names, processes, users, times and states in columns.
+/// Formats the entries as a table.
 pub fn table(entries: &[Entry], reader: Reader) -> String {
     let unknown = || "-".to_owned();
     let head = ["NAME", "PID", "USER", "SINCE", "STATE"].map(Cell::from);
@@ -293,7 +293,7 @@ pub fn table(entries: &[Entry], reader: Reader) -> String {
     layout::table(&rows, reader)
 }
 
-/// The same as an array of objects. A name that is no text is escaped as in the table.
+/// Formats the entries as a JSON array of objects. A name that is not valid UTF-8 is escaped as in the table.
 pub fn json(entries: &[Entry]) -> String {
     let number = |number: Option<u32>| number.map_or("null".into(), |number| number.to_string());
     let text = |text: Option<String>| text.map_or("null".into(), |text| json::quoted(&text));
@@ -315,7 +315,7 @@ pub fn json(entries: &[Entry]) -> String {
     format!("[{}]\n", objects.collect::<Vec<_>>().join(","))
 }
 
-/// The names alone, one a line.
+/// Only the names, one on each line.
 pub fn bare(entries: &[Entry]) -> String {
     let mut lines: Vec<_> = entries
         .iter()

@@ -1,4 +1,4 @@
-//! Who is connected to a node. Pure, but for the names of users.
+//! The report of `peers`: the connections of a node. Pure, except that it looks up names of users.
 
 use crate::escape;
 use crate::layout::{self, Cell, Color, Reader};
@@ -7,12 +7,12 @@ use crate::users;
 use crate::value::Value;
 use std::iter;
 
-/// Percent of a limit from which on it deserves a look, and from which on it is a problem.
+/// Percentages of a limit from which a value is shown as doubtful and as bad.
 const DOUBTFUL: u64 = 70;
 const BAD: u64 = 90;
 
-/// Leaves out the command's own connection, and adds the names of users, in an answer that is peers or
-/// has them.
+/// Removes the command's own connection and adds the names of users. The answer is either a list of peers or an
+/// object that contains one.
 pub fn completed(answer: Value, own_node: &str) -> Value {
     match answer {
         Value::List(peers) => {
@@ -31,7 +31,7 @@ pub fn completed(answer: Value, own_node: &str) -> Value {
     }
 }
 
-/// Their key in a status.
+/// Key of the list of peers in a status.
 pub const PEERS: &str = "peers";
 
 fn with_user(peer: Value) -> Value {
@@ -50,7 +50,7 @@ fn uid(value: &Value) -> Option<u32> {
     value.count().and_then(|uid| uid.try_into().ok())
 }
 
-/// The names alone, one a line.
+/// Only the names, one on each line.
 pub fn bare(peers: &Value) -> String {
     let nodes = peers
         .elements()
@@ -59,12 +59,12 @@ pub fn bare(peers: &Value) -> String {
     nodes.map(|node| escape::line(node) + "\n").collect()
 }
 
-/// A row for each connection.
+/// Formats a table with a row for each connection.
 pub fn table(peers: &Value, reader: Reader) -> String {
     layout::table(&rows(peers), reader)
 }
 
-/// The same with a head.
+/// The rows of the table, including its head.
 pub fn rows(peers: &Value) -> Vec<Vec<Cell>> {
     let head = [
         Cell::from("NODE"),
@@ -85,7 +85,7 @@ pub fn rows(peers: &Value) -> Vec<Vec<Cell>> {
 fn row(peer: &Value) -> Vec<Cell> {
     let bytes = |key: &str| cell(peer.at(key).count().map(units::bytes)).right();
     let state = peer.at("state").text();
-    // A process of another PID namespace has no number here.
+    // A process in another PID namespace has no number here.
     let pid = peer.at("pid").count().filter(|pid| *pid > 0);
     vec![
         text(peer.at("node")),
@@ -104,7 +104,7 @@ fn row(peer: &Value) -> Vec<Cell> {
     ]
 }
 
-/// Senders are suspended at its limit.
+/// The length of the VM's queue. At its limit, senders are suspended.
 fn queued(peer: &Value) -> Cell {
     let Some(queued) = peer.at("queued").count() else {
         return cell(None);
@@ -115,7 +115,7 @@ fn queued(peer: &Value) -> Cell {
     }
 }
 
-/// A quantity and how much of its limit it is, in a colour if that is much.
+/// A quantity and its percentage of a limit, coloured if it is close to the limit.
 pub fn of_limit(used: u64, limit: u64, shown: String, of: &str) -> Cell {
     let percent = units::percent(used, limit);
     let cell = Cell::from(format!("{shown}{of} ({percent} %)"));
@@ -126,7 +126,7 @@ pub fn of_limit(used: u64, limit: u64, shown: String, of: &str) -> Cell {
     }
 }
 
-/// What is not known is a dash.
+/// A cell with this text, or with a dash if it is not known.
 pub fn cell(text: Option<String>) -> Cell {
     Cell::from(text.unwrap_or_else(|| "-".into()))
 }

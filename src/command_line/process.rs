@@ -1,4 +1,4 @@
-//! What the kernel says about processes, by proc(5). Where there is no such table nothing is known.
+//! What the kernel knows about processes, from proc(5). On systems without it, nothing is known.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -12,15 +12,15 @@ pub fn node_of(listener: &Credentials) -> Option<u32> {
     Some(process::node_of(listener.process()?, listener.uid))
 }
 
-/// Whether there is a process of this number, whosever it is.
+/// Whether a process with this id exists, whichever user it belongs to.
 pub fn is_there(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
-/// When a process was started.
+/// The start time of a process.
 pub fn started(pid: u32) -> Option<SystemTime> {
-    /// Of proc_pid_stat(5), counted from the one behind the name.
+    /// Index of the field in proc_pid_stat(5), counted from the one after the name.
     const START_TIME: usize = 22 - 3;
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -35,7 +35,7 @@ pub fn started(pid: u32) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(boot + Duration::from_millis(milliseconds))
 }
 
-/// A process that has this socket open, of those that we may look into.
+/// A process that has this socket open, among those that we may inspect.
 pub fn holder_of(inode: u32) -> Option<u32> {
     let socket = format!("socket:[{inode}]");
     let holds = |pid: &u32| {

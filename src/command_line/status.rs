@@ -1,4 +1,4 @@
-//! How a node is, in sections. Pure, but for the names of users.
+//! The report of `status`: the state of a node, in sections. Pure, except that it looks up names of users.
 
 use crate::escape;
 use crate::layout::{self, Cell, Color, Reader};
@@ -9,7 +9,7 @@ use crate::value::Value;
 
 type Rows = Vec<Vec<Cell>>;
 
-/// Its answer, for people. What the node does not know has no row.
+/// Formats the node's answer. Unknown values have no row.
 pub fn text(status: &Value, reader: Reader) -> String {
     let carrier = status.at("carrier");
     let unanswered = status.at("unanswered").text().map(|why| {
@@ -42,7 +42,7 @@ fn row(label: &str, cell: impl Into<Cell>) -> Vec<Cell> {
     vec![Cell::from(label), cell.into()]
 }
 
-/// The rows that there are.
+/// The rows that exist.
 fn rows<const N: usize>(rows: [Option<Vec<Cell>>; N]) -> Rows {
     rows.into_iter().flatten().collect()
 }
@@ -98,7 +98,7 @@ fn node(status: &Value) -> Rows {
     ])
 }
 
-/// The little that is known of peers with any carrier.
+/// The names of connected nodes, which are known with any carrier.
 fn nodes(nodes: &Value) -> Option<Vec<Cell>> {
     let names: Vec<_> = nodes.elements().iter().filter_map(word).collect();
     (!names.is_empty()).then(|| row("connected to", names.join(", ")))
@@ -145,7 +145,7 @@ fn socket(carrier: &Value) -> Rows {
         row("should be at", Cell::from(place).colored(Color::Bad))
     });
     let mode = settings.at("socket_mode").count();
-    // One that is configured may not be available.
+    // The configured transport may not be available.
     let transport = match carrier.at("transport") {
         Value::Null => settings.at("transport"),
         available => available,
@@ -173,7 +173,7 @@ fn directory(settings: &Value) -> Option<Vec<Cell>> {
     Some(row("directory", from))
 }
 
-/// Who may connect.
+/// The users and groups that may connect.
 fn admitted(settings: &Value) -> Option<Vec<Cell>> {
     let numbers = |value: &Value| -> Vec<u32> {
         let numbers = value.elements().iter().filter_map(Value::count);
@@ -225,7 +225,7 @@ fn sidecar(sidecar: &Value) -> Rows {
     ])
 }
 
-/// One is worth a look at the log.
+/// Number of restarts, coloured if there were any, because the log tells why.
 fn restarts(count: &Value) -> Option<Vec<Cell>> {
     let count = count.count()?;
     let cell = Cell::from(count.to_string());
@@ -252,7 +252,7 @@ fn applications(applications: &Value) -> Rows {
         .pairs()
         .iter()
         .map(|(name, version)| {
-            // An application that was made in a running node may have none.
+            // An application that was created in a running node may have no version.
             let version = word(version).filter(|version| !version.is_empty());
             vec![Cell::from(escape::line(name)), peers::cell(version)]
         })

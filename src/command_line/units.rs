@@ -1,8 +1,8 @@
-//! Quantities as people read them. Pure.
+//! Formats times and sizes for people. Pure.
 
 use std::time::SystemTime;
 
-/// Two of the units in which a time is thought of: 3d 4h, 5m 3s, 12s.
+/// A duration in its two largest units: `3d 4h`, `5m 3s`, `12s`.
 pub fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
@@ -13,13 +13,13 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-/// With one digit after the point, from 1 KiB on.
+/// A number of bytes, with one decimal from 1 KiB on.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count} B");
     }
-    // 1023.95 of a unit is shown as one of the next.
+    // 1023.95 would be rounded to 1024.0, so it becomes 1.0 of the next unit.
     let mut amount = count as f64 / 1024.0;
     let mut units = UNITS.iter();
     let mut unit = units.next().expect("there is one");
@@ -30,13 +30,13 @@ pub fn bytes(count: u64) -> String {
     format!("{amount:.1} {unit}")
 }
 
-/// How much of a limit is used, rounded down: what is full is 100.
+/// Used part of a limit in percent, rounded down, so that only a full one shows 100.
 pub fn percent(used: u64, limit: u64) -> u64 {
     let share = u128::from(used) * 100 / u128::from(limit.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
 }
 
-/// Seconds of the universal time, such as 2026-11-27T14:47:03Z.
+/// A time in UTC, to the second, such as `2026-11-27T14:47:03Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     const DAY: u64 = 24 * 3600;
     let seconds = time
@@ -48,8 +48,8 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that
-/// the day that not all of them have is their last one.
+/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that the leap day
+/// is the last day of a year.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_TO_1970: u64 = 719_468; // from 0000-03-01
     const CENTURIES: u64 = 146_097; // days of 400 years

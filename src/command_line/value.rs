@@ -1,23 +1,21 @@
-//! What a node answers to a question of ours, in memory: for `status` and `peers`, which lay it out for
-//! people or print it as JSON. Results of the user's own calls, which may be large, are [`crate::json`]'s.
-//! Pure.
+//! The answers of a node to our own questions, in memory. `status` and `peers` format them for people or print
+//! them as JSON. Results of the user's calls can be large, and are translated by [`crate::json`]. Pure.
 //!
-//! Keys keep the order in which they come. So an object is sent as a list of pairs, which the terms of
-//! other maps are too.
+//! Keys keep their order. So the node sends an object as a list of pairs, because a map has no order.
 
 use crate::etf::{Item, Malformed, Reader};
 use crate::json;
 
-/// Lists within lists: more than any answer has.
+/// Deepest nesting of lists and objects. No answer reaches it.
 const MAX_DEPTH: usize = 8;
 
-/// Values in an answer: as many as a hundred thousand connections have.
+/// Most values in an answer. This is enough for a hundred thousand connections.
 const MAX_VALUES: usize = 2_000_000;
 
 /// An answer, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// It is not known, or does not apply.
+    /// A value that is not known or does not apply.
     Null,
     /// `true` or `false`.
     Boolean(bool),
@@ -25,20 +23,23 @@ pub enum Value {
     Number(i64),
     /// A binary or an atom.
     Text(String),
-    /// In order.
+    /// A list.
     List(Vec<Value>),
     /// Keys and values, in order.
     Object(Vec<(String, Value)>),
 }
 
 impl Value {
-    /// Reads a term: of integers, binaries, atoms, lists, maps with atoms as keys, and lists of pairs
-    /// that begin with an atom.
+    /// Reads a term that consists of integers, binaries, atoms, lists, maps with atoms as keys, and lists of pairs
+    /// whose first elements are atoms.
+    ///
+    /// # Errors
+    /// If it contains anything else, or exceeds a limit.
     pub fn read(term: &mut Reader<'_>) -> Result<Value, Malformed> {
         read(term, 0, &mut MAX_VALUES.clone())
     }
 
-    /// The value of a key; null if there is none.
+    /// The value of a key; null if the key does not exist.
     pub fn at(&self, key: &str) -> &Value {
         let Value::Object(pairs) = self else {
             return &Value::Null;
@@ -47,7 +48,7 @@ impl Value {
         found.map_or(&Value::Null, |(_, value)| value)
     }
 
-    /// A number that counts something.
+    /// The value as a number that is not negative.
     pub fn count(&self) -> Option<u64> {
         match self {
             Value::Number(number) => u64::try_from(*number).ok(),
@@ -55,7 +56,7 @@ impl Value {
         }
     }
 
-    /// A text.
+    /// The value as a text.
     pub fn text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
@@ -63,7 +64,7 @@ impl Value {
         }
     }
 
-    /// The elements of a list.
+    /// The elements of a list; none for other values.
     pub fn elements(&self) -> &[Value] {
         match self {
             Value::List(elements) => elements,
@@ -71,7 +72,7 @@ impl Value {
         }
     }
 
-    /// The keys and values of an object.
+    /// The keys and values of an object; none for other values.
     pub fn pairs(&self) -> &[(String, Value)] {
         match self {
             Value::Object(pairs) => pairs,
@@ -79,7 +80,7 @@ impl Value {
         }
     }
 
-    /// On one line.
+    /// The value as JSON, on one line.
     pub fn json(&self) -> String {
         match self {
             Value::Null => "null".into(),
@@ -100,7 +101,7 @@ impl Value {
     }
 }
 
-/// No memory is taken for elements that only have been announced.
+/// Allocates no memory for elements that were announced but have not arrived.
 fn read(term: &mut Reader<'_>, depth: usize, left: &mut usize) -> Result<Value, Malformed> {
     *left = left.checked_sub(1).ok_or(Malformed::Invalid("length"))?;
     if depth > MAX_DEPTH {
@@ -173,7 +174,7 @@ fn pair(
     Ok((key, read(term, depth + 1, left)?))
 }
 
-/// The bytes of its absolute value come least significant first.
+/// Converts an integer whose absolute value is given in bytes, least significant first.
 fn number(negative: bool, magnitude: &[u8]) -> Result<i64, Malformed> {
     let mut bytes = [0; 16];
     let room = bytes.get_mut(..magnitude.len());

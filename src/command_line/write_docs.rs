@@ -1,8 +1,8 @@
-//! Writes the man pages and shell completions below a directory, laid out as /usr/share is:
-//! `make install` runs this. They are made from the definition of the arguments itself, so that
-//! they cannot say anything else; only which nodes there are is asked when a shell wants to know.
+//! Writes the man pages and shell completions below a directory that is laid out like /usr/share. `make install`
+//! runs this program. Both are generated from the definition of the arguments, so they cannot differ from it.
+//! Only the names of nodes are looked up when a shell completes a word.
 
-#![allow(dead_code)] // a test includes this file, and calls no `main`
+#![allow(dead_code)] // a test includes this file and does not call `main`
 
 mod man_pages;
 
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uds_dist_command_line::arguments;
 
-/// Where programs look for completions below /usr/share, how the file is called there, and what makes
-/// it complete the names of nodes.
+/// For each shell: the directory below /usr/share for completions, the name of the file in it, and the code
+/// that completes names of nodes.
 const COMPLETIONS: [(Shell, &str, &str, &str); 3] = [
     (
         Shell::Bash,
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes all of them.
+/// Writes all man pages and completions.
 pub fn write(directory: &Path) -> io::Result<()> {
     let date = env::var("SOURCE_DATE_EPOCH").ok();
     man_pages::write(
@@ -81,11 +81,11 @@ fn with_nodes(shell: Shell, made: &str, nodes: &str) -> String {
         .replace("@OPTIONS@", &options.join(separator))
         .replace("@COMMANDS@", &commands.join(" "));
     match shell {
-        // The function that is called has to be the last one.
+        // zsh calls the last function.
         Shell::Zsh => {
             let head = "#compdef uds_dist\n\n";
             let made = made.strip_prefix(head).expect("it begins so");
-            let node = "Its name, with or without a host:";
+            let node = "Name of the node, with or without a host:";
             let (before, after) = (format!("{node}'"), format!("{node}_uds_dist_nodes'"));
             assert!(made.contains(&before), "a node is an argument");
             [head, &nodes, &made.replace(&before, &after)].concat()
@@ -94,7 +94,7 @@ fn with_nodes(shell: Shell, made: &str, nodes: &str) -> String {
     }
 }
 
-/// The options that have values, and the commands that take a node.
+/// The options that take values, and the commands that take a node.
 fn words() -> (Vec<String>, Vec<String>) {
     let command = arguments::command();
     let with_node: Vec<_> = command

@@ -1,5 +1,5 @@
 
-# What the definition of the arguments does not tell: the nodes that there are.
+# Completes the names of nodes, which the definition of the arguments does not contain.
 _uds_dist_nodes() {
     _uds_dist "$@"
     local index word option='' command='' node=''
@@ -25,7 +25,7 @@ _uds_dist_nodes() {
     esac
     if [[ -n $option || -n $node || $2 == -* || " @COMMANDS@ " != *" $command "* ]]; then return; fi
     COMPREPLY=()
-    # Not by compgen, which would expand what a name has in it.
+    # compgen would expand special characters in a name.
     while IFS= read -r word; do
         [[ $word != "$2"* ]] || COMPREPLY+=("$(printf %q "$word")")
     done < <(command "${1/#\~/$HOME}" names -q "${dir[@]}" 2>/dev/null)

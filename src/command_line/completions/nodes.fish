@@ -1,5 +1,5 @@
 
-# What the definition of the arguments does not tell: the nodes that there are.
+# Completes the names of nodes, which the definition of the arguments does not contain.
 function __fish_uds_dist_nodes
     set -l option
     set -l dir
@@ -21,7 +21,7 @@ function __fish_uds_dist_nodes
                 set -a positional $word
         end
     end
-    # The command alone: the node is the next one.
+    # Only the command has been typed, so the node comes next.
     test (count $positional) = 1; and command uds_dist names -q $dir 2>/dev/null
 end
 complete -c uds_dist -n "__fish_uds_dist_using_subcommand @COMMANDS@" -f -a "(__fish_uds_dist_nodes)"

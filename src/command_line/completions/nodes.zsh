@@ -1,4 +1,4 @@
-# What the definition of the arguments does not tell: the nodes that there are.
+# Completes the names of nodes, which the definition of the arguments does not contain.
 _uds_dist_nodes() {
     local -a dir nodes
     [[ -z ${opt_args[--dir]} ]] || dir=(--dir ${(Q)opt_args[--dir]/#\~/$HOME})
