@@ -66,7 +66,7 @@ archive(Path) ->
 printable(Path) when is_binary(Path) -> io_lib:format("~ts", [Path]);
 printable(Path) -> Path.
 
-%% Explains an exit status that is the errno with which the VM's exec(2) failed.
+%% Explains an exit status, which is the errno with which the VM's exec(2) failed, or the sidecar's own.
 -spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
 explain_status(8, _Path) ->
     ", since it was built for another architecture; " ?BUILD_IT " where it runs";
@@ -79,5 +79,17 @@ explain_status(2, Path) ->
         {error, _} ->
             [", since ", explain(enoent, Path)]
     end;
+explain_status(13, Path) ->
+    case file:read_file_info(Path, [raw]) of
+        {ok, #file_info{type = regular}} ->
+            "; a security module, such as SELinux or AppArmor, may forbid to execute it";
+        _ ->
+            [", since ", explain(eacces, Path)]
+    end;
+%% What a program's loader exits with; what it says is on the node's standard error.
+explain_status(127, _Path) ->
+    ", since a shared library is missing here that it needs; standard error says which";
+explain_status(1, _Path) ->
+    "; standard error says why";
 explain_status(_Status, _Path) ->
     "".

@@ -10,6 +10,8 @@
     sidecar_is_on_a_noexec_mount/1,
     sidecar_is_of_another_architecture/1,
     sidecar_is_of_another_libc/1,
+    sidecar_needs_a_newer_libc/1,
+    sidecar_lacks_a_shared_library/1,
     sidecar_speaks_another_version/1,
     sidecar_breaks_the_protocol/1,
     sidecar_does_not_say_hello/1,
@@ -130,6 +132,24 @@ sidecar_is_of_another_libc(Config) ->
         ["the sidecar ", Path, " did not start: it exited with status 2, .* C library, .*build it"],
         Config
     ).
+
+%% One that was built on a newer system. The loader says so itself.
+sidecar_needs_a_newer_libc(Config) ->
+    Binary = binary:replace(sidecar_binary(), <<0, "GLIBC_2.">>, <<0, "GLIBC_9.">>, [global]),
+    Path = sidecar_file("sidecar", Binary, 8#755, Config),
+    Line = ["the sidecar ", Path, " did not start: it exited with status 1; standard error says why"],
+    {_, Output} = refuses_to_boot(sidecar_options(Path), Line, Config),
+    test_node:expect_output_of(Output, [Path, ": .*libc.* not found"]).
+
+%% As on Alpine, where libgcc is a package of its own.
+sidecar_lacks_a_shared_library(Config) ->
+    [Before, After] = binary:split(sidecar_binary(), <<0, "libgcc_s.so">>),
+    Path = sidecar_file("sidecar", [Before, 0, "libgcc_x.so", After], 8#755, Config),
+    Line = [
+        "the sidecar ", Path, " did not start: it exited with status 127, since a shared library is missing"
+    ],
+    {_, Output} = refuses_to_boot(sidecar_options(Path), Line, Config),
+    test_node:expect_output_of(Output, "libgcc_x").
 
 sidecar_binary() ->
     {ok, Binary} = file:read_file(uds_dist_config:sidecar_path()),
@@ -392,7 +412,8 @@ expect_refusal(Node, Line, Config) ->
     ct:log("Status ~p~n~ts", [Status, Output]),
     ?assertMatch([_], lines("uds_dist: ", Output)),
     ?assertNotEqual(0, Status),
-    ?assertNot(filelib:is_file(filename:join(dir(Config), "erl_crash.dump"))).
+    ?assertNot(filelib:is_file(filename:join(dir(Config), "erl_crash.dump"))),
+    {Status, Output}.
 
 lines(Text, Output) ->
     [Line || Line <- string:split(Output, "\n", all), string:find(Line, Text) =/= nomatch].

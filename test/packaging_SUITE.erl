@@ -16,7 +16,9 @@
     crates_can_be_packaged/1,
     missing_cargo_fails_with_what_to_install/1,
     failing_cargo_fails_with_its_error/1,
-    removed_sidecar_is_built_again_as_the_error_says/1,
+    mix_has_cargo_build_a_removed_sidecar_again/1,
+    mix_cures_what_errors_are_about/1,
+    rebar3_cures_what_errors_are_about/1,
     clean_removes_what_was_built/1
 ]).
 
@@ -36,7 +38,10 @@ all() ->
         crates_can_be_packaged,
         missing_cargo_fails_with_what_to_install,
         failing_cargo_fails_with_its_error,
-        removed_sidecar_is_built_again_as_the_error_says,
+        mix_has_cargo_build_a_removed_sidecar_again,
+        mix_cures_what_errors_are_about,
+        %% It removes what cargo has built.
+        rebar3_cures_what_errors_are_about,
         clean_removes_what_was_built
     ].
 
@@ -94,7 +99,8 @@ dependency_needs_only_compile(Config) ->
         filename:join(dependency(Config), "priv/uds_dist_sidecar"),
         test_node:call(A, uds_dist_config, sidecar_path, [])
     ),
-    ?assertEqual(pong, test_node:call(A, net_adm, ping, [test_node:name(B)])).
+    ?assertEqual(pong, test_node:call(A, net_adm, ping, [test_node:name(B)])),
+    ?assert(filelib:is_regular(filename:join(dependency(Config), "ebin/uds_dist.appup"))).
 
 %% Both programs stay the same files.
 second_compile_rebuilds_nothing(Config) ->
@@ -312,19 +318,127 @@ failing_cargo_fails_with_its_error(Config) ->
     ?assertMatch([_ | _], string:find(Output, "cargo could not build the sidecar")).
 
 %% `rebar3 compile` alone does nothing to a dependency that it has compiled.
-removed_sidecar_is_built_again_as_the_error_says(Config) ->
+rebar3_cures_what_errors_are_about(Config) ->
+    Elsewhere = copy_programs(Config),
+    Rebar3 = fun(Command) -> ok = run(Command, project(Config), [{"UDS_DIST_SIDECAR", Elsewhere}]) end,
     Sidecar = filename:join(dependency(Config), "priv/uds_dist_sidecar"),
-    %% Cargo would take a minute.
-    Elsewhere = filename:join(test_node:dir(Config), "uds_dist_sidecar"),
-    ok = run("cp priv/uds_dist priv/uds_dist_sidecar \"$0\"", dependency(Config), [], test_node:dir(Config)),
-    Compile = fun(Command) -> ok = run(Command, project(Config), [{"UDS_DIST_SIDECAR", Elsewhere}]) end,
+    cure_all(filename:join(dependency(Config), "ebin"), Sidecar, "(rebar3 .*?), or", Rebar3, Config),
     ok = file:delete(Sidecar),
-    ok = Compile("rebar3 compile"),
-    ?assertNot(filelib:is_regular(Sidecar)),
-    Error = lists:flatten(uds_dist_executable:explain(enoent, Sidecar)),
-    [_, Cure] = test_node:expect_output_of(Error, "\\(as a dependency: (rebar3.*?), or"),
-    ok = Compile(binary_to_list(Cure)),
-    ?assert(filelib:is_regular(Sidecar)).
+    Rebar3("rebar3 compile"),
+    ?assertNot(filelib:is_regular(Sidecar)).
+
+%% A git repository is the dependency.
+mix_cures_what_errors_are_about(Config) ->
+    with_mix(
+        fun(Mix) ->
+            Url = "file://" ++ proplists:get_value(repository, Config),
+            Project = mix_project("git: \"" ++ Url ++ "\", branch: \"main\"", Config),
+            Given = {"UDS_DIST_SIDECAR", copy_programs(Config)},
+            ok = Mix("mix deps.get && mix compile", Project, [Given]),
+            Cure = fun(Command) -> ok = Mix(Command, Project, [Given]) end,
+            Sidecar = filename:join(Project, "deps/uds_dist/priv/uds_dist_sidecar"),
+            Ebin = filename:join(Project, "_build/dev/lib/uds_dist/ebin"),
+            cure_all(Ebin, Sidecar, "or (mix .*?)\\)", Cure, Config)
+        end,
+        Config
+    ).
+
+%% A directory is the dependency, in which cargo has built before.
+mix_has_cargo_build_a_removed_sidecar_again(Config) ->
+    with_mix(
+        fun(Mix) ->
+            Project = mix_project("path: \"" ++ dependency(Config) ++ "\"", Config),
+            ok = Mix("mix compile", Project, []),
+            Sidecar = filename:join(dependency(Config), "priv/uds_dist_sidecar"),
+            Ebin = filename:join(Project, "_build/dev/lib/uds_dist/ebin"),
+            cure(
+                {fun() -> ok = file:delete(Sidecar) end, "there is no such file", build},
+                Ebin,
+                Sidecar,
+                "or (mix .*?)\\)",
+                fun(Command) -> ok = Mix(Command, Project, []) end,
+                Config
+            )
+        end,
+        Config
+    ).
+
+%% Damages the sidecar in all ways that an error explains, and does what the error says.
+cure_all(Ebin, Sidecar, Tool, Run, Config) ->
+    {ok, Good} = file:read_file(Sidecar),
+    <<Ident:18/binary, _Machine:16, Rest/binary>> = Good,
+    [BeforeLibc, AfterLibc] = binary:split(Good, <<"/ld-linux">>),
+    %% The last one may still be running.
+    Write = fun(Bytes) ->
+        fun() ->
+            ok = file:write_file(Sidecar ++ ".new", Bytes),
+            ok = file:change_mode(Sidecar ++ ".new", 8#755),
+            ok = file:rename(Sidecar ++ ".new", Sidecar)
+        end
+    end,
+    [
+        cure(Damage, Ebin, Sidecar, Tool, Run, Config)
+     || Damage <- [
+            {fun() -> ok = file:delete(Sidecar) end, "there is no such file", build},
+            {Write([Ident, <<16#FFFE:16>>, Rest]), "another architecture", build},
+            {Write([BeforeLibc, "/ld-other", AfterLibc]), "another C library", build},
+            {fun() -> ok = file:change_mode(Sidecar, 8#644) end, "may not execute it", mode},
+            {
+                fun() ->
+                    ok = file:delete(Sidecar),
+                    ok = file:make_dir(Sidecar)
+                end,
+                "it is a directory and not a file",
+                build
+            }
+        ]
+    ].
+
+cure({Damage, Problem, Kind}, Ebin, Sidecar, Tool, Run, Config) ->
+    Options = #{otp => {test_node:erl(), Ebin}, name => "a", args => ["-noinput"]},
+    Damage(),
+    {1, Output} = test_node:expect_exit(test_node:launch(Options, Config)),
+    test_node:expect_output_of(Output, Problem),
+    case Kind of
+        build ->
+            [_, Command] = test_node:expect_output_of(Output, "\\(as a dependency: .*?" ++ Tool),
+            Run(binary_to_list(Command));
+        mode ->
+            [_, Command] = test_node:expect_output_of(Output, "; (chmod .*)"),
+            ok = run(binary_to_list(Command) ++ " \"$0\"", "/", [], Sidecar)
+    end,
+    A = test_node:start("a", #{otp => {test_node:erl(), Ebin}}, Config),
+    ok = test_node:stop(A).
+
+%% Cargo would take a minute for each.
+copy_programs(Config) ->
+    Dir = test_node:dir("elsewhere", Config),
+    ok = run("cp priv/uds_dist priv/uds_dist_sidecar \"$0\"", dependency(Config), [], Dir),
+    filename:join(Dir, "uds_dist_sidecar").
+
+with_mix(Fun, Config) ->
+    case os:find_executable("mix") of
+        false ->
+            {skip, "there is no mix on PATH"};
+        _ ->
+            Env = [
+                {"MIX_HOME", test_node:dir("mix", Config)},
+                {"MIX_REBAR3", os:find_executable("rebar3")},
+                {"LANG", "C.UTF-8"}
+            ],
+            Fun(fun(Command, Dir, More) -> run(Command, Dir, Env ++ More) end)
+    end.
+
+mix_project(Source, Config) ->
+    Dir = test_node:dir("mix_project", Config),
+    Mix = [
+        "defmodule Probe.MixProject do\n  use Mix.Project\n"
+        "  def project, do: [app: :probe, version: \"0.1.0\", deps: [{:uds_dist, ",
+        Source,
+        ", manager: :rebar3}]]\nend\n"
+    ],
+    ok = file:write_file(filename:join(Dir, "mix.exs"), Mix),
+    Dir.
 
 %% Neither the programs nor what cargo made is left.
 clean_removes_what_was_built(Config) ->
