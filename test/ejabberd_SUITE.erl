@@ -42,22 +42,13 @@ suite() ->
     test_node:suite().
 
 init_per_suite(Config) ->
-    case test_package:check("ejabberd", ?CTL, ?USER) of
-        ok -> Config;
-        Skip -> Skip
-    end.
+    test_package:init_suite("ejabberd", ?CTL, ?USER, Config).
 
 end_per_suite(_Config) ->
     ok.
 
-%% The transport is the one thing that the template does not have.
 init_per_group(Group, Config) ->
-    Package = set_up(
-        case Group of
-            relay -> [];
-            direct -> [{"ERL_ZFLAGS", "-uds_dist transport direct"}]
-        end
-    ),
+    Package = set_up(test_package:transport(Group)),
     install(fun(Text) -> Text end, Package),
     [{package, Package} | Config].
 
@@ -78,10 +69,7 @@ install(Edit, Package) ->
     test_package:install_example("ejabberd/ejabberdctl.cfg", "/run/ejabberd", Edit, Package).
 
 end_per_group(_Group, Config) ->
-    #{dir := Dir} = Package = package(Config),
-    ok = test_node:signal("KILL", test_package:vms(Package)),
-    true = test_package:expect_none_left(Package),
-    ok = file:del_dir_r(Dir).
+    ok = test_package:remove(package(Config)).
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).
@@ -153,7 +141,7 @@ leaving_and_stopping_leaves_nothing(Config) ->
 
 %% Each part of the template in turn. What shows that it is missing or wrong, docs/applications.md has too.
 missing_lines_are_named(Config) ->
-    #{dir := Dir} = Package = set_up([]),
+    Package = set_up([]),
     Config1 = [{package, Package} | Config],
     Mistakes = [
         {{"-proto_dist uds ", ""}, "erlexec: Missing -proto_dist option"},
@@ -162,19 +150,14 @@ missing_lines_are_named(Config) ->
     ],
     [
         begin
-            Edit = fun(Text) ->
-                [_, _] = string:split(Text, Line),
-                string:replace(Text, Line, By)
-            end,
-            install(Edit, Package),
+            install(test_package:mistake(Line, By), Package),
             {Status, Output} = ctl("ejabberd", "foreground", Config1),
             ct:log("~ts~nended with status ~b", [Output, Status]),
             test_node:expect_output_of(Output, Expected)
         end
      || {{Line, By}, Expected} <- Mistakes
     ],
-    true = test_package:expect_none_left(Package),
-    ok = file:del_dir_r(Dir).
+    ok = test_package:remove(Package).
 
 %% ---------------------------------------------------------------------------------------------
 

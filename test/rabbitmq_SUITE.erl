@@ -43,24 +43,15 @@ suite() ->
     [{timetrap, {minutes, 8}}].
 
 init_per_suite(Config) ->
-    case test_package:check("rabbitmq-server", ?BIN "rabbitmq-server", ?USER) of
-        ok -> Config;
-        Skip -> Skip
-    end.
+    test_package:init_suite("rabbitmq-server", ?BIN "rabbitmq-server", ?USER, Config).
 
 end_per_suite(_Config) ->
     ok.
 
-%% The transport is the one thing that the template does not have.
 init_per_group(Group, Config) when Group =:= all; Group =:= transports ->
     Config;
 init_per_group(Group, Config) ->
-    Package = set_up(
-        case Group of
-            relay -> [];
-            direct -> [{"ERL_ZFLAGS", "-uds_dist transport direct"}]
-        end
-    ),
+    Package = set_up(test_package:transport(Group)),
     Keep = fun(Text) -> Text end,
     install("rabbitmq-env.conf", Keep, Package),
     install("rabbitmq.conf", Keep, Package),
@@ -91,10 +82,7 @@ set_up(Env) ->
 end_per_group(Group, _Config) when Group =:= all; Group =:= transports ->
     ok;
 end_per_group(_Group, Config) ->
-    #{dir := Dir} = Package = package(Config),
-    ok = test_node:signal("KILL", test_package:vms(Package)),
-    true = test_package:expect_none_left(Package),
-    ok = file:del_dir_r(Dir).
+    ok = test_package:remove(package(Config)).
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).
@@ -196,19 +184,14 @@ missing_lines_are_named(Config) ->
             {Status, Output} = test_project:collect(Port),
             ct:log("~ts~nended with status ~b", [Output, Status]),
             test_node:expect_output_of(Output, Expected),
-            true = test_package:expect_none_left(Package),
-            ok = file:del_dir_r(Dir)
+            ok = test_package:remove(Package)
         end
-     || {{Port, #{dir := Dir} = Package}, Expected} <- Started
+     || {{Port, Package}, Expected} <- Started
     ].
 
 start_with({Line, By}, Port, Config) ->
     Package = set_up([]),
-    Edit = fun(Text) ->
-        [_, _] = string:split(Text, Line),
-        string:replace(Text, Line, By)
-    end,
-    install("rabbitmq-env.conf", Edit, Package),
+    install("rabbitmq-env.conf", test_package:mistake(Line, By), Package),
     Env = env("rabbit1", [{ports, [{"rabbit1", Port}]} | Config]),
     {test_package:background(?BIN "rabbitmq-server", Env, Package), Package}.
 

@@ -2,7 +2,7 @@
 %% directories and on ports of the test, and is set up according to the templates in examples/.
 -module(test_package).
 
--export([check/3, set_up/2, install_example/4]).
+-export([init_suite/4, transport/1, set_up/2, install_example/4, mistake/2, remove/1]).
 -export([background/3, command/3, uds_dist/3, free_ports/1]).
 -export([vms/1, processes/1, expect_none_left/1]).
 
@@ -20,13 +20,16 @@
 %% The carrier's directory in the templates.
 -define(OPT, "/opt/uds_dist").
 
-%% Checks that the software is installed, and that these modules are compiled for its Erlang.
--spec check(Package :: string(), Program :: file:filename(), User :: string()) -> ok | {skip, string()}.
-check(Package, Program, User) ->
+%% Skips a suite unless the software is installed, and these modules are compiled for its Erlang.
+-spec init_suite(Package :: string(), Program :: file:filename(), User :: string(), Config) ->
+    Config | {skip, string()}
+when
+    Config :: list().
+init_suite(Package, Program, User, Config) ->
     This = erlang:system_info(otp_release),
     case {filelib:is_regular(Program), os:cmd("id -u"), otp_release()} of
         {false, _, _} -> {skip, Package ++ " is not installed: apt-get install " ++ Package};
-        {true, "0\n", This} -> ok;
+        {true, "0\n", This} -> Config;
         {true, "0\n", Other} -> {skip, Package ++ " runs on OTP " ++ Other ++ ": make test OTP=" ++ Other};
         {true, _, _} -> {skip, "only root can run it as the user " ++ User}
     end.
@@ -35,6 +38,11 @@ otp_release() ->
     Eval = "io:put_chars(erlang:system_info(otp_release)), halt().",
     {0, Release} = test_project:output("exec \"$0\" -noinput -eval '" ++ Eval ++ "'", #{argument => ?ERL}),
     Release.
+
+%% The variables that select a transport, which is the one thing that the templates do not have.
+-spec transport(relay | direct) -> [{string(), string()}].
+transport(relay) -> [];
+transport(direct) -> [{"ERL_ZFLAGS", "-uds_dist transport direct"}].
 
 %% Creates a directory with the carrier in opt/, which stands for /opt/uds_dist, and a home with a cookie.
 -spec set_up(User :: string(), Env :: [{string(), string()}]) -> t().
@@ -78,6 +86,21 @@ install_example(File, Sockets, Edit, #{dir := Dir}) ->
         [{?OPT, "opt"}, {Sockets, "run"}]
     ),
     file:write_file(filename:join(Dir, filename:basename(File)), unicode:characters_to_binary(Moved)).
+
+%% A mistake in a template: other text in place of Line, which occurs once.
+-spec mistake(Line :: string(), By :: string()) -> fun((string()) -> unicode:chardata()).
+mistake(Line, By) ->
+    fun(Text) ->
+        [Before, After] = string:split(Text, Line, all),
+        [Before, By, After]
+    end.
+
+%% Ends what is left of a test, and removes its directory.
+-spec remove(t()) -> ok.
+remove(#{dir := Dir} = Package) ->
+    ok = test_node:signal("KILL", vms(Package)),
+    true = expect_none_left(Package),
+    file:del_dir_r(Dir).
 
 %% Starts a command of the package as its user, without waiting for it.
 -spec background(Command :: string(), Env :: [{string(), string()}], t()) -> port().
