@@ -53,7 +53,7 @@
 }.
 
 -type work() :: #{
-    rchar | wchar | syscr | syscw | voluntary_ctxt_switches => non_neg_integer()
+    rchar | wchar | syscr | syscw => non_neg_integer()
 }.
 
 %% An erl command, and the ebin directory that was compiled for it.
@@ -701,8 +701,8 @@ read_all(File, Read) ->
         {error, _} = Error -> Error
     end.
 
-%% Counts of what a process has read and written, in system calls and bytes, and of how often it has waited.
-%% Waits first until the process sleeps.
+%% Counts of what a process has read and written, in system calls and bytes. Waits first until the process
+%% sleeps.
 -spec work(pos_integer()) -> work().
 work(Pid) ->
     Proc = ["/proc/", integer_to_list(Pid)],
@@ -711,7 +711,7 @@ work(Pid) ->
             {ok, Status} = read_proc([Proc, "/status"]),
             {ok, Io} = read_proc([Proc, "/io"]),
             case re:run(Status, "^State:\\s+S", [multiline]) of
-                {match, _} -> {ok, counts([Status, Io])};
+                {match, _} -> {ok, counts(Io)};
                 nomatch -> Status
             end
         end,
@@ -719,7 +719,7 @@ work(Pid) ->
     ).
 
 counts(Text) ->
-    Names = [rchar, wchar, syscr, syscw, voluntary_ctxt_switches],
+    Names = [rchar, wchar, syscr, syscw],
     maps:from_list([
         {Name, binary_to_integer(Count)}
      || Name <- Names,
