@@ -512,7 +512,8 @@ lines(Regexp, Config) ->
 
 lines(Regexp, File, Config) ->
     {ok, Text} = file:read_file(file(File, Config)),
-    Lines = [parse(Line) || Line <- binary:split(Text, <<"\n">>, [global, trim])],
+    %% The last line may not be complete yet.
+    Lines = [parse(Line) || Line <- lists:droplast(binary:split(Text, <<"\n">>, [global]))],
     [Line || #{"text" := T} = Line <- Lines, re:run(T, Regexp, [unicode]) =/= nomatch].
 
 %% Parses the output of format/2.
