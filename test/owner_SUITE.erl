@@ -62,8 +62,9 @@
 
 %% Time limit of every wait, in milliseconds.
 -define(LIMIT, 30000).
-%% Longest time, in milliseconds, that an owner that does not wait for anything needs on a busy machine.
--define(AT_ONCE, 2000).
+%% Longest time, in milliseconds, that an owner that does not wait for anything needs on a busy machine. It
+%% waits for a HELLO for 5000 ms.
+-define(AT_ONCE, 4000).
 -define(LOG, owner_SUITE_log).
 -define(PEER, #{uid => 1000, gid => 1000, pid => 4711}).
 %% Number of messages of send_to/1, and their size in bytes. Together they exceed a window.

@@ -26,9 +26,9 @@
 -define(LIMIT, 30000).
 %% The recovery time that the README promises, in milliseconds.
 -define(RECOVERY, 1000).
--define(OUTLIVES, 1000).
+-define(OUTLIVES, 5000).
 %% Time limit of an orderly end, whatever the peers do, in milliseconds.
--define(ORDERLY_END, 10000).
+-define(ORDERLY_END, 30000).
 %% Size in bytes of the messages that flood a peer.
 -define(FLOOD, 100000).
 

@@ -54,8 +54,10 @@
 -define(CAROL, 61013).
 -define(STAFF, 61020).
 
-%% Milliseconds until a node that is kept out knows it: much less than the setup time, 7 s.
--define(PROMPT, 3000).
+%% The setup time of the nodes in seconds, and milliseconds until a node that is kept out knows it, on a busy
+%% machine: much less.
+-define(SETUP_TIME, 60).
+-define(PROMPT, 20000).
 
 all() ->
     [{group, relay}, {group, direct}].
@@ -156,7 +158,9 @@ user_options(User, Group, Settings, Options, Config) ->
         prefix =>
             as(User, Group, maps:get(groups, Options, [])) ++ maps:get(after_prefix, Options, []),
         otp => {test_node:erl(), filename:join(Copy, "ebin")},
-        config => [{uds_dist, Settings}, {kernel, [{logger_level, info}]}]
+        config => [
+            {uds_dist, Settings}, {kernel, [{logger_level, info}, {net_setuptime, ?SETUP_TIME}]}
+        ]
     },
     maps:merge(Defaults, maps:without([after_prefix, groups], Options#{env => Env})).
 
@@ -230,19 +234,21 @@ assert_squatter_is_refused(Alice, Bob) ->
 %% A process that is allowed to connect, and does not know the cookie, stands between two connections of
 %% one node. It gives each end the names that it expects, and passes on the proofs.
 a_handshake_that_comes_back_is_refused(Config) ->
-    A = start("a", #{args => test_node:on_demand()}, Config),
+    SetupTime = ["-kernel", "net_setuptime", integer_to_list(?SETUP_TIME)],
+    A = start("a", #{args => SetupTime ++ test_node:on_demand()}, Config),
     [_, Host] = string:split(atom_to_list(name(A)), "@"),
     Between = {"between@" ++ Host, "caller@" ++ Host},
     {ok, Listener} = listen(filename:join(dir(Config), "between.sock")),
     Call = spawn_monitor(fun() ->
         exit({connected, call(A, net_kernel, connect_node, [list_to_atom("between@" ++ Host)])})
     end),
-    {ok, Outgoing} = gen_tcp:accept(Listener, 5000),
+    {ok, Outgoing} = gen_tcp:accept(Listener, ?PROMPT),
     {ok, Incoming} = gen_tcp:connect(
         {local, filename:join(dir(Config), "a.sock")}, 0, [local, binary, {packet, 2}, {active, false}]
     ),
     ok = pass_on(Outgoing, Incoming, Between),
     expect_output(A, "a handshake of this node came back to it"),
+    ok = gen_tcp:close(Outgoing),
     {Pid, Monitor} = Call,
     receive
         {'DOWN', Monitor, process, Pid, Result} -> ?assertEqual({connected, false}, Result)
@@ -255,17 +261,17 @@ listen(Path) ->
 %% The packets of the handshake in their order: name, status, challenge, and the reply to it, which is
 %% refused.
 pass_on(Outgoing, Incoming, {Called, Caller}) ->
-    {ok, <<$N, Flags:64, Creation:32, _/binary>>} = gen_tcp:recv(Outgoing, 0, 5000),
+    {ok, <<$N, Flags:64, Creation:32, _/binary>>} = gen_tcp:recv(Outgoing, 0, ?PROMPT),
     ok = gen_tcp:send(Incoming, [<<$N, Flags:64, Creation:32>>, name_field(Caller)]),
-    {ok, <<$s, _/binary>> = Status} = gen_tcp:recv(Incoming, 0, 5000),
+    {ok, <<$s, _/binary>> = Status} = gen_tcp:recv(Incoming, 0, ?PROMPT),
     ok = gen_tcp:send(Outgoing, Status),
-    {ok, <<$N, Flags1:64, Challenge:32, Creation1:32, _/binary>>} = gen_tcp:recv(Incoming, 0, 5000),
+    {ok, <<$N, Flags1:64, Challenge:32, Creation1:32, _/binary>>} = gen_tcp:recv(Incoming, 0, ?PROMPT),
     ok = gen_tcp:send(
         Outgoing, [<<$N, Flags1:64, Challenge:32, Creation1:32>>, name_field(Called)]
     ),
-    {ok, <<$r, Challenge1:32, Digest:16/binary>>} = gen_tcp:recv(Outgoing, 0, 5000),
+    {ok, <<$r, Challenge1:32, Digest:16/binary>>} = gen_tcp:recv(Outgoing, 0, ?PROMPT),
     ok = gen_tcp:send(Incoming, <<$r, Challenge1:32, Digest/binary>>),
-    {error, closed} = gen_tcp:recv(Incoming, 0, 5000),
+    {error, closed} = gen_tcp:recv(Incoming, 0, ?PROMPT),
     ok.
 
 name_field(Name) ->
@@ -538,8 +544,8 @@ the_cookie_stays_in_the_vm(Config) ->
     [_, Host] = string:split(atom_to_list(name(Alice)), "@"),
     Bob = list_to_atom("bob@" ++ Host),
     spawn(fun() -> call(Alice, net_kernel, connect_node, [Bob]) end),
-    {ok, Called} = gen_tcp:accept(Listener, 10000),
-    {ok, Said} = gen_tcp:recv(Called, 0, 10000),
+    {ok, Called} = gen_tcp:accept(Listener, ?PROMPT),
+    {ok, Said} = gen_tcp:recv(Called, 0, ?PROMPT),
     ?assertNotEqual(nomatch, binary:match(Said, atom_to_binary(name(Alice), utf8))),
     ?assertEqual(nomatch, binary:match(Said, list_to_binary(Cookie))),
     Written = unicode:characters_to_binary(test_node:output(Alice)),

@@ -19,7 +19,7 @@
 -export([start_numbers_here/2, stop_numbers_here/0]).
 
 %% Milliseconds, as in test_node.
--define(LIMIT, 30000).
+-define(LIMIT, 60000).
 -define(POLL, 20).
 %% Pause in milliseconds between two messages of a process that sends without end. Without it, these processes
 %% would use up the machine, which also runs other tests.

@@ -61,7 +61,7 @@
 
 %% Time limit of every wait, in milliseconds. It is long because test machines are busy, and it does not slow
 %% down tests that pass.
--define(LIMIT, 30000).
+-define(LIMIT, 60000).
 %% Interval in milliseconds at which conditions without an event are checked.
 -define(POLL, 10).
 %% Longest time in milliseconds for which a sidecar delivers what its VM has left behind, before it ends.

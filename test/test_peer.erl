@@ -8,7 +8,7 @@
 -export_type([t/0]).
 
 %% Time limit in milliseconds.
--define(LIMIT, 30000).
+-define(LIMIT, 60000).
 -define(COOKIE, "uds_dist_test").
 
 %% Tags of the external term format.

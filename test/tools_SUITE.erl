@@ -25,6 +25,9 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+%% Milliseconds in which a peer boots, even on a busy machine.
+-define(BOOT, 50000).
+
 all() ->
     test_node:cases(?MODULE).
 
@@ -62,7 +65,7 @@ remote_shell(Name, Config) ->
 peer_connects_to_its_origin(Config) ->
     A = start("a", Config),
     Options = #{name => peer, args => string:lexemes(flags(Config), " "), peer_down => continue},
-    {ok, Peer, Node} = call(A, peer, start, [Options]),
+    {ok, Peer, Node} = call(A, peer, start, [Options#{wait_boot => ?BOOT}]),
     ?assertEqual([Node], call(A, erlang, nodes, [])),
     ?assertEqual({ok, ["a", "peer"]}, call(A, erpc, call, [Node, uds_dist, names, []])),
     ok = call(A, peer, stop, [Peer]),
@@ -71,7 +74,7 @@ peer_connects_to_its_origin(Config) ->
 %% Neither knows of the other's arguments; both have what is in the environment.
 peer_inherits_flags_of_the_environment(Config) ->
     A = start_with_environment("a", #{}, Config),
-    {ok, Peer, Node} = call(A, peer, start, [#{name => peer, peer_down => continue}]),
+    {ok, Peer, Node} = call(A, peer, start, [#{name => peer, peer_down => continue, wait_boot => ?BOOT}]),
     ?assertEqual([Node], call(A, erlang, nodes, [])),
     ?assertEqual({ok, ["a", "peer"]}, call(A, erpc, call, [Node, uds_dist, names, []])),
     ok = call(A, peer, stop, [Peer]).
@@ -89,7 +92,8 @@ local_cluster_starts_members(Config) ->
                 host => "127.0.0.1",
                 name => member1,
                 args => ["-loader", "inet", "-hosts", "127.0.0.1", "-setcookie", Cookie],
-                peer_down => continue
+                peer_down => continue,
+                wait_boot => ?BOOT
             },
             {ok, Peer, Node} = call(A, peer, start, [Member]),
             ?assertEqual(['member1@127.0.0.1'], call(A, erlang, nodes, [])),

@@ -166,8 +166,10 @@ connect_at_once(FromTo, Milliseconds) ->
 %% All nodes connect at the same instant, and the hub's backlog is five. Then all of them are killed.
 fifty_nodes_dial_one_hub_at_once(Config) ->
     Count = 50,
-    Small = #{args => ["-connect_all", "false", "+S", "1:1", "+A", "1"]},
-    Hub = start("hub", #{args => ["-connect_all", "false"]}, Config),
+    %% A busy machine needs longer for fifty handshakes than the usual setup time.
+    Args = ["-connect_all", "false", "-kernel", "net_setuptime", "60"],
+    Small = #{args => Args ++ ["+S", "1:1", "+A", "1"]},
+    Hub = start("hub", #{args => Args}, Config),
     Nodes = start_all(["n" ++ integer_to_list(I) || I <- lists:seq(1, Count)], Small, Config),
     Before = descriptors(Hub),
     Results = connect_at_once([{Node, Hub} || Node <- Nodes], 500),
@@ -175,8 +177,9 @@ fifty_nodes_dial_one_hub_at_once(Config) ->
     expect_nodes(Hub, [name(Node) || Node <- Nodes]),
     Hubs = call(Hub, erpc, multicall, [[name(Node) || Node <- Nodes], erlang, nodes, []]),
     ?assertEqual(lists:duplicate(Count, {ok, [name(Hub)]}), Hubs),
-    %% An answer has come through the transport that the connection will keep.
-    ?assertEqual(more_descriptors(Count, Before, Config), descriptors(Hub)),
+    Expected = more_descriptors(Count, Before, Config),
+    %% A sidecar that has handed over a socket closes its own descriptor after that.
+    expect(fun() -> descriptors(Hub) =:= Expected orelse descriptors(Hub) end, Expected),
     test_node:signal("KILL", [os_pid(Node) || Node <- Nodes]),
     expect_nodes(Hub, []),
     expect(fun() -> descriptors(Hub) =:= Before end, no_descriptor_is_left).
