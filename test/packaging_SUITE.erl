@@ -15,7 +15,10 @@
     read_only_tree_is_left_alone/1,
     crates_can_be_packaged/1,
     missing_cargo_fails_with_what_to_install/1,
+    missing_linker_fails_with_what_to_install/1,
+    missing_network_fails_with_what_to_read/1,
     failing_cargo_fails_with_its_error/1,
+    dependencies_are_built_before_the_project/1,
     mix_has_cargo_build_a_removed_sidecar_again/1,
     mix_cures_what_errors_are_about/1,
     rebar3_cures_what_errors_are_about/1,
@@ -37,7 +40,10 @@ all() ->
         read_only_tree_is_left_alone,
         crates_can_be_packaged,
         missing_cargo_fails_with_what_to_install,
+        missing_linker_fails_with_what_to_install,
+        missing_network_fails_with_what_to_read,
         failing_cargo_fails_with_its_error,
+        dependencies_are_built_before_the_project,
         mix_has_cargo_build_a_removed_sidecar_again,
         mix_cures_what_errors_are_about,
         %% It removes what cargo has built.
@@ -297,6 +303,29 @@ missing_cargo_fails_with_what_to_install(Config) ->
     ?assertMatch([_ | _], string:find(Output, "cargo and rustc >= 1.85 are needed")),
     ?assertMatch([_ | _], string:find(Output, "install them")).
 
+%% The line comes before what rustc says about it.
+missing_linker_fails_with_what_to_install(Config) ->
+    Bin = programs(["cc"], Config),
+    {Status, Output} = output("rebar3 compile", copy(Config), [{"PATH", Bin}]),
+    ?assertNotEqual(0, Status),
+    test_node:expect_output_of(
+        Output, "(?s)cc is missing, and rustc needs it .*apt install gcc libc6-dev.*linker `cc` not found"
+    ).
+
+%% As one says that builds, crates are downloaded. None is there.
+missing_network_fails_with_what_to_read(Config) ->
+    case output("exec unshare -n true", "/", []) of
+        {0, _} ->
+            Home = {"CARGO_HOME", test_node:dir("cargo", Config)},
+            {Status, Output} = output("exec unshare -n rebar3 compile", copy(Config), [Home]),
+            ?assertNotEqual(0, Status),
+            test_node:expect_output_of(
+                Output, "(?s)downloads missing crates.*Without a network, see Builds in docs/releases.md"
+            );
+        {_, Error} ->
+            {skip, "only root can make a network namespace: " ++ Error}
+    end.
+
 %% A directory with every program of PATH but these.
 programs(Missing, Config) ->
     Bin = test_node:dir("bin", Config),
@@ -339,6 +368,30 @@ mix_cures_what_errors_are_about(Config) ->
             Sidecar = filename:join(Project, "deps/uds_dist/priv/uds_dist_sidecar"),
             Ebin = filename:join(Project, "_build/dev/lib/uds_dist/ebin"),
             cure_all(Ebin, Sidecar, "or (mix .*?)\\)", Cure, Config)
+        end,
+        Config
+    ).
+
+%% By the command of the Dockerfile, which has nothing but mix.exs then. What is copied later changes nothing.
+dependencies_are_built_before_the_project(Config) ->
+    {ok, Dockerfile} = file:read_file(
+        filename:join(test_project:root(), "examples/kubernetes/Dockerfile")
+    ),
+    [_, Command] = test_node:expect_output_of(Dockerfile, "^COPY mix.exs .*\nRUN (mix .*)$"),
+    with_mix(
+        fun(Mix) ->
+            Url = "file://" ++ proplists:get_value(repository, Config),
+            Project = mix_project("git: \"" ++ Url ++ "\", branch: \"main\"", Config),
+            Env = [{"MIX_ENV", "prod"}, {"UDS_DIST_SIDECAR", copy_programs(Config)}],
+            ok = Mix(binary_to_list(Command), Project, Env),
+            Sidecar = filename:join(Project, "_build/prod/lib/uds_dist/priv/uds_dist_sidecar"),
+            Built = mtime(file:read_file_info(Sidecar)),
+            ok = filelib:ensure_dir(filename:join(Project, "lib/x")),
+            ok = file:write_file(filename:join(Project, "lib/probe.ex"), "defmodule Probe do\nend\n"),
+            %% It would fail if it built the dependency again.
+            Again = [{"MIX_ENV", "prod"}, {"UDS_DIST_SIDECAR", "/nowhere"}],
+            ok = Mix("mix compile", Project, Again),
+            ?assertEqual(Built, mtime(file:read_file_info(Sidecar)))
         end,
         Config
     ).
