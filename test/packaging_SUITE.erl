@@ -457,7 +457,7 @@ cure({Damage, Problem, Kind}, Ebin, Sidecar, Tool, Run, Config) ->
             [_, Command] = test_node:expect_output_of(Output, "\\(as a dependency: .*?" ++ Tool),
             Run(binary_to_list(Command));
         mode ->
-            [_, Command] = test_node:expect_output_of(Output, "; (chmod .*)"),
+            [_, Command] = test_node:expect_output_of(Output, "; (chmod \\S+)"),
             ok = run(binary_to_list(Command) ++ " \"$0\"", "/", [], Sidecar)
     end,
     A = test_node:start("a", #{otp => {test_node:erl(), Ebin}}, Config),
