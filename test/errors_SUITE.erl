@@ -68,15 +68,25 @@ sidecar_is_missing(Config) ->
         Config
     ).
 
-%% As in an escript, or in an .ez.
+%% As in an escript. The node runs from there when it is told of a sidecar that is a file.
 sidecar_is_in_an_archive(Config) ->
-    Archive = sidecar_file("archive.ez", "PK", 8#644, Config),
+    Archive = filename:join(dir(Config), "uds_dist.ez"),
+    Ebin = filename:dirname(code:which(uds_dist)),
+    Modules = [
+        {filename:join("uds_dist/ebin", Name), element(2, {ok, _} = file:read_file(filename:join(Ebin, Name)))}
+     || Name <- filelib:wildcard("uds_dist*", Ebin)
+    ],
+    {ok, _} = zip:create(Archive, [{"uds_dist/priv/uds_dist_sidecar", sidecar_binary()} | Modules]),
+    Options = #{otp => {test_node:erl(), Archive ++ "/uds_dist/ebin"}},
     Path = Archive ++ "/uds_dist/priv/uds_dist_sidecar",
     refuses_to_boot(
-        sidecar_options(Path),
+        Options,
         ["the sidecar ", Path, " did not start: it is inside the archive ", Archive, ", .*UDS_DIST_SIDECAR"],
         Config
-    ).
+    ),
+    Beside = sidecar_file("uds_dist_sidecar", sidecar_binary(), 8#755, Config),
+    A = start("a", maps:merge(Options, sidecar_options(Beside)), Config),
+    ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [])).
 
 %% A binary that lost its mode, for instance when it was unpacked.
 sidecar_is_not_executable(Config) ->
