@@ -1,8 +1,7 @@
-//! Who gets in, and what those can do who do not: plays the attackers of SECURITY.md.
+//! Tests which peers are admitted, and what the attackers of SECURITY.md can achieve.
 //!
-//! Strangers are sidecars of other users that let anybody in: what they connect to or listen for
-//! is seen with the eyes of the attacker. Only root can play them; elsewhere these tests say that
-//! they are skipped.
+//! Strangers are sidecars of other users that admit everybody, so the tests see what an attacker would see. Only
+//! root can start them; for other users these tests print that they are skipped.
 
 mod port;
 
@@ -31,7 +30,7 @@ use uds_dist::port::protocol::{Command, ConnId, HANDSHAKE_WINDOW, Report};
 
 // --- users ---------------------------------------------------------------------------------------
 
-/// A user, by numbers that need no account.
+/// A user and its group. These numbers need no account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct User {
     uid: u32,
@@ -39,7 +38,7 @@ struct User {
 }
 
 const ROOT: User = User { uid: 0, gid: 0 };
-/// The one whose node is attacked.
+/// The user whose node is attacked.
 const OWNER: User = User {
     uid: 61001,
     gid: 61001,
@@ -55,16 +54,16 @@ const ANOTHER_STRANGER: User = User {
 
 const EVERYBODY: u16 = 0o666;
 
-/// A place where several users meet: each can reach the sidecar's binary and the directory.
+/// A directory with the sidecar's binary that several users can reach.
 struct Host {
     directory: TempDir,
 }
 
 impl Host {
-    /// `None`, with a message, where the test may not play other users.
+    /// `None`, with a message, if the test cannot change users.
     fn new() -> Option<Host> {
         if !rustix::process::geteuid().is_root() {
-            // Not eprintln: that of a passing test is not shown.
+            // The output of eprintln is not shown for a test that passes.
             let _ = writeln!(
                 io::stderr(),
                 "skipped: only root can start sidecars of other users"
@@ -72,7 +71,7 @@ impl Host {
             return None;
         }
         let directory = TempDir::new();
-        // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
+        // fs::copy would not do: a child of another test could inherit its descriptor for a moment, and a program
         // that is open for writing cannot be started.
         let copy = directory.path("uds_dist_sidecar");
         let copied = Program::new("cp").arg(BINARY).arg(copy).status();
@@ -95,13 +94,13 @@ impl Host {
         path
     }
 
-    /// A sidecar of a user, as a VM starts it.
+    /// Starts a sidecar of a user like a VM does.
     fn sidecar(&self, user: User) -> Sidecar {
         let mut program = Program::new(self.path("uds_dist_sidecar"));
         Sidecar::start_program(program.uid(user.uid).gid(user.gid))
     }
 
-    /// One that does not care whom it meets.
+    /// Starts a sidecar that admits everybody.
     fn attacker(&self, user: User) -> Sidecar {
         let mut sidecar = self.sidecar(user);
         admit(&mut sidecar, Base::Anybody, &[], &[]);
@@ -125,7 +124,7 @@ fn admit(sidecar: &mut Sidecar, base: Base, uids: &[u32], gids: &[u32]) {
     }));
 }
 
-/// `attacker` connects and gets the end, and nothing before it.
+/// Expects that `attacker` can connect, but receives no byte before the connection is closed.
 fn assert_kept_out(attacker: &mut Sidecar, path: &Path) {
     let (conn, _) = attacker.connect(path);
     let (reason, _, bytes) = attacker.closed(conn);
@@ -133,7 +132,7 @@ fn assert_kept_out(attacker: &mut Sidecar, path: &Path) {
     assert_eq!(bytes, b"", "a refused peer must not learn a byte");
 }
 
-/// `peer` connects, and is the first that `sidecar` has heard of.
+/// Expects that `peer` can connect, and that it is the first peer that `sidecar` reports.
 fn assert_let_in(sidecar: &mut Sidecar, peer: &mut Sidecar, user: User, path: &Path) {
     let (outbound, _) = peer.call(path);
     let (inbound, credentials) = sidecar.accepted();
@@ -145,9 +144,9 @@ fn assert_let_in(sidecar: &mut Sidecar, peer: &mut Sidecar, user: User, path: &P
     sidecar.closed(inbound);
 }
 
-// --- those who connect ---------------------------------------------------------------------------
+// --- incoming peers ------------------------------------------------------------------------------
 
-/// Until the VM has said something else, and although the file lets everybody connect.
+/// This is the default policy, even if the mode of the file lets everybody connect.
 #[test]
 fn before_admit_only_the_own_user_and_root_get_in() {
     let Some(host) = Host::new() else { return };
@@ -163,7 +162,7 @@ fn before_admit_only_the_own_user_and_root_get_in() {
     drop(root);
 }
 
-/// Each kind of policy, with peers that it admits and peers that it refuses.
+/// Tests each kind of policy with peers that it admits and peers that it refuses.
 #[test]
 fn admit_admits_exactly_those_it_lists() {
     let Some(host) = Host::new() else { return };
@@ -177,7 +176,7 @@ fn admit_admits_exactly_those_it_lists() {
         (Base::Nobody, &[], &[], [false, false, false]),
         (Base::Nobody, &[strange.uid], &[], [false, true, false]),
         (Base::Nobody, &[], &[strange.gid], [false, true, false]),
-        // A group is no user, and a user no group.
+        // The number of a user is not taken for that of a group, or the other way round.
         (Base::Nobody, &[other.gid + 1], &[], [false, false, false]),
         (Base::Nobody, &[own.uid], &[other.gid], [true, false, true]),
         (Base::OwnUserAndRoot, &[], &[], [true, false, false]),
@@ -193,7 +192,7 @@ fn admit_admits_exactly_those_it_lists() {
     for (base, uids, gids, expected) in cases {
         admit(&mut sidecar, base, uids, gids);
         for ((user, peer), let_in) in peers.iter_mut().zip(expected) {
-            // Commands and peers come in on two ways: a barrier.
+            // Waits until the command has taken effect, because commands and peers arrive independently.
             sidecar.unlisten(0);
             sidecar.listen_with(0, &path, EVERYBODY);
             match let_in {
@@ -205,7 +204,7 @@ fn admit_admits_exactly_those_it_lists() {
     sidecar.expect_no_report();
 }
 
-/// A sidecar of a stranger that has these groups besides its own.
+/// A sidecar of a stranger with these supplementary groups.
 fn stranger_with_groups(host: &Host, groups: impl IntoIterator<Item = u32>) -> Sidecar {
     let groups: Vec<_> = groups.into_iter().map(|group| group.to_string()).collect();
     let mut program = Program::new("setpriv");
@@ -220,7 +219,7 @@ fn stranger_with_groups(host: &Host, groups: impl IntoIterator<Item = u32>) -> S
     sidecar
 }
 
-/// A group counts whether it is the effective one of a process or another one that it has, whoever calls.
+/// Both the effective group and supplementary groups of a process count, in both directions.
 #[cfg(target_os = "linux")]
 #[test]
 fn supplementary_groups_count() {
@@ -231,7 +230,7 @@ fn supplementary_groups_count() {
     sidecar.listen_with(0, &path, EVERYBODY);
     let mut member = stranger_with_groups(&host, [OWNER.gid]);
     assert_let_in(&mut sidecar, &mut member, STRANGER, &path);
-    // The largest number of groups that are looked at, and its place in the list does not matter.
+    // The largest number of groups that are examined. The position of the group does not matter.
     let many = (100_000..100_063).chain([OWNER.gid]);
     let mut member = stranger_with_groups(&host, many);
     assert_let_in(&mut sidecar, &mut member, STRANGER, &path);
@@ -243,7 +242,7 @@ fn supplementary_groups_count() {
     sidecar.close(outbound);
 }
 
-/// One who is in other groups only, or in too many to look at, is as much a stranger as before.
+/// A process with other groups, or with too many groups to examine, is still a stranger.
 #[test]
 fn groups_that_are_not_listed_do_not_count() {
     let Some(host) = Host::new() else { return };
@@ -256,13 +255,13 @@ fn groups_that_are_not_listed_do_not_count() {
     sidecar.expect_log(&format!("gid {}, pid {}", STRANGER.gid, other.pid()));
     let mut many = stranger_with_groups(&host, (100_000..100_064).chain([OWNER.gid]));
     assert_kept_out(&mut many, &path);
-    // A policy without groups does not become one by them.
+    // Groups do not matter if the policy has none.
     admit(&mut sidecar, Base::OwnUserAndRoot, &[], &[]);
     let mut member = stranger_with_groups(&host, [OWNER.gid, 0]);
     assert_kept_out(&mut member, &path);
 }
 
-/// Even the own user, if the list does not have it: here the test itself is kept out. Without root.
+/// Even the sidecar's own user is refused if the policy does not include it. This test does not need root.
 #[test]
 fn a_refused_peer_is_closed_and_not_reported() {
     let directory = TempDir::new();
@@ -276,7 +275,7 @@ fn a_refused_peer_is_closed_and_not_reported() {
     sidecar.expect_no_report();
 }
 
-/// The connections that there are stay, as a node that is up is not cut off by a new setting.
+/// A new policy does not affect existing connections.
 #[test]
 fn a_new_policy_applies_to_new_peers_only() {
     let directory = TempDir::new();
@@ -296,7 +295,7 @@ fn a_new_policy_applies_to_new_peers_only() {
     sidecar.accepted();
 }
 
-/// Who was refused, once in five seconds, and then how often it was.
+/// A line names the peer that was refused, at most once every five seconds, and later lines have a count.
 #[test]
 fn refusals_are_logged_once_in_five_seconds_for_each_user() {
     let Some(host) = Host::new() else { return };
@@ -332,7 +331,7 @@ fn refusals_are_logged_once_in_five_seconds_for_each_user() {
         refused += 1;
     }
     assert!(start.elapsed() > Duration::from_secs(4), "too soon");
-    // The line may be about the last one or, as it comes on another way, about one shortly before.
+    // The line arrives independently, so it may be about the last attempt or one shortly before it.
     let line = &ours(sidecar.log())[1];
     let count = line.rsplit_once('(').expect("a count").1;
     let count: u32 = count
@@ -345,9 +344,9 @@ fn refusals_are_logged_once_in_five_seconds_for_each_user() {
     assert!(refused > 100, "a flood, not {refused}");
 }
 
-// --- those who listen ----------------------------------------------------------------------------
+// --- listening strangers -------------------------------------------------------------------------
 
-/// Somebody was faster at the path of a node, in a directory where everybody may create files.
+/// A stranger listens at the path of a node, in a directory where everybody may create files.
 #[test]
 fn a_squatter_receives_no_byte() {
     let Some(host) = Host::new() else { return };
@@ -366,14 +365,14 @@ fn a_squatter_receives_no_byte() {
             "allowed_uids",
         ],
     );
-    // The VM logs what it is told, for the node that it has called.
+    // The VM logs the failure, together with the name of the node.
     assert_eq!(sidecar.log(), Vec::<String>::new());
     // Those who connected before it are behind it.
     squatter.unlisten(0);
     squatter.expect_no_report();
     squatter.listen_with(0, &path, EVERYBODY);
 
-    // With the same users, and a policy that has the other one.
+    // The same users, with a policy that includes the other one.
     admit(&mut sidecar, Base::Nobody, &[STRANGER.uid], &[]);
     let (_, peer) = sidecar.connect(&path);
     assert_eq!(
@@ -382,8 +381,8 @@ fn a_squatter_receives_no_byte() {
     );
 }
 
-/// The node that was to have the name says who has it, and takes nothing away. The squatter's socket
-/// may be one that it cannot even connect to.
+/// The node that wants the name reports who has it, and removes nothing. It may not even be able to connect to the
+/// squatter's socket.
 #[test]
 fn a_name_that_a_stranger_has_is_not_taken() {
     let Some(host) = Host::new() else { return };
@@ -391,7 +390,7 @@ fn a_name_that_a_stranger_has_is_not_taken() {
     let mut squatter = host.attacker(STRANGER);
     squatter.listen_with(0, directory.join("a.sock"), EVERYBODY);
     squatter.listen_with(1, directory.join("b.sock"), 0o600);
-    // The lock files of the squatter are in the way already; here they shall not be.
+    // Without this, the lock files of the squatter would be in the way already.
     for name in ["a.sock.lock", "b.sock.lock"] {
         fs::remove_file(directory.join(name)).expect("a lock file");
     }
@@ -413,7 +412,7 @@ fn a_name_that_a_stranger_has_is_not_taken() {
     squatter.expect_no_report();
 }
 
-/// Not even by root, who could: whose name it was may have it again.
+/// Even root's node leaves it alone, so that its owner can take the name again.
 #[test]
 fn files_of_other_users_are_not_swept() {
     let Some(host) = Host::new() else { return };
@@ -436,7 +435,7 @@ mod abstract_names {
         format!("\0uds_dist-{}/{test}", std::process::id())
     }
 
-    /// There is no file, no mode and no directory: the check of users is all there is.
+    /// Abstract sockets have no file, mode or directory, so only the check of users protects them.
     #[test]
     fn strangers_are_kept_out() {
         let Some(host) = Host::new() else { return };
@@ -473,13 +472,13 @@ mod abstract_names {
             Reason::Refused,
             &[&format!("@{}", &name[1..]), &STRANGER.uid.to_string()],
         );
-        // Nor does the node take its name away.
+        // The node does not take the name away either.
         assert_eq!(sidecar.listen_fails(&name).0, Reason::DuplicateName);
         squatter.unlisten(0);
         squatter.expect_no_report();
     }
 
-    /// A process in a user namespace of its own is not root to us, whatever it thinks it is.
+    /// Root of another user namespace is not root to us.
     #[test]
     fn root_of_another_user_namespace_is_not_root() {
         let Some(host) = Host::new() else { return };
@@ -505,7 +504,7 @@ mod abstract_names {
         assert_kept_out(&mut container, &path);
         sidecar.expect_log(&format!("uid {}, gid {}", STRANGER.uid, STRANGER.gid));
 
-        // The other way about: seen from inside, everybody outside is nobody, and not trusted.
+        // Seen from inside the namespace, every process outside has the overflow uid, and is not trusted.
         let name = name("container");
         admit(&mut container, Base::OwnUserAndRoot, &[], &[]);
         container.listen(&name);
@@ -552,7 +551,7 @@ fn the_socket_has_its_mode_from_the_start() {
     }
 }
 
-/// The file's mode keeps strangers out by itself, and says nothing about them to the VM.
+/// The mode of the file keeps strangers out. The VM is not told of them.
 #[test]
 fn the_mode_of_the_socket_keeps_strangers_out() {
     let Some(host) = Host::new() else { return };
@@ -584,13 +583,13 @@ fn the_mode_of_the_socket_keeps_strangers_out() {
 
 // --- directories ---------------------------------------------------------------------------------
 
-/// A directory is taken or refused by who could put another socket into it.
+/// A directory is refused if another user could replace the socket in it.
 #[test]
 fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
     let Some(host) = Host::new() else { return };
     let with_group = |gid| User { gid, ..OWNER };
     let mut sidecar = host.sidecar(OWNER);
-    // Who may be a peer may not stand in for the node.
+    // A user who may be a peer must still not be able to impersonate the node.
     admit(
         &mut sidecar,
         Base::OwnUserAndRoot,
@@ -682,8 +681,7 @@ fn directories_are_taken_if_nobody_else_can_replace_the_socket() {
     }
 }
 
-/// A member of an allowed group, who may connect, can neither take the node's name away nor stand in for
-/// it in a directory that they share.
+/// In a shared directory, a member of an allowed group may connect, but can neither remove nor impersonate the node.
 #[test]
 fn an_allowed_group_cannot_move_a_living_nodes_socket() {
     let Some(host) = Host::new() else { return };
@@ -708,7 +706,7 @@ fn an_allowed_group_cannot_move_a_living_nodes_socket() {
     assert_let_in(&mut sidecar, &mut host.attacker(STRANGER), STRANGER, &path);
 }
 
-/// A link of a stranger could lead somewhere else tomorrow.
+/// A stranger could redirect their symbolic link later.
 #[test]
 fn links_to_a_directory_are_followed_if_they_are_ours() {
     let Some(host) = Host::new() else { return };
@@ -744,7 +742,7 @@ fn links_to_a_directory_are_followed_if_they_are_ours() {
     assert_eq!(listing(&target), Vec::<String>::new());
 }
 
-/// Whatever the umask of the VM, and although everybody could create it first.
+/// This holds for any umask of the VM, even in a place where everybody can create files.
 #[test]
 fn a_missing_directory_becomes_the_users_own() {
     let Some(host) = Host::new() else { return };
@@ -758,7 +756,7 @@ fn a_missing_directory_becomes_the_users_own() {
     assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, OWNER.uid));
     sidecar.unlisten(0);
 
-    // A stranger was faster: also with a link that leads nowhere yet.
+    // A stranger has created it first, or a link whose target does not exist yet.
     let taken = host.directory("tmp/taken", STRANGER, 0o777);
     assert_fails(
         sidecar.listen_fails(taken.join("a.sock")),
@@ -774,7 +772,7 @@ fn a_missing_directory_becomes_the_users_own() {
 
 // --- lock files and stale sockets ----------------------------------------------------------------
 
-/// Names, types, owners, modes and contents of what is in a directory.
+/// Names, types, owners, modes and contents of the files in a directory.
 fn listing(directory: &Path) -> Vec<String> {
     let mut entries: Vec<_> = fs::read_dir(directory)
         .expect("a directory")
@@ -795,7 +793,7 @@ fn listing(directory: &Path) -> Vec<String> {
     entries
 }
 
-/// Whatever a stranger puts where the lock file belongs stays as it is, and so does what it leads to.
+/// A stranger's file at the path of the lock file is not changed, and neither is the target of a link.
 #[test]
 fn a_strangers_lock_file_is_refused_and_left_alone() {
     let Some(host) = Host::new() else { return };
@@ -822,7 +820,7 @@ fn a_strangers_lock_file_is_refused_and_left_alone() {
     for name in ["link", "dangling"] {
         lchown(place(name), Some(STRANGER.uid), None).expect("chown");
     }
-    // Where the kernel does not forbid it (fs.protected_hardlinks), strangers can do this.
+    // Strangers can do this if the kernel does not forbid it (fs.protected_hardlinks).
     fs::hard_link(&precious, place("hard")).expect("a link");
 
     let before = listing(&tmp);
@@ -849,9 +847,9 @@ fn a_strangers_lock_file_is_refused_and_left_alone() {
     assert_eq!(listing(&tmp), before);
 }
 
-// --- what a node of root's leaves behind ---------------------------------------------------------
+// --- files that a node of root leaves behind ------------------------------------------------------
 
-/// As if the directory had been root's when the node ran.
+/// Simulates a directory that belonged to root while the node ran.
 fn roots_lock(directory: &Path) -> PathBuf {
     let lock = directory.join("a.sock.lock");
     fs::write(&lock, "4711\n").expect("a file");
@@ -864,7 +862,7 @@ fn roots_dead_socket(directory: &Path, mode: u32) {
     set_mode(&directory.join("a.sock"), mode);
 }
 
-/// The sticky bit keeps others from removing it, but not the owner of the directory.
+/// The sticky bit keeps other users from removing the file, but not the owner of the directory.
 #[test]
 fn the_directorys_owner_removes_a_lock_file_that_root_left_behind() {
     let Some(host) = Host::new() else { return };
@@ -876,7 +874,7 @@ fn the_directorys_owner_removes_a_lock_file_that_root_left_behind() {
         let directory = host.directory(name, OWNER, mode);
         let lock = roots_lock(&directory);
         if has_socket {
-            // One that our user may connect to, and so can see that nobody is there.
+            // Our user may connect to this socket, and so can see that nobody listens.
             roots_dead_socket(&directory, 0o666);
         }
         let mut sidecar = host.sidecar(OWNER);
@@ -915,8 +913,8 @@ fn one_of_many_starters_gets_a_name_that_root_left_behind() {
     }
 }
 
-/// A socket that lets only root in cannot be asked. In the initial PID namespace, the kernel's tables say that
-/// nobody holds the lock, and that nobody listens; elsewhere they have gaps, and both files are left alone.
+/// A socket that admits only root cannot be probed. In the initial PID namespace, the kernel's tables show that
+/// nobody holds the lock and that nobody listens. In others they are incomplete, and both files are left alone.
 #[test]
 fn the_directorys_owner_removes_a_closed_socket_that_root_left_behind() {
     let Some(host) = Host::new() else { return };
@@ -944,7 +942,7 @@ fn is_initial_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
-/// Such as those of a command that root has run and killed: no node takes their names.
+/// These are, for example, the files of a command of root's that was killed, whose name no node uses again.
 #[test]
 fn a_node_removes_what_root_left_behind_under_other_names() {
     let Some(host) = Host::new() else { return };
@@ -958,8 +956,8 @@ fn a_node_removes_what_root_left_behind_under_other_names() {
     assert_eq!(listing(&directory), Vec::<String>::new());
 }
 
-/// It may be alive, or is not ours to remove: its lock is held, somebody listens, or the directory is another
-/// user's. Then a line says who may remove it, and nothing is touched.
+/// The lock is held, somebody listens, or the directory belongs to another user. Then a line says who may remove the
+/// files, and nothing is touched.
 #[test]
 fn a_lock_file_that_root_may_hold_is_left_alone() {
     let Some(host) = Host::new() else { return };
@@ -974,7 +972,7 @@ fn a_lock_file_that_root_may_hold_is_left_alone() {
         let mut listener = None;
         match name {
             "held" => flock(&lock, FlockOperation::LockExclusive).expect("flock"),
-            // A carrier that takes no lock, at a socket that lets nobody else in.
+            // A carrier that does not use the lock, at a socket that admits nobody else.
             "alive" => {
                 listener = Some(UnixListener::bind(directory.join("a.sock")).expect("a socket"));
                 set_mode(&directory.join("a.sock"), 0o600);
@@ -992,7 +990,7 @@ fn a_lock_file_that_root_may_hold_is_left_alone() {
     }
 }
 
-/// In a sticky directory only its owner can remove it; the node says so and starts under no name.
+/// In a sticky directory, only the owner of the socket can remove it. The node says so and does not listen.
 #[test]
 fn a_strangers_stale_socket_is_left_alone() {
     let Some(host) = Host::new() else { return };
@@ -1010,8 +1008,7 @@ fn a_strangers_stale_socket_is_left_alone() {
     assert_eq!(listing(&tmp), before);
 }
 
-/// Somebody with the right to do so replaces both files while the node runs: they are not ours to
-/// remove any more.
+/// If somebody replaces both files while the node runs, the new ones are not removed.
 #[test]
 fn files_that_replaced_ours_are_left_alone() {
     let directory = TempDir::new();
@@ -1036,15 +1033,15 @@ fn files_that_replaced_ours_are_left_alone() {
     );
 }
 
-// --- crowds --------------------------------------------------------------------------------------
+// --- floods --------------------------------------------------------------------------------------
 
-/// The places for handshakes of one sidecar.
+/// Most handshakes of a sidecar at the same time.
 const PLACES: usize = 128;
 
-/// How long one may keep such a place when others wait for it.
+/// How long a handshake may take while others wait.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// KiB of a process' memory that are resident.
+/// Resident memory of a process in KiB.
 fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -1063,7 +1060,7 @@ fn listen_with_backlog(sidecar: &mut Sidecar, path: &Path, backlog: u32) {
     sidecar.expect_this(&Report::Listening { listener: 0 });
 }
 
-/// As many peers as fit stay silent, or send a name and nothing more. A real node still gets in within a
+/// All places are taken by peers that stay silent, or that send only a name. A real node still gets in within a
 /// second.
 #[test]
 fn stalled_handshakes_make_room() {
@@ -1099,7 +1096,7 @@ fn stalled_handshakes_make_room() {
     }
 }
 
-/// Those who have said their name stay for longer than those who only came, even later ones.
+/// Peers that have sent their names may stay longer than silent ones, even than later ones.
 #[test]
 fn silent_peers_make_room_first() {
     let directory = TempDir::new();
@@ -1117,7 +1114,7 @@ fn silent_peers_make_room_first() {
     sidecar.expect_no_report();
 }
 
-/// Who is refused ends nobody's handshake, however many come and however full it is.
+/// Refused peers never end the handshake of another peer, even in a flood.
 #[test]
 fn refused_peers_occupy_no_place() {
     let Some(host) = Host::new() else { return };
@@ -1138,7 +1135,7 @@ fn refused_peers_occupy_no_place() {
     sidecar.expect_no_report();
 }
 
-/// What flooders do with a connection.
+/// What the peers in a flood do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Habit {
     Close,
@@ -1159,7 +1156,7 @@ impl Habit {
 
 const CONNECTS: u32 = 10_000;
 
-/// Connects from all sides as often as is `left`.
+/// Connects from several threads, `left` times in all.
 fn flood(path: &Path, habit: Habit, left: &AtomicU32) {
     const FLOODERS: usize = 4;
     thread::scope(|scope| {
@@ -1171,13 +1168,13 @@ fn flood(path: &Path, habit: Habit, left: &AtomicU32) {
                 while left.fetch_update(order, order, next).is_ok() {
                     let mut stream = UnixStream::connect(path).expect("a connection");
                     if habit.says_a_name() {
-                        // It may be closed already, for being late.
+                        // It may be closed already, because it took too long.
                         let _ = stream.write_all(NAME);
                     }
                     if habit.keeps() {
                         kept.push_back(stream);
                     }
-                    // Those were closed long ago; a process has only so many descriptors.
+                    // These were closed long ago. The number of descriptors of a process is limited.
                     if kept.len() > PLACES + 64 {
                         kept.pop_front();
                     }
@@ -1187,7 +1184,7 @@ fn flood(path: &Path, habit: Habit, left: &AtomicU32) {
     });
 }
 
-/// Ends the sidecar when a test fails, so that those who wait for it do not wait for ever.
+/// Ends the sidecar when a test fails, so that other threads do not wait for it for ever.
 struct EndOnFailure(u32);
 
 impl Drop for EndOnFailure {
@@ -1198,8 +1195,8 @@ impl Drop for EndOnFailure {
     }
 }
 
-/// Has `knock` connect again and again while the flood goes on, and the VM answer everybody who gets
-/// in with one byte. Prints how long that took each time, and the sidecar's memory.
+/// Calls `knock` to connect again and again during the flood. The VM answers each admitted peer with one byte. Prints
+/// the time that this took, and the sidecar's memory.
 fn assert_not_locked_out(
     what: &str,
     sidecar: &mut Sidecar,
@@ -1208,17 +1205,17 @@ fn assert_not_locked_out(
     knock: impl FnMut() -> Duration + Send,
 ) {
     let connects = match habit {
-        // Each of them takes its time.
+        // Each of them takes some time.
         Habit::SayANameAndKeep => CONNECTS / 5,
         _ => CONNECTS,
     };
     let (median, longest) = knock_in_a_flood(what, sidecar, path, (habit, connects), knock);
-    // Who meets a full backlog again and again has bad luck; most have not.
+    // Single peers can find the backlog full many times, so the median counts.
     assert!(median < Duration::from_secs(5), "{median:?}");
     assert!(longest < Duration::from_secs(25), "{longest:?}");
 }
 
-/// The median and the longest time that it took, in a flood of so many.
+/// The median and the longest of these times in a flood of this size.
 fn knock_in_a_flood(
     what: &str,
     sidecar: &mut Sidecar,
@@ -1278,14 +1275,14 @@ fn knock_in_a_flood(
     (median, longest)
 }
 
-/// Until the sidecar has answered; as a VM, it tries again a little later when the backlog is full.
+/// Connects and waits for the answer. If the backlog is full, tries again a little later, like a VM.
 fn knock_at(path: &Path) -> Duration {
     let address = SocketAddrUnix::new(path).expect("an address");
     let start = Instant::now();
     loop {
         match try_connect_peer(&address) {
             Ok(mut stream) => {
-                // The end: it had to make room before the VM could answer.
+                // The connection was closed: it had to make room before the VM could answer.
                 let _ = stream.write_all(NAME);
                 if let Ok(1) = stream.read(&mut [0]) {
                     return start.elapsed();
@@ -1324,7 +1321,7 @@ fn knock_by(peer: &mut Sidecar, conn: &mut ConnId, path: &Path) -> Duration {
     }
 }
 
-/// With the default backlog, which the flood fills.
+/// The flood fills the default backlog.
 #[test]
 fn a_flood_of_an_allowed_user_locks_nobody_out() {
     let directory = TempDir::new();
@@ -1341,7 +1338,7 @@ fn a_flood_of_an_allowed_user_locks_nobody_out() {
     }
 }
 
-/// As fast as an allowed user can, for as long as it takes: with a name, which the VM hears of, or without.
+/// An allowed user connects as fast as possible, with a name, which is reported to the VM, or without one.
 #[test]
 fn a_long_flood_costs_a_new_node_little() {
     const MANY: u32 = 100_000;
@@ -1383,7 +1380,7 @@ fn a_flood_of_a_refused_user_locks_nobody_out() {
     assert!((1..20).contains(&lines), "{lines} lines");
 }
 
-/// A full house of peers that write without end, before they have shown that they know the cookie.
+/// All places are taken by peers that write without end before they have proved that they know the cookie.
 #[test]
 fn strangers_make_us_hold_a_bounded_number_of_bytes() {
     let directory = TempDir::new();
@@ -1401,7 +1398,7 @@ fn strangers_make_us_hold_a_bounded_number_of_bytes() {
         peers.push((conn, peer));
     }
     for (conn, _) in &peers {
-        // More would fail the test: it would be over the window.
+        // If more arrived, it would exceed the window, and the test would fail.
         sidecar.take(*conn, window - NAME.len());
     }
     sidecar.signal(Signal::USR1);
@@ -1421,7 +1418,7 @@ fn strangers_make_us_hold_a_bounded_number_of_bytes() {
 
 // --- the gate ------------------------------------------------------------------------------------
 
-/// How many names `sidecar` says it has refused.
+/// Number of implausible names that `sidecar` reports.
 fn implausible(sidecar: &mut Sidecar) -> usize {
     sidecar.signal(Signal::USR1);
     let line = sidecar.expect_log("; refused: ");
@@ -1493,7 +1490,7 @@ fn a_name_may_arrive_in_pieces_and_with_more_behind_it() {
     assert_same(&came, &more);
 }
 
-/// The end is announced only once, and possibly before the name has been read.
+/// The end of input is announced only once, possibly before the name has been read.
 #[test]
 fn the_end_of_a_peer_that_sent_its_name_is_reported() {
     let directory = TempDir::new();
@@ -1505,7 +1502,7 @@ fn the_end_of_a_peer_that_sent_its_name_is_reported() {
         sidecar.signal(Signal::STOP);
         let mut peer = connect_peer(&path);
         if round % 2 == 0 {
-            // It comes in first.
+            // This one is admitted first.
             sidecar.signal(Signal::CONT);
             sidecar.settle();
             sidecar.signal(Signal::STOP);
@@ -1518,7 +1515,7 @@ fn the_end_of_a_peer_that_sent_its_name_is_reported() {
     }
 }
 
-/// Probes whether this node is alive end like this, and so do connections made out of curiosity.
+/// Probes of a node end like this, and so do connections that somebody made out of curiosity.
 #[test]
 fn peers_that_leave_without_a_name_are_not_reported() {
     let directory = TempDir::new();
@@ -1537,7 +1534,7 @@ fn peers_that_leave_without_a_name_are_not_reported() {
     assert_eq!(implausible(&mut sidecar), 0);
 }
 
-/// Even if no other peer needs the place, as nothing else would end such a connection.
+/// They are closed even if no other peer needs the place, because nothing else would end them.
 #[test]
 fn peers_that_send_no_name_in_time_are_closed() {
     let directory = TempDir::new();
@@ -1567,13 +1564,12 @@ fn introduction(name: &str) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), &message[..]].concat()
 }
 
-/// Connects as a node of this name, and is one whose handshake the VM ends. False if the VM does not even
-/// hear of it.
+/// Connects as a node of this name, whose handshake the VM then ends. False if the peer is not reported to the VM.
 fn fails(sidecar: &mut Sidecar, attacker: &mut Sidecar, path: &Path, name: &str) -> bool {
     let (outbound, _) = attacker.connect(path);
     attacker.send_data(outbound, &introduction(name));
     loop {
-        // One of the two has something to say.
+        // One of the two has input.
         if let Some(Report::Accepted { conn, .. }) = sidecar.next_report() {
             sidecar.close(conn);
             attacker.closed(outbound);
@@ -1587,7 +1583,7 @@ fn fails(sidecar: &mut Sidecar, attacker: &mut Sidecar, path: &Path, name: &str)
     }
 }
 
-/// Somebody who may connect, and does not know the cookie, says one new name after the other.
+/// An allowed user who does not know the cookie sends one new name after the other.
 #[test]
 fn failing_handshakes_hold_off_their_user_but_no_known_node() {
     let Some(host) = Host::new() else { return };
@@ -1596,7 +1592,7 @@ fn failing_handshakes_hold_off_their_user_but_no_known_node() {
     admit(&mut sidecar, Base::OwnUserAndRoot, &[STRANGER.uid], &[]);
     sidecar.listen_with(0, &path, EVERYBODY);
     let mut attacker = host.attacker(STRANGER);
-    // A node of the same user was here before.
+    // A node of the same user was connected before.
     attacker.call(&path);
     let (conn, _) = sidecar.accepted();
     sidecar.establish(conn);
@@ -1636,12 +1632,12 @@ fn failing_handshakes_hold_off_their_user_but_no_known_node() {
         "{lines} lines"
     );
 
-    // A new node of the same user is refused once, and may try when it comes again.
+    // A new node of the same user is refused once, and may try when it comes a second time.
     let new_node = "new-node@host";
     assert!(!fails(&mut sidecar, &mut attacker, &path, new_node));
     assert!(fails(&mut sidecar, &mut attacker, &path, new_node));
 
-    // The node comes again, as often as it likes, one that fails under its name does, and so do other users.
+    // The node may come again any number of times, and so may one that fails under a known name, and other users.
     for _ in 0..20 {
         assert_let_in(&mut sidecar, &mut attacker, STRANGER, &path);
     }
@@ -1655,9 +1651,9 @@ fn failing_handshakes_hold_off_their_user_but_no_known_node() {
     ));
 }
 
-// --- what comes with bytes -----------------------------------------------------------------------
+// --- ancillary data ------------------------------------------------------------------------------
 
-/// What comes with bytes, descriptors, is not taken.
+/// Descriptors that a peer sends along with its bytes are not received.
 #[test]
 fn descriptors_that_peers_send_do_not_arrive() {
     let directory = TempDir::new();
@@ -1681,7 +1677,7 @@ fn descriptors_that_peers_send_do_not_arrive() {
 
 // --- the sidecar itself --------------------------------------------------------------------------
 
-/// What a process may do and hold, so that whoever takes the sidecar over gains little.
+/// The sidecar has few privileges and resources, so that an attacker who controls it gains little.
 #[test]
 fn the_sidecar_gives_up_what_it_does_not_need() {
     let directory = TempDir::new();
@@ -1700,11 +1696,11 @@ fn the_sidecar_gives_up_what_it_does_not_need() {
             Path::new("/")
         );
     }
-    // It does what it is there for all the same.
+    // It still does its work.
     sidecar.listen(directory.path("a.sock"));
 }
 
-/// A process of its own user cannot read what it holds: /proc/PID belongs to root.
+/// Other processes of its user cannot inspect it, because its /proc/PID belongs to root.
 #[test]
 fn other_processes_cannot_inspect_the_sidecar() {
     let Some(host) = Host::new() else { return };

@@ -1,5 +1,4 @@
-//! Connections from their beginning to their end: CONNECT and ACCEPTED, the bytes both ways, and
-//! who closes what.
+//! Connections from beginning to end: CONNECT and ACCEPTED, bytes in both directions, and closing.
 
 mod port;
 
@@ -24,7 +23,7 @@ fn listening() -> (Sidecar, TempDir) {
     (sidecar, directory)
 }
 
-/// A sidecar with an established connection that a peer has made.
+/// A sidecar with an established connection that a peer has opened.
 fn connected() -> (Sidecar, ConnId, UnixStream, TempDir) {
     let (mut sidecar, directory) = listening();
     let (conn, peer) = inbound(&mut sidecar, &directory);
@@ -183,7 +182,7 @@ fn a_socket_that_we_may_not_use_is_a_denied_permission() {
 
 // --- bytes ---------------------------------------------------------------------------------------
 
-/// Around every boundary that the sidecar has: none, its coalescing, its reads, its window.
+/// Sizes around every boundary in the sidecar: zero, coalescing, reads, and the window.
 const SIZES: [usize; 15] = [
     0,
     1,
@@ -260,7 +259,7 @@ fn a_packet_of_a_whole_window_is_streamed() {
 fn megabytes_go_both_ways_at_once() {
     const SIZE: usize = 8 << 20;
     let (mut sidecar, directory) = listening();
-    // A peer that went before the sidecar has read CLOSE would be reported.
+    // If the peer left before the sidecar has read CLOSE, that would be reported.
     let mut peers = Vec::new();
     for (seed, connect) in [inbound, outbound].into_iter().enumerate() {
         let (conn, mut peer) = connect(&mut sidecar, &directory);
@@ -363,7 +362,7 @@ fn connections_do_not_mix() {
 
 // --- the end -------------------------------------------------------------------------------------
 
-/// CLOSED without its bytes.
+/// Takes CLOSED, without bytes before it.
 fn reason((reason, explanation, _): (Reason, String, Vec<u8>)) -> (Reason, String) {
     (reason, explanation)
 }
@@ -474,7 +473,7 @@ fn a_peer_that_shut_down_reading_is_detected_by_writing() {
 
 #[test]
 fn the_end_is_reported_after_the_bytes_before_it() {
-    // More than the window of a handshake: the sidecar cannot have read to the end yet.
+    // This is more than the window of a handshake, so the sidecar cannot have read to the end yet.
     let (mut sidecar, directory) = listening();
     let mut peer = connect_node(directory.path("a.sock"));
     let (conn, _) = sidecar.accepted();
@@ -537,7 +536,7 @@ fn bytes_sent_before_close_are_dropped_when_the_peer_goes() {
     drop(peer);
     sidecar.settle();
     sidecar.settle();
-    // One less for the connection, one more for the one that settles.
+    // The connection has one less, and the connection that settle uses is one more.
     assert_eq!(descriptors(sidecar.pid()), before);
 }
 
@@ -552,7 +551,7 @@ fn input_after_close_is_not_reported() {
     assert_same(&read_to_end_or_reset(&mut peer), &sent[..count]);
 }
 
-/// The sidecar closes with bytes of the peer unread: the peer learns of it behind the last byte.
+/// The sidecar closes before it has read all bytes of the peer. The peer still receives everything before the end.
 fn read_to_end_or_reset(peer: &mut UnixStream) -> Vec<u8> {
     let mut seen = Vec::new();
     match peer.read_to_end(&mut seen) {
@@ -562,8 +561,7 @@ fn read_to_end_or_reset(peer: &mut UnixStream) -> Vec<u8> {
     }
 }
 
-/// What a peer sends out of band counts as bytes that wait, and cannot be read: no socket may announce more
-/// than it gives.
+/// Out-of-band data counts as readable, but cannot be read. The sidecar must not wait for bytes that never arrive.
 #[cfg(target_os = "linux")]
 #[test]
 fn out_of_band_data_stops_nobody() {
@@ -603,7 +601,7 @@ fn out_of_band_data_stops_nobody() {
                     "{explanation}"
                 );
             } else if let Some(peer) = &mut peer {
-                // A read ends at such data, as if there were no more, and goes on with the next news.
+                // A read ends at such data, as if there were no more, and continues with the next event.
                 peer.write_all(b"more").expect("room");
                 sidecar.receive(conn, parts.iter().sum::<usize>() + 4);
             }

@@ -1,6 +1,6 @@
 //! Flow control: *a sender has at most a window of bytes of a connection sent and not acknowledged.
 //! The receiver acknowledges bytes when it has passed them on, at the latest when a quarter of the
-//! window waits for its acknowledgement.* And nobody waits for somebody else's peer.
+//! window waits for its acknowledgement.* And no connection waits for the peer of another.
 
 mod port;
 
@@ -11,12 +11,12 @@ use uds_dist::port::protocol::{ConnId, HANDSHAKE_WINDOW, WINDOW};
 const WHOLE: usize = WINDOW as usize;
 const HANDSHAKE: usize = HANDSHAKE_WINDOW as usize - NAME.len();
 
-/// Bytes in a pipe to the VM: 256 pieces, and what is spliced from a socket may come in pieces of
-/// 32 KiB. Those that wait for it, with some room above.
+/// Most bytes in the pipe to the VM and waiting for it, with some reserve. The pipe holds 256 pieces, and a splice from
+/// a socket can make pieces of 32 KiB.
 const PIPE: usize = 256 * (32 << 10);
 const KEPT: usize = 512 << 10;
 
-/// Bytes in a socket that nobody reads.
+/// Most bytes in a socket that nobody reads.
 fn socket_capacity() -> usize {
     let (mut near, _far) = UnixStream::pair().expect("two sockets");
     write_some(&mut near, &vec![0; 16 * WHOLE])
@@ -34,7 +34,7 @@ fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
     (sidecar.accepted().0, peer)
 }
 
-/// The peer writes until the sidecar takes no more: how much went.
+/// Lets the peer write until the sidecar stops reading. Returns the number of bytes.
 fn fill_from_peer(sidecar: &mut Sidecar, peer: &mut UnixStream, sent: &[u8]) -> usize {
     let mut written = 0;
     loop {
@@ -67,7 +67,7 @@ fn an_established_connection_brings_exactly_a_window_without_ack() {
     let mut written = fill_from_peer(&mut sidecar, &mut peer, &sent);
     sidecar.establish(conn);
     written += fill_from_peer(&mut sidecar, &mut peer, &sent[written..]);
-    // What the handshake brought counts, too.
+    // The bytes of the handshake count too.
     assert_eq!(sidecar.untaken(conn), WHOLE);
     let mut seen = sidecar.take(conn, WHOLE);
     for acknowledged in [1, 2, 100_000, WHOLE - 100_003] {
@@ -120,7 +120,7 @@ fn the_vm_may_send_a_window_and_is_acknowledged_what_the_peer_can_read() {
     let passed_on = readable(&peer, sent.len());
     assert!(acknowledged <= passed_on);
     assert!(passed_on - acknowledged < WHOLE / 4);
-    // The peer reads, and the sidecar acknowledges; less than a quarter of the window waits.
+    // The peer reads, and the sidecar acknowledges until less than a quarter of the window is unacknowledged.
     assert_same(&read(&mut peer, written), &sent[..written]);
     sidecar.expect_acknowledged(conn, (written - WHOLE / 4 + 1) as u64);
 }
@@ -140,7 +140,7 @@ fn a_stalled_peer_gets_everything_once_it_reads() {
         assert_same(&read(&mut peer, count), &sent[seen..seen + count]);
         seen += count;
         if seen == written {
-            // Nothing is on its way but the acknowledgement.
+            // Only the acknowledgement is on its way.
             sidecar.expect_acknowledged(conn, (written - WHOLE / 4 + 1) as u64);
         }
     }
@@ -161,7 +161,7 @@ fn a_quarter_of_a_window_is_acknowledged_and_less_is_not() {
     sidecar.expect_acknowledged(conn, quarter.len() as u64);
 }
 
-// --- others --------------------------------------------------------------------------------------
+// --- other connections ---------------------------------------------------------------------------
 
 #[test]
 fn a_stalled_peer_delays_no_other_connection() {
@@ -193,8 +193,8 @@ fn a_stalled_peer_delays_no_other_connection() {
 
 #[test]
 fn the_vm_may_leave_its_port_unread() {
-    // More than the pipe holds and the sidecar keeps: it reads the sockets no further, but it still
-    // reads the VM, and what the VM sends still reaches the peers.
+    // This is more than the pipe and the sidecar hold. The sidecar stops reading the sockets, but it still reads from
+    // the VM, and the VM's bytes still reach the peers.
     let (mut sidecar, directory) = listening();
     let sent = bytes(1, 4 * WHOLE);
     let mut connections = Vec::new();
@@ -212,13 +212,13 @@ fn the_vm_may_leave_its_port_unread() {
             let count = write_some(peer, &sent[*written..]);
             *written += count;
             stopped &= count == 0;
-            // Shows that the sidecar had a turn after the write.
+            // This shows that the loop of the sidecar has run after the write.
             sidecar.send_data(*conn, b"ping");
             assert_eq!(read(peer, 4), b"ping");
         }
     }
     let total: usize = connections.iter().map(|(_, _, written)| written).sum();
-    // At most: what the sockets hold, the pipe, and what the sidecar keeps before it stops reading.
+    // At most what the sockets and the pipe hold, and what the sidecar buffers before it stops reading.
     let most = connections.len() * socket_capacity() + PIPE + KEPT;
     assert!((WHOLE..most).contains(&total), "{total} of {most} bytes");
     for (conn, peer, written) in &mut connections {

@@ -1,5 +1,4 @@
-//! Sockets that go to the VM once the handshake is through: through the channel, whole, in order, and
-//! to nobody else.
+//! Sockets that are handed over to the VM after the handshake: completely, in order, and to no other process.
 
 mod port;
 
@@ -23,7 +22,7 @@ use uds_dist::failure::Reason;
 use uds_dist::os;
 use uds_dist::port::protocol::{ConnId, Report};
 
-/// A sidecar that listens, the VM's end of its channel, and where peers connect.
+/// A listening sidecar, the VM's end of its channel, and the address for peers.
 struct Vm {
     sidecar: Sidecar,
     channel: UnixStream,
@@ -44,13 +43,13 @@ impl Vm {
         }
     }
 
-    /// A connection that a peer has made, and the peer.
+    /// Accepts a connection. Returns it with its peer.
     fn peer(&mut self) -> (ConnId, UnixStream) {
         let peer = connect_node(self.directory.path("a.sock"));
         (self.sidecar.accepted().0, peer)
     }
 
-    /// Asks for a socket and gets it.
+    /// Requests a socket and receives it.
     fn take(&mut self, conn: ConnId) -> UnixStream {
         self.sidecar.send_hand_over(conn);
         assert_eq!(
@@ -60,7 +59,7 @@ impl Vm {
         self.receive()
     }
 
-    /// The next socket in the channel.
+    /// Receives the next socket from the channel.
     fn receive(&mut self) -> UnixStream {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -87,7 +86,7 @@ impl Vm {
     }
 }
 
-/// Connects to the channel as the VM does.
+/// Connects to the channel like the VM.
 fn enter(address: &[u8]) -> std::io::Result<UnixStream> {
     let address = os::socket_address(&Address::from_bytes(address)).expect("an address");
     Ok(limited(UnixStream::from(os::connect(&address)?)))
@@ -100,7 +99,7 @@ fn assert_connected(one: &mut UnixStream, other: &mut UnixStream) {
     assert_eq!(read(one, 8), b"and back");
 }
 
-// --- what the VM gets ----------------------------------------------------------------------------
+// --- sockets that are handed over ----------------------------------------------------------------
 
 #[test]
 fn the_vm_gets_the_socket_of_a_peer_that_came_in() {
@@ -185,7 +184,7 @@ fn the_peer_sees_the_end_when_the_vm_closes() {
     let mut vm = Vm::start();
     let (conn, mut peer) = vm.peer();
     drop(vm.take(conn));
-    // The sidecar has no descriptor of it that would keep the connection open.
+    // The sidecar has closed its descriptor, which would keep the connection open.
     assert_eq!(read_to_end(&mut peer), b"");
 }
 
@@ -198,7 +197,7 @@ fn a_handed_over_connection_leaves_nothing_in_the_sidecar() {
     for _ in 0..10 {
         let (conn, peer) = vm.peer();
         sockets.push((vm.take(conn), peer));
-        // The VM says it at any time; a number that means nothing is none of the sidecar's business.
+        // The VM may send this at any time, and the sidecar ignores unknown numbers.
         vm.sidecar.close(conn);
     }
     vm.sidecar.settle();
@@ -231,14 +230,14 @@ fn a_connection_that_has_ended_is_not_handed_over() {
     vm.sidecar.expect_no_report();
 }
 
-// --- when it cannot be ---------------------------------------------------------------------------
+// --- when a socket cannot be handed over ----------------------------------------------------------
 
 fn assert_relayed(sidecar: &mut Sidecar, conn: ConnId, peer: &mut UnixStream) {
     sidecar.send_hand_over(conn);
     assert_eq!(sidecar.expect_report("RELAYED"), Report::Relayed { conn });
     sidecar.deliver(conn, b"there");
     assert_eq!(read(peer, 5), b"there");
-    // More than a handshake may have.
+    // This exceeds the window of a handshake.
     let much = vec![1; 100_000];
     peer.write_all(&much).expect("a reader");
     assert!(sidecar.receive(conn, much.len()) == much);
@@ -290,7 +289,7 @@ fn connections_that_a_full_channel_cannot_take_are_relayed() {
     for peer in &mut handed_over {
         assert_connected(&mut vm.receive(), peer);
     }
-    // And there is room again.
+    // There is room again.
     let (conn, mut peer) = vm.peer();
     assert_connected(&mut vm.take(conn), &mut peer);
 }
@@ -303,7 +302,7 @@ fn an_ended_channel_costs_no_connection() {
     assert_relayed(&mut vm.sidecar, conn, &mut peer);
 }
 
-// --- where it is, and for how long ---------------------------------------------------------------
+// --- the address of the channel -------------------------------------------------------------------
 
 fn sockets_in(directory: &TempDir) -> Vec<String> {
     let entries = std::fs::read_dir(directory.root()).expect("a directory");
@@ -325,7 +324,7 @@ fn in_a_private_directory_the_channel_is_a_private_socket() {
     let found = std::fs::symlink_metadata(&path).expect("a socket");
     assert!(found.file_type().is_socket());
     assert_eq!(found.mode() & 0o777, 0o600);
-    // It goes when the VM is in.
+    // The file is removed once the VM has connected.
     let _channel = enter(&address).expect("the channel");
     sidecar.settle();
     assert_eq!(sockets_in(&directory), Vec::<String>::new());
@@ -378,7 +377,7 @@ fn in_the_directory_of_another_user_the_channel_is_abstract() {
 fn a_socket_that_a_killed_sidecar_left_is_replaced_and_a_live_one_is_not() {
     let directory = TempDir::new();
     for is_live in [false, true] {
-        // The shell becomes the sidecar, and has its number already.
+        // The shell becomes the sidecar, so it has the same process id.
         let place = directory.root().display();
         let setup = format!("mv {place}/left {place}/.uds_dist-$$.channel");
         let left = UnixListener::bind(directory.path("left")).expect("a free path");
@@ -443,7 +442,7 @@ fn a_vm_that_asks_twice_breaks_the_protocol() {
     }
 }
 
-// --- who does not get it -------------------------------------------------------------------------
+// --- processes that are refused -------------------------------------------------------------------
 
 #[test]
 fn the_channel_accepts_one_connection_only() {
@@ -458,7 +457,7 @@ fn the_channel_accepts_one_connection_only() {
 
 #[test]
 fn processes_other_than_the_vm_are_turned_away() {
-    // The sidecar's VM is init, and this test is not.
+    // The VM of this sidecar is said to be init, which is not this test.
     let mut sidecar = Sidecar::start();
     let address = sidecar.open_channel(1, "");
     for _ in 0..100 {

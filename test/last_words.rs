@@ -1,5 +1,4 @@
-//! What a VM has written before it ended reaches its peers, even if it is gone before the sidecar has
-//! read it.
+//! Bytes that a VM has written reach its peers, even if the VM ends before the sidecar has read them.
 
 mod port;
 
@@ -12,8 +11,8 @@ use std::process::{Command as Program, Stdio};
 use uds_dist::port::codec::data_head;
 use uds_dist::port::protocol::{Command, Report, WINDOW};
 
-/// More than what makes the sidecar acknowledge: it finds out that nobody reads its reports while
-/// there is more to read.
+/// This is more than the sidecar reads before it acknowledges. So it notices that nobody reads its reports while there
+/// is more input.
 const COUNT: usize = WINDOW as usize * 3 / 4;
 
 #[test]
@@ -42,7 +41,7 @@ fn what_the_vm_wrote_before_it_ended_is_read_to_its_end() {
     assert!(matches!(report(), Report::Connected { conn: 1, .. }));
     let (peer, _) = listener.accept().expect("a connection");
 
-    // It stands still while the VM writes and ends.
+    // The sidecar is stopped while the VM writes and ends.
     let pid = sidecar.id();
     kill(pid, Signal::STOP).expect("a live process");
     let sent = bytes(1, COUNT);

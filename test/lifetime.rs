@@ -1,5 +1,4 @@
-//! The sidecar's life: how it is started, what it hears from its VM and from the system, and how it
-//! ends.
+//! The life of a sidecar: its start, invalid input from its VM, signals, and its end.
 
 mod port;
 
@@ -37,7 +36,7 @@ fn connected() -> (Sidecar, ConnId, UnixStream, TempDir) {
 #[test]
 fn hello_is_the_first_report() {
     let mut sidecar = Sidecar::spawn(&mut Program::new(BINARY)).expect("the sidecar starts");
-    // Even if the VM says something first.
+    // Even if the VM sends something first.
     sidecar.send(&Command::Unlisten { listener: 3 });
     assert_eq!(
         sidecar.expect_report("HELLO"),
@@ -77,7 +76,7 @@ fn a_terminal_is_no_vm() {
     );
 }
 
-/// One line says what is wrong, and how it is meant.
+/// One line says what is wrong, and what to do instead.
 fn assert_misused(output: &Output, problem: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64));
@@ -145,7 +144,7 @@ fn a_long_data_packet_is_refused_before_it_has_arrived() {
 #[test]
 fn data_beyond_the_window_is_refused() {
     let (mut sidecar, conn, _peer, _directory) = connected();
-    // The peer reads nothing. Once no ACK comes any more, a window is on its way.
+    // The peer reads nothing. Once no more ACKs arrive, a whole window is on its way.
     loop {
         sidecar.settle();
         match sidecar.available(conn) as usize {
@@ -261,7 +260,7 @@ fn commands_before_a_refused_one_are_done() {
     stream.extend(b"hello\0\0\0\x01\xff");
     sidecar.send_bytes(&stream);
     assert_refused(sidecar, "unknown packet type 255");
-    // Whether the peer still gets the bytes is open; it gets no others, and the end.
+    // The peer may or may not receive these bytes. It receives no others, and then the end.
     let seen = read_to_end(&mut peer);
     assert!(b"hello".starts_with(&seen), "{seen:?}");
 }
@@ -311,11 +310,11 @@ fn a_peer_may_begin_to_read_after_the_end_of_the_vm() {
     let (mut sidecar, conn, mut peer, directory) = connected();
     let mut idle_peer = connect_node(directory.path("a.sock"));
     sidecar.accepted();
-    // A little more than a socket usually holds.
+    // A little more than a socket usually buffers.
     let sent = bytes(1, 256 << 10);
     sidecar.send_data(conn, &sent);
     sidecar.hang_up();
-    // It ends what has nothing left to deliver at once.
+    // Connections that have nothing left to deliver are closed at once.
     assert_eq!(read_to_end(&mut idle_peer), b"");
     assert_same(&read_to_end(&mut peer), &sent);
     assert!(sidecar.expect_exit().success());
@@ -337,7 +336,7 @@ fn a_peer_that_does_not_read_holds_the_end_up_no_longer_than_two_seconds() {
 #[test]
 fn reports_that_nobody_reads_do_not_hold_the_end_up() {
     let (mut sidecar, _, _peer, directory) = connected();
-    // Each is answered by one of 9 bytes; the pipe holds a megabyte at most.
+    // Each is answered with a packet of 9 bytes, and the pipe holds at most a megabyte.
     let mut packet = Vec::new();
     Command::Unlisten { listener: 7 }.encode(&mut packet);
     sidecar.send_bytes(&packet.repeat(200_000));

@@ -1,4 +1,4 @@
-//! What a sidecar may use up: handshakes, descriptors, time, the CPU. And that it gives it back.
+//! Limits on the resources of a sidecar (handshakes, descriptors, time, processor time), and their release.
 #![cfg(target_os = "linux")] // /proc has the measurements
 
 mod port;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use uds_dist::failure::Reason;
 use uds_dist::port::protocol::{Command, ConnId, Report, WINDOW};
 
-/// MAX_HANDSHAKES of the sidecar.
+/// MAX_HANDSHAKES in the sidecar.
 const HANDSHAKES: usize = 128;
 
 fn listening() -> (Sidecar, TempDir) {
@@ -29,7 +29,7 @@ fn inbound(sidecar: &mut Sidecar, directory: &TempDir) -> (ConnId, UnixStream) {
 
 // --- handshakes ----------------------------------------------------------------------------------
 
-/// Whatever way a handshake ends, it leaves its place: nobody else has to make room.
+/// Every way to end a handshake frees its place, so that no other one has to make room.
 #[test]
 fn a_completed_handshake_frees_its_place() {
     for way in 0..4 {
@@ -46,7 +46,7 @@ fn a_completed_handshake_frees_its_place() {
                 }
                 1 => {
                     sidecar.close(conn);
-                    // One that went before CLOSE is read would be reported.
+                    // A peer that leaves before CLOSE is read would be reported.
                     open.push(peer);
                 }
                 2 => {
@@ -54,7 +54,7 @@ fn a_completed_handshake_frees_its_place() {
                     sidecar.closed(conn);
                 }
                 _ => {
-                    // With bytes that its peer does not read: it lingers, but shakes no hands.
+                    // Its peer does not read these bytes, so it lingers, but it is not in a handshake.
                     sidecar.send_data(conn, &bytes(1, WINDOW as usize / 4));
                     sidecar.close(conn);
                     open.push(peer);
@@ -69,7 +69,7 @@ fn a_completed_handshake_frees_its_place() {
     }
 }
 
-/// Peers that come and go faster than the VM can deal with them wait in the backlog.
+/// Peers that come and go faster than the VM can handle wait in the backlog.
 #[test]
 fn a_place_is_freed_only_when_the_vm_is_done_with_its_connection() {
     let (mut sidecar, directory) = listening();
@@ -83,7 +83,7 @@ fn a_place_is_freed_only_when_the_vm_is_done_with_its_connection() {
         assert!(matches!(report, Report::Closed { .. }), "{report:?}");
     }
     let mut next = connect_node(directory.path("a.sock"));
-    // Longer than who says nothing may stay while others wait.
+    // This is longer than a silent peer may stay while others wait.
     sidecar.expect_idle();
     sidecar.settle();
     sidecar.expect_no_report();
@@ -91,7 +91,7 @@ fn a_place_is_freed_only_when_the_vm_is_done_with_its_connection() {
     let (conn, _) = sidecar.accepted();
     sidecar.send_data(conn, b"ping");
     assert_eq!(read(&mut next, 4), b"ping");
-    // One place, one peer.
+    // Each free place admits one peer.
     let _another = connect_node(directory.path("a.sock"));
     sidecar.settle();
     sidecar.expect_no_report();
@@ -119,7 +119,7 @@ fn outgoing_connections_need_no_place_among_handshakes() {
         sidecar.close(conn);
         peers.push(peer);
     }
-    // And they make no room for strangers when they end: one of the crowd has to.
+    // Their end makes no room for strangers; one of the others has to.
     let _one_more = connect_node(directory.path("a.sock"));
     let (_, explanation, _) = sidecar.closed(crowd[0].0);
     assert!(explanation.contains("make room"), "{explanation}");
@@ -202,7 +202,7 @@ fn failures_leave_no_descriptor_behind() {
 
 type Connections = VecDeque<(ConnId, UnixStream)>;
 
-/// A sidecar that has no descriptor left, its connections, and peers that wait.
+/// A sidecar that has run out of descriptors, with its connections and waiting peers.
 fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
     const PEERS: usize = 60;
     let directory = TempDir::new();
@@ -250,7 +250,7 @@ fn existing_connections_go_on_without_descriptors() {
         Reason::SystemError,
         &["open files"],
     );
-    // Longer than accepting rests: it tries again, and neither spins nor says so again.
+    // This is longer than the pause, so it tries again. It neither spins nor repeats its log line.
     sidecar.expect_idle_for(Duration::from_millis(1200));
     assert_eq!(complaints(&mut sidecar), 1);
 }
@@ -272,10 +272,10 @@ fn accepting_resumes_at_once_when_a_descriptor_is_free() {
         let peer = waiting.pop_front().expect("one that waits");
         connections.push_back((sidecar.accepted().0, peer));
     }
-    // Waiting for the pause to end would take a second each time.
+    // Waiting for the end of the pause would take a second each time.
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(ROUNDS.into()) / 2, "{took:?}");
-    // The shortage has not ended in between: peers have waited all the time.
+    // Peers have been waiting all the time, so the shortage has not ended in between.
     assert_eq!(complaints(&mut sidecar), 1);
     while !waiting.is_empty() {
         let (conn, _peer) = connections.pop_front().expect("one left");
@@ -310,7 +310,7 @@ fn a_closed_connection_lingers_for_a_bounded_time() {
     assert_eq!(descriptors(sidecar.pid()), before);
 }
 
-// --- the CPU -------------------------------------------------------------------------------------
+// --- processor time -------------------------------------------------------------------------------
 
 #[test]
 fn idle_after_traffic() {

@@ -1,9 +1,8 @@
 //! Plays the VM's side of the port against the real sidecar, and the peers at its sockets.
 //!
-//! Nothing here sleeps: whoever waits, waits for an event, and [`LIMIT`] is how long until a test
-//! fails with what it has seen instead. [`Sidecar`] checks with every packet what the port
-//! protocol promises: no bytes beyond a window, nothing about a connection before it begins or
-//! after it ends.
+//! Nothing here sleeps. A test waits for events, and after [`LIMIT`] it fails and shows what it has seen instead.
+//! [`Sidecar`] checks every packet against the port protocol: no bytes beyond a window, and nothing about a
+//! connection before it begins or after it has ended.
 #![allow(dead_code)] // no suite uses all of it
 
 #[path = "../fixtures/mod.rs"]
@@ -32,10 +31,10 @@ use uds_dist::port::protocol::{
     WINDOW,
 };
 
-/// More bytes than a window and the largest buffer that a socket gets.
+/// More bytes than a window and the largest buffer of a socket together.
 pub const MUCH: usize = 16 * WINDOW as usize;
 
-/// The process of the VM, as the tests' LISTEN says it.
+/// The process id of the VM in the tests' LISTEN packets.
 pub const VM_PID: u32 = 4_000_001;
 
 /// The sidecar's binary.
@@ -43,23 +42,23 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist_sidecar");
 
 // --- the VM's side of the port -------------------------------------------------------------------
 
-/// A sidecar at work, and what it has reported.
+/// A running sidecar, and everything that it has reported.
 pub struct Sidecar {
     process: Child,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
-    /// Read from stdout, not yet a whole packet.
+    /// Bytes read from stdout that are not a complete packet yet.
     unread: Vec<u8>,
-    /// Reported, not yet expected by the test; DATA and ACK are in `connections`.
+    /// Reports that the test has not taken yet. DATA and ACK are in `connections`.
     reports: VecDeque<Report>,
     connections: BTreeMap<ConnId, Connection>,
     last_conn: Option<ConnId>,
     log: Receiver<String>,
     /// Log lines that have come up so far.
     lines: Vec<String>,
-    /// Those of them that came as LOG.
+    /// The lines among them that arrived as LOG.
     logged: Vec<Line>,
-    /// Two ends of a connection that does nothing but answer.
+    /// Both ends of a connection that is only used to wait for the sidecar.
     answering: Option<(ConnId, UnixStream, TempDir)>,
 }
 
@@ -68,7 +67,7 @@ pub struct Sidecar {
 struct Connection {
     established: bool,
     closed: bool,
-    /// From the peer, not yet taken by the test.
+    /// Bytes from the peer that the test has not taken yet.
     data: Vec<u8>,
     received: u64,
     we_acknowledged: u64,
@@ -83,12 +82,12 @@ enum Pumped {
 }
 
 impl Sidecar {
-    /// Starts a sidecar and takes its HELLO.
+    /// Starts a sidecar and receives its HELLO.
     pub fn start() -> Sidecar {
         Sidecar::start_program(&mut Program::new(BINARY))
     }
 
-    /// The same with a program of the test's: a shell that sets a limit, another user.
+    /// The same with another command line, such as a shell that sets a limit or changes the user.
     pub fn start_program(program: &mut Program) -> Sidecar {
         let mut sidecar = Sidecar::spawn(program).expect("the sidecar starts");
         match sidecar.expect_report("HELLO") {
@@ -97,7 +96,7 @@ impl Sidecar {
         }
     }
 
-    /// Starts a sidecar and takes nothing of it.
+    /// Starts a sidecar without receiving anything.
     pub fn spawn(program: &mut Program) -> io::Result<Sidecar> {
         let mut process = program
             .env("UDS_DIST_LOG", "info")
@@ -131,7 +130,7 @@ impl Sidecar {
         })
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -141,7 +140,7 @@ impl Sidecar {
         kill(self.pid(), signal).expect("a live process");
     }
 
-    // What the VM says
+    // Commands of the VM
 
     /// Sends a command.
     pub fn send(&mut self, command: &Command) {
@@ -150,7 +149,7 @@ impl Sidecar {
         self.send_bytes(&packet);
     }
 
-    /// Sends bytes as they are. What a sidecar does not read any more because it has ended is lost.
+    /// Sends raw bytes. They are lost if the sidecar has ended.
     pub fn send_bytes(&mut self, mut bytes: &[u8]) {
         let deadline = Instant::now() + LIMIT;
         while !bytes.is_empty() {
@@ -176,7 +175,7 @@ impl Sidecar {
         self.connection(conn).sent += bytes.len() as u64;
     }
 
-    /// Sends bytes of a connection as the VM does: in batches, and never more than the window.
+    /// Sends bytes of a connection like the VM, in batches and never more than the window.
     pub fn deliver(&mut self, conn: ConnId, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let count = bytes.len().min(100_000).min(self.available(conn) as usize);
@@ -189,13 +188,13 @@ impl Sidecar {
         }
     }
 
-    /// Bytes that may be sent on a connection now.
+    /// Number of bytes that may be sent on a connection now.
     pub fn available(&mut self, conn: ConnId) -> u64 {
         let connection = self.connection(conn);
         u64::from(WINDOW) - (connection.sent - connection.it_acknowledged)
     }
 
-    /// Sends until the window of a connection is used up and no ACK comes any more: how much went.
+    /// Sends until the window of a connection is used up and no more ACKs arrive. Returns the number of bytes sent.
     pub fn fill(&mut self, conn: ConnId, sent: &[u8]) -> usize {
         let mut written = 0;
         loop {
@@ -217,7 +216,7 @@ impl Sidecar {
         self.send(&Command::Ack { conn, count });
     }
 
-    /// Says that the handshake is through, and acknowledges what the test has taken of it: the peer's name,
+    /// Reports that the handshake is complete, and acknowledges its bytes that the test has taken: the peer's name,
     /// or more.
     pub fn establish(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
@@ -228,13 +227,13 @@ impl Sidecar {
         self.acknowledge(conn, taken);
     }
 
-    /// Asks for the socket of a connection.
+    /// Requests the socket of a connection.
     pub fn send_hand_over(&mut self, conn: ConnId) {
         let node = format!("peer{conn}@host");
         self.send(&Command::HandOver { conn, node });
     }
 
-    /// Asks for a channel for the process `vm_pid`, and takes its address.
+    /// Requests a channel for the process `vm_pid`, and returns its address.
     pub fn open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) -> Vec<u8> {
         self.send_open_channel(vm_pid, directory);
         match self.expect_report("CHANNEL") {
@@ -243,7 +242,7 @@ impl Sidecar {
         }
     }
 
-    /// Asks for a channel for the process `vm_pid`.
+    /// Requests a channel for the process `vm_pid`.
     pub fn send_open_channel(&mut self, vm_pid: u32, directory: impl AsRef<OsStr>) {
         let directory = directory.as_ref().as_bytes().to_vec();
         self.send(&Command::OpenChannel { vm_pid, directory });
@@ -255,12 +254,12 @@ impl Sidecar {
         self.send(&Command::Close { conn });
     }
 
-    /// Closes stdin, as a VM that ends.
+    /// Closes stdin, like a VM that ends.
     pub fn hang_up(&mut self) {
         self.stdin = None;
     }
 
-    /// Closes stdout, as a VM that ends. What has been reported is lost.
+    /// Closes stdout, like a VM that ends. Reports that have not been read are lost.
     pub fn go_deaf(&mut self) {
         self.stdout = None;
     }
@@ -270,7 +269,7 @@ impl Sidecar {
         self.listen_with(0, address, 0o600);
     }
 
-    /// Listens with a listener and a mode of the test's.
+    /// Listens with this listener and this mode.
     pub fn listen_with(&mut self, listener: ListenerId, address: impl AsRef<OsStr>, mode: u16) {
         self.send_listen(listener, address, mode);
         match self.expect_report("LISTENING") {
@@ -290,7 +289,7 @@ impl Sidecar {
         });
     }
 
-    /// Tries to listen and must not succeed.
+    /// Tries to listen, and expects a failure.
     pub fn listen_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
         self.send_listen(0, address, 0o600);
         match self.expect_report("LISTEN_FAILED") {
@@ -303,13 +302,13 @@ impl Sidecar {
         }
     }
 
-    /// Stops listening. Peers that come in meanwhile are for the test.
+    /// Stops listening. Peers that are accepted meanwhile are left to the test.
     pub fn unlisten(&mut self, listener: ListenerId) {
         self.send(&Command::Unlisten { listener });
         self.expect_this(&Report::Unlistened { listener });
     }
 
-    /// Connects to an address where somebody listens.
+    /// Connects to an address where a process listens.
     pub fn connect(&mut self, address: impl AsRef<OsStr>) -> (ConnId, Credentials) {
         let conn = self.send_connect(address);
         match self.expect_report("CONNECTED") {
@@ -318,14 +317,14 @@ impl Sidecar {
         }
     }
 
-    /// Connects to another sidecar, and says the name of a node.
+    /// Connects to another sidecar, and sends the name of a node.
     pub fn call(&mut self, address: impl AsRef<OsStr>) -> (ConnId, Credentials) {
         let (conn, peer) = self.connect(address);
         self.send_data(conn, NAME);
         (conn, peer)
     }
 
-    /// Connects to an address where it must not succeed.
+    /// Tries to connect to an address, and expects a failure.
     pub fn connect_fails(&mut self, address: impl AsRef<OsStr>) -> (Reason, String) {
         let conn = self.send_connect(address);
         match self.expect_report("CONNECT_FAILED") {
@@ -348,7 +347,7 @@ impl Sidecar {
         conn
     }
 
-    // What the sidecar says
+    // Reports of the sidecar
 
     /// Takes the next report that is neither DATA nor ACK.
     pub fn expect_report(&mut self, awaited: &str) -> Report {
@@ -371,7 +370,7 @@ impl Sidecar {
         }
     }
 
-    /// Takes the next report that is neither DATA nor ACK, if one comes within a moment.
+    /// Takes the next report that is neither DATA nor ACK, if one arrives within a moment.
     pub fn next_report(&mut self) -> Option<Report> {
         if self.reports.is_empty() {
             self.pump(Instant::now() + Duration::from_millis(1));
@@ -379,7 +378,7 @@ impl Sidecar {
         self.reports.pop_front()
     }
 
-    /// Takes this report, whatever else has come.
+    /// Takes this report, whichever others have arrived before it.
     pub fn expect_this(&mut self, report: &Report) {
         while !self.reports.contains(report) {
             self.pump_for(&format!("{report:?}"));
@@ -387,19 +386,19 @@ impl Sidecar {
         self.reports.retain(|other| other != report);
     }
 
-    /// Something has been reported, and not been taken.
+    /// True if there are reports that have not been taken.
     pub fn has_report(&self) -> bool {
         !self.reports.is_empty()
     }
 
-    /// Nothing has been reported that has not been taken.
+    /// Expects that all reports have been taken.
     pub fn expect_no_report(&mut self) {
         if self.has_report() {
             self.fail("no report");
         }
     }
 
-    /// Takes ACCEPTED, and the name of the peer.
+    /// Takes ACCEPTED and the name of the peer.
     pub fn accepted(&mut self) -> (ConnId, Credentials) {
         match self.expect_report("ACCEPTED") {
             Report::Accepted { conn, peer, .. } => {
@@ -410,14 +409,14 @@ impl Sidecar {
         }
     }
 
-    /// Takes CLOSED, and with it all bytes of the connection that came before; and answers with CLOSE.
+    /// Takes CLOSED and all bytes of the connection that arrived before it. Answers with CLOSE.
     pub fn closed(&mut self, conn: ConnId) -> (Reason, String, Vec<u8>) {
         let ended = self.ended(conn);
         self.send(&Command::Close { conn });
         ended
     }
 
-    /// Takes CLOSED of whatever connection it is, and answers with CLOSE.
+    /// Takes CLOSED of any connection, and answers with CLOSE.
     pub fn expect_closed(&mut self) -> (ConnId, String) {
         match self.expect_report("CLOSED") {
             Report::Closed {
@@ -444,7 +443,7 @@ impl Sidecar {
         }
     }
 
-    /// Takes this many bytes of a connection, and acknowledges none.
+    /// Takes this number of bytes of a connection without acknowledging them.
     pub fn take(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
         while self.connection(conn).data.len() < count {
             self.pump_for(&format!("{count} bytes of connection {conn}"));
@@ -452,8 +451,8 @@ impl Sidecar {
         self.connection(conn).data.drain(..count).collect()
     }
 
-    /// Takes this many bytes of an established connection and acknowledges them as the VM does:
-    /// when a quarter of the window waits for it.
+    /// Takes this number of bytes of an established connection. Acknowledges them like the VM, which waits until they
+    /// are a quarter of the window.
     pub fn receive(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
@@ -473,25 +472,25 @@ impl Sidecar {
         bytes
     }
 
-    /// Bytes of a connection that have come and that nobody has taken.
+    /// Number of bytes of a connection that have arrived and have not been taken.
     pub fn untaken(&mut self, conn: ConnId) -> usize {
         self.connection(conn).data.len()
     }
 
-    /// Bytes of a connection that the sidecar has acknowledged.
+    /// Number of bytes of a connection that the sidecar has acknowledged.
     pub fn acknowledged(&mut self, conn: ConnId) -> u64 {
         self.connection(conn).it_acknowledged
     }
 
-    /// Waits until the sidecar has acknowledged this many bytes.
+    /// Waits until the sidecar has acknowledged this number of bytes.
     pub fn expect_acknowledged(&mut self, conn: ConnId, count: u64) {
         while self.connection(conn).it_acknowledged < count {
             self.pump_for(&format!("ACK of {count} bytes of connection {conn}"));
         }
     }
 
-    /// Lets the sidecar do all that it can do: it has had many turns when this returns, and
-    /// everything that it had to report before is here.
+    /// Waits until the sidecar has nothing left to do. When this returns, its loop has run many times, and all its
+    /// earlier reports have arrived.
     pub fn settle(&mut self) {
         let (conn, mut peer, directory) = self.answering.take().unwrap_or_else(|| {
             let directory = TempDir::new();
@@ -499,7 +498,7 @@ impl Sidecar {
             let listener = std::os::unix::net::UnixListener::bind(&path).expect("a listener");
             self.send_connect(&path);
             let conn = self.last_conn.expect("chosen");
-            // Other reports may come first, and are for the test.
+            // Other reports may arrive first; they are left to the test.
             let ours =
                 |report: &Report| matches!(report, Report::Connected { conn: c, .. } if *c == conn);
             while !self.reports.iter().any(ours) {
@@ -520,7 +519,7 @@ impl Sidecar {
         self.answering = Some((conn, peer, directory));
     }
 
-    /// Waits for a line of the log that contains this: a LOG while there is a VM, and of stderr after that.
+    /// Waits for a log line that contains this text: a LOG packet while there is a VM, and a line on stderr after it.
     pub fn expect_log(&mut self, text: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         let mut seen = 0;
@@ -547,7 +546,7 @@ impl Sidecar {
         }
     }
 
-    /// Waits for a LOG with this text in it.
+    /// Waits for a LOG packet that contains this text.
     pub fn expect_line(&mut self, text: &str) -> Line {
         self.expect_log(text);
         let mut logged = self.logged.iter();
@@ -555,26 +554,26 @@ impl Sidecar {
         line.expect("it came as LOG").clone()
     }
 
-    /// Every LOG so far.
+    /// All LOG packets so far.
     pub fn logged(&self) -> &[Line] {
         &self.logged
     }
 
-    /// The log so far, or all of it after the end.
+    /// The log so far; after the end of the sidecar, all of it.
     pub fn log(&mut self) -> &[String] {
         while self.stdout.is_some() && matches!(self.pump(Instant::now()), Pumped::Something) {}
         self.lines.extend(self.log.try_iter());
         &self.lines
     }
 
-    /// Waits for the end of the process, whether or not somebody reads its reports.
+    /// Waits until the process has ended, even if nobody reads its reports.
     pub fn expect_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.log.recv_timeout(left) {
                 Ok(line) => self.lines.push(line),
-                // stderr is closed; nothing but the end of the process does that.
+                // stderr is closed only when the process ends.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.fail("the sidecar to end"),
             }
@@ -583,18 +582,18 @@ impl Sidecar {
         self.process.wait().expect("a child")
     }
 
-    /// Kills it, as the kernel does when memory runs out.
+    /// Kills the process, like the kernel when memory runs out.
     pub fn kill(mut self) {
         self.process.kill().expect("a child");
         self.process.wait().expect("a child");
     }
 
-    /// Measures that it does nothing while nothing happens. This waits by time, and reads nothing.
+    /// Measures that the sidecar is idle while nothing happens. This waits for a fixed time and reads nothing.
     pub fn expect_idle(&mut self) {
         self.expect_idle_for(Duration::from_millis(300));
     }
 
-    /// The same for longer.
+    /// The same for a longer time.
     pub fn expect_idle_for(&mut self, time: Duration) {
         let before = Usage::of(self.pid());
         match self.log.recv_timeout(time) {
@@ -603,13 +602,13 @@ impl Sidecar {
             Err(RecvTimeoutError::Disconnected) => self.fail("the sidecar to live on"),
         }
         let after = Usage::of(self.pid());
-        // A loop that spins would use tens of ticks; one that polls would wait tens of times.
+        // A loop that spins would use tens of ticks. One that polls would wait tens of times.
         if after.ticks - before.ticks > 2 || after.waits - before.waits > 4 {
             self.fail(&format!("no work, not {before:?} to {after:?}"));
         }
     }
 
-    /// How often it wakes up in so much time. This waits by time, and reads nothing.
+    /// Number of times that the sidecar wakes up in this time. This waits for a fixed time and reads nothing.
     pub fn wakeups_in(&mut self, time: Duration) -> u64 {
         let before = Usage::of(self.pid());
         match self.log.recv_timeout(time) {
@@ -636,7 +635,7 @@ impl Sidecar {
         let mut buffer = vec![0; 256 << 10];
         let count = stdout.read(&mut buffer).expect("a pipe");
         if count == 0 {
-            // One that has lost its VM need not say things to their end.
+            // A sidecar that has lost its VM may end in the middle of a packet.
             assert!(self.stdin.is_none() || self.unread.is_empty());
             return Pumped::End;
         }
@@ -719,7 +718,7 @@ impl Sidecar {
         assert!(before.is_none(), "{conn} begins twice");
     }
 
-    /// `None` for one that this side has closed: packets cross on the way.
+    /// `None` for a connection that this side has closed, because packets can cross.
     fn open_connection(&mut self, conn: ConnId, what: &str) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(&conn)?;
         assert!(!connection.closed, "{what} after CLOSED of {conn}");
@@ -733,7 +732,7 @@ impl Sidecar {
         connection
     }
 
-    /// Ends the test with what has been seen.
+    /// Fails the test, and shows what has been seen.
     pub fn fail(&mut self, awaited: &str) -> ! {
         self.lines.extend(self.log.try_iter());
         let connections: Vec<_> = self
@@ -765,7 +764,7 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        // Both fail when it has ended already.
+        // Both fail if it has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -776,7 +775,7 @@ fn first_packet(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_be_bytes(*head) as usize)
 }
 
-/// Waits until one of `events`, or the end, is there; false if the deadline is first.
+/// Waits for one of `events` or for the end; false if the deadline passes first.
 fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -790,15 +789,15 @@ fn wait(fd: impl AsFd, events: PollFlags, deadline: Instant) -> bool {
     }
 }
 
-/// A program that becomes the sidecar after a shell has run `setup`, for limits.
+/// A shell that runs `setup`, for example to set limits, and then becomes the sidecar.
 pub fn after_shell(setup: &str) -> Program {
     let mut program = Program::new("/bin/sh");
     program.args(["-c", &format!("{setup} && exec \"$0\" \"$@\""), BINARY]);
     program
 }
 
-/// The sidecar as a user without privileges; `None`, with a message, where the test may not change
-/// users. The binary stands in `directory`: that user may not be able to reach it elsewhere.
+/// The sidecar as a user without privileges; `None`, with a message, if the test may not change users. The binary
+/// is copied to `directory`, because that user may not be able to reach it elsewhere.
 pub fn as_nobody(directory: &TempDir) -> Option<Program> {
     const NOBODY: u32 = 65534;
     if !rustix::process::geteuid().is_root() {
@@ -806,8 +805,8 @@ pub fn as_nobody(directory: &TempDir) -> Option<Program> {
         return None;
     }
     let binary = directory.path("uds_dist_sidecar");
-    // Not by fs::copy: another test's child could hold its descriptor for a moment, and a program
-    // that is open for writing cannot be started.
+    // fs::copy would not do: a child of another test could inherit its descriptor for a moment, and a program that
+    // is open for writing cannot be started.
     let copied = Program::new("cp").arg(BINARY).arg(&binary).status();
     assert!(copied.expect("cp starts").success());
     let mut program = Program::new(binary);
