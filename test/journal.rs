@@ -1,4 +1,4 @@
-//! The log: what the VM hears of the sidecar's records, what goes to stderr instead, and that lines give way.
+//! The log: lines that are sent to the VM, lines on stderr, and lines that are dropped in favour of packets.
 
 mod port;
 
@@ -14,7 +14,7 @@ use uds_dist::port::protocol::{
     Cause, Command, Level, Line, MAX_LINE, MAX_SUBJECT, Report, Status, Subject,
 };
 
-/// Us, as the kernel describes us to the sidecar.
+/// The credentials of this process, as the kernel reports them to the sidecar.
 fn ourselves() -> Credentials {
     Credentials {
         uid: rustix::process::geteuid().as_raw(),
@@ -31,7 +31,7 @@ fn a_refusal_has_its_facts() {
     let mut sidecar = Sidecar::start();
     sidecar.listen(directory.path("a.sock"));
     sidecar.send(&Command::Admit(Policy::just(Base::Nobody)));
-    // Answered after it has been obeyed.
+    // The answer comes after the command has taken effect.
     sidecar.send(&Command::Unlisten { listener: 3 });
     let unlistened = Report::Unlistened { listener: 3 };
     assert_eq!(sidecar.expect_report("UNLISTENED"), unlistened);
@@ -104,7 +104,7 @@ fn the_status_is_the_systems() {
         memory,
     } = status;
     assert_eq!(descriptor_limit, 77);
-    // Root may look; for the user of a sidecar, it has to tell itself.
+    // Root can count the descriptors; other users have to rely on the report.
     if let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())) {
         assert_eq!(descriptors as usize, entries.count());
     }
@@ -121,7 +121,7 @@ fn lines_are_on_stderr_when_the_vm_is_gone_and_only_then() {
     sidecar.expect_line("SIGTERM");
     let directory = TempDir::new();
     sidecar.listen(directory.path("a.sock"));
-    // Its end is noticed by the sidecar alone.
+    // Only the sidecar notices this.
     std::fs::remove_file(directory.path("a.sock")).expect("a file");
     let before = sidecar.logged().len();
     sidecar.hang_up();
@@ -142,12 +142,12 @@ fn a_peer_that_leaves_without_a_name_is_logged_at_debug() {
     assert_eq!(line.peer, ourselves());
 }
 
-/// A VM that reads nothing: lines are dropped, and nothing else is.
+/// The VM reads nothing. Then only log lines are dropped.
 #[test]
 fn lines_give_way_to_packets() {
     const ROUNDS: u32 = 20_000;
     let mut sidecar = Sidecar::start_program(&mut after_shell("export UDS_DIST_LOG=debug"));
-    // Each round is two packets and two lines; together they are more than pipe and queue hold.
+    // Each round makes two packets and two lines. Together, they exceed the pipe and the queue.
     for _ in 0..ROUNDS {
         sidecar.send(&Command::Listen {
             listener: 0,
@@ -199,7 +199,7 @@ fn a_full_queue_counts_what_it_does_not_take() {
     assert_eq!(queue.pop(), None);
 }
 
-// --- what becomes of a record --------------------------------------------------------------------
+// --- records -------------------------------------------------------------------------------------
 
 fn text_of(text: &str) -> Line {
     line(

@@ -1,5 +1,4 @@
-//! Who owns a socket's name: LISTEN and UNLISTEN, lock files, stale sockets, and what else may
-//! stand at a path.
+//! Ownership of names: LISTEN and UNLISTEN, lock files, stale sockets, and other files at the path.
 
 mod port;
 
@@ -144,7 +143,7 @@ fn a_name_of_another_sidecar_is_a_duplicate_and_names_its_process() {
     second.listen(&path);
 }
 
-/// A lock file can say what it likes: the kernel says who has the name.
+/// The content of a lock file is not trusted; the kernel reports who has the name.
 #[test]
 fn a_lock_file_is_not_believed_about_a_process() {
     let directory = TempDir::new();
@@ -211,7 +210,7 @@ fn a_listener_with_a_full_backlog_is_alive() {
     assert_eq!(directory.names(), ["0.sock", "1.sock"]);
 }
 
-/// The C library's SOMAXCONN, 4096 or 128, is no limit: the kernel's net.core.somaxconn is.
+/// The limit is the kernel's net.core.somaxconn, not SOMAXCONN of the C library, which is 4096 or 128.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_backlog_is_as_long_as_the_kernel_allows() {
@@ -237,10 +236,10 @@ fn the_backlog_is_as_long_as_the_kernel_allows() {
         address: path.as_os_str().as_encoded_bytes().to_vec(),
     });
     sidecar.expect_this(&Report::Listening { listener: 0 });
-    // It accepts nobody while it is stopped.
+    // It accepts no connections while it is stopped.
     sidecar.signal(Signal::STOP);
     let waiting = fill_backlog(&SocketAddrUnix::new(&path).expect("an address"));
-    // Of a stream socket, one more than the backlog may wait.
+    // A stream socket lets one more peer wait than its backlog says.
     assert_eq!(waiting.len(), BACKLOG as usize + 1);
 }
 
@@ -275,7 +274,7 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
             Report::Listening { .. } => {
                 owners += 1;
                 let _peer = connect_node(&path);
-                // Those who came later have knocked, too; the last one to come is our peer.
+                // Other processes that probed the name have connected too. Our peer is the last one.
                 starter.settle();
             }
             Report::ListenFailed {
@@ -291,7 +290,7 @@ fn one_of_many_starters_gets_the_name_of_a_dead_one() {
 
 // --- names that are taken away -------------------------------------------------------------------
 
-/// What somebody with the right to do so can do to the files of a node, and what the node makes of it.
+/// Changes that others may make to the files of a node, and the reaction of the node.
 #[test]
 fn a_name_that_is_taken_away_is_lost_and_may_be_had_again() {
     type Deed = fn(&TempDir);
@@ -357,13 +356,13 @@ fn a_name_that_is_taken_away_is_lost_and_may_be_had_again() {
         );
         assert!(explanation.contains(what), "{explanation}");
         assert!(explanation.contains("x/a.sock"), "{explanation}");
-        // What is not ours is left alone, what is ours is not.
+        // Only our own file is removed.
         let names = fs::read_dir(directory.path("x")).into_iter().flatten();
         let names: Vec<_> = names
             .map(|entry| entry.expect("a name").file_name())
             .collect();
         assert_eq!(names, left);
-        // Connections stay, and the number is free.
+        // Connections stay up, and the number of the listener is free.
         sidecar.send_data(conn, b"still here");
         assert_eq!(read(&mut peer, 10), b"still here");
         for name in left {
@@ -396,7 +395,7 @@ fn sighup_looks_at_once() {
     sidecar.expect_no_report();
 }
 
-/// It looks once in two seconds, and does nothing else.
+/// It checks the files every two seconds, and is idle otherwise.
 #[test]
 fn watching_the_path_wakes_an_idle_sidecar_once_in_two_seconds() {
     const LOOKS: u32 = 3;
@@ -422,7 +421,7 @@ fn unlisten_that_crosses_the_loss_is_answered() {
     sidecar.listen(&path);
 }
 
-/// Its owner may change the files, as long as they are the same ones.
+/// The owner may change the files, as long as they are not replaced.
 #[test]
 fn a_name_with_other_rights_is_not_lost() {
     let directory = TempDir::new();
@@ -468,7 +467,7 @@ fn only_files_of_killed_sidecars_are_swept() {
     dead.listen(&names[0]);
     live.listen(&names[1]);
     dead.kill();
-    // Neither a socket that was never ours, nor what only looks like one.
+    // Neither sockets that were never ours nor files that only look like sockets.
     drop(UnixListener::bind(directory.path("other.sock")).expect("a socket"));
     fs::write(directory.path("file.sock"), "").expect("a file");
     fs::write(directory.path("file.sock.lock"), "").expect("a file");
@@ -511,7 +510,7 @@ fn a_lock_file_that_nobody_holds_is_no_obstacle() {
     assert_eq!(noted, format!("{VM_PID}\n"));
 }
 
-// --- what is in the way --------------------------------------------------------------------------
+// --- other files at the path ----------------------------------------------------------------------
 
 #[test]
 fn anything_but_a_socket_is_never_removed() {
@@ -659,7 +658,7 @@ fn a_socket_of_another_user_is_not_stale() {
     fs::create_dir(&shared).expect("a directory");
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("our directory");
     let path = directory.path("shared/a.sock");
-    // Without a lock file; nobody may not connect to it.
+    // There is no lock file, and the user nobody may not connect to it.
     let _foreign = UnixListener::bind(&path).expect("a listener");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our socket");
     let mut sidecar = Sidecar::start_program(&mut nobody);
@@ -673,7 +672,7 @@ fn a_socket_of_another_user_is_not_stale() {
 
 // --- addresses -----------------------------------------------------------------------------------
 
-/// sun_path of unix(7) has 108 bytes, elsewhere 104; the last of them is NUL.
+/// sun_path of unix(7) has 108 bytes on Linux and 104 elsewhere, and the last one is NUL.
 const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[test]

@@ -1,4 +1,4 @@
-//! Twenty starters at the same instant, for the name of a dead one, again and again.
+//! Twenty nodes start at the same time and compete for the name of a dead one, again and again.
 
 mod port;
 
@@ -43,16 +43,16 @@ fn exactly_one_of_twenty_starters_gets_the_name_of_a_dead_one() {
                 .collect()
         });
         assert_eq!(owners.len(), 1, "owners in round {round}");
-        // It is its socket that stands at the path.
+        // The socket at the path is that of the winner.
         let peer = peer_credentials(connect_peer(&path)).expect("a connection");
         assert_eq!(peer.pid, starters[owners[0]].pid());
-        // It dies and leaves its files to the next round.
+        // The winner is killed and leaves its files to the next round.
         starters.swap_remove(owners[0]).kill();
         starters.push(Sidecar::start());
     }
 }
 
-/// Asks until the answer is final, as the VM does: a busy name has an owner in a moment.
+/// Tries until the answer is final, like the VM. A busy name has an owner a moment later.
 fn gets_the_name(starter: &mut Sidecar, path: &Path) -> bool {
     let deadline = Instant::now() + LIMIT;
     loop {

@@ -1,5 +1,5 @@
-//! The sidecar's codec of the port protocol against the golden vectors. The VM's codec is held to
-//! the same ones by `port_protocol_SUITE.erl`.
+//! Tests the sidecar's codec of the port protocol against the golden vectors. `port_protocol_SUITE.erl` tests the VM's
+//! codec against the same ones.
 
 #[path = "port/understood.rs"]
 mod understood;
@@ -143,13 +143,13 @@ fn the_longest_control_body_is_that_of_the_vectors() {
     assert_eq!(longest("listen_over_the_cap"), MAX_CONTROL_BODY + 1);
 }
 
-/// As the sidecar reads it: length first, from a stream.
+/// Reads a vector from a stream, like the sidecar, length first.
 fn read(vector: &Vector) -> (Vec<Said>, Option<DecodeError>) {
     let stream = vector.with_length();
     understood(&mut CommandReader::default(), [&stream[..]])
 }
 
-/// A [`DecodeError`] in the words of the vectors.
+/// The name of a [`DecodeError`] in the vectors.
 fn reason(error: DecodeError) -> String {
     match error {
         DecodeError::Missing(field) => format!("missing {field}"),

@@ -1,5 +1,5 @@
-//! Properties of the parts that do no I/O, with random inputs: whatever is encoded is decoded,
-//! however a stream is cut, the windows keep to their rule, and the crowd at the door is bounded.
+//! Properties of the parts that do no I/O, tested with random input: encoded packets are decoded however the stream
+//! is cut, the windows keep their rule, and the crowd at the door is bounded.
 
 #[path = "port/understood.rs"]
 mod understood;
@@ -24,7 +24,7 @@ use uds_dist::port::queue::{MAX_READ, MAX_SPLICE, Next, ReportQueue};
 use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood, understood_with};
 
-/// A run tries what every run tries: PROPTEST_RNG_SEED and PROPTEST_CASES look for more.
+/// All runs use the same random input. PROPTEST_RNG_SEED and PROPTEST_CASES change that.
 fn config(cases: u32) -> ProptestConfig {
     let mut config = ProptestConfig {
         failure_persistence: None,
@@ -58,7 +58,7 @@ proptest! {
         prop_assert_eq!(Report::decode(body(&encoded)), Ok(report));
     }
 
-    /// Whatever is not rejected means exactly its own bytes.
+    /// A packet that is not rejected is encoded to the same bytes again.
     #[test]
     fn garbage_is_rejected_or_decoded_without_loss(garbage in vec(any::<u8>(), 0..64)) {
         if let Ok(command) = Command::decode(&garbage) {
@@ -184,7 +184,7 @@ fn encoded(items: &[Said]) -> Vec<u8> {
     stream
 }
 
-/// What [`understood`] makes of them: DATA has no packets, only bytes.
+/// The result that [`understood`] must have. Adjacent DATA of one connection is joined.
 fn put_together(items: Vec<Said>) -> Vec<Said> {
     let mut together: Vec<Said> = Vec::new();
     for item in items {
@@ -224,7 +224,7 @@ enum QueueStep {
         conn: u32,
         count: usize,
     },
-    /// The socket does not splice, and is read.
+    /// The socket cannot be spliced, so it is read.
     Instead(Index),
     Written(Index),
 }
@@ -253,9 +253,9 @@ proptest! {
     fn reports_wait_in_order_and_none_is_lost(steps in vec(queue_step(), 0..60)) {
         let mut queue = ReportQueue::default();
         let mut expected: Vec<u8> = Vec::new();
-        // Connection, and what is expected before and after the bytes of its socket.
+        // The connection, and the bytes that are expected before and after those of its socket.
         let mut splice: Option<(u32, usize, usize)> = None;
-        // Bytes of the socket that go as others do.
+        // Bytes of the socket that are queued like all others.
         let mut instead: Vec<u8> = Vec::new();
         for step in steps {
             match step {
@@ -284,7 +284,7 @@ proptest! {
                     });
                     prop_assert!(read.is_err());
                 }
-                // Nobody makes a second one, as the queue has no room for what sockets have.
+                // There is never a second one, because the queue reports no room for sockets.
                 QueueStep::Splice { .. } if splice.is_some() => prop_assert!(!queue.has_room()),
                 QueueStep::Splice { conn, count } => {
                     queue.push_splice(conn, count);
@@ -344,9 +344,9 @@ proptest! {
 
 #[derive(Debug, Clone)]
 enum WindowStep {
-    /// The sender has this much to send.
+    /// The sender wants to send this number of bytes.
     Send(u32),
-    /// The receiver passes on this much of what has arrived.
+    /// The receiver passes on this number of the bytes that have arrived.
     PassOn(u32),
     /// The oldest acknowledgement on its way arrives.
     DeliverAck,
@@ -400,13 +400,13 @@ proptest! {
             }
             prop_assert_eq!(sender.unacknowledged(), sent - acks_seen);
             prop_assert_eq!(sender.available(), size - (sent - acks_seen));
-            // Exactly what the sender may still send is what the receiver would still take.
+            // The sender may send exactly as much as the receiver would accept.
             if acks.is_empty() {
                 let too_many = sender.available() as usize + 1;
                 prop_assert_eq!(receiver.received(too_many), Err(RuleBroken));
             }
         }
-        // Everything passed on and every acknowledgement delivered: the sender goes on.
+        // Once everything is passed on and all acknowledgements have arrived, the sender can continue.
         receiver.passed_on((sent - passed_on) as usize);
         acks.extend(receiver.take_acknowledgement());
         for count in acks {
@@ -420,7 +420,7 @@ proptest! {
 
 // --- the gate ------------------------------------------------------------------------------------
 
-/// A first message, right or nearly right.
+/// A valid or nearly valid first message.
 fn first_message() -> impl Strategy<Value = Vec<u8>> {
     let text = prop_oneof![
         4 => "[a-z0-9_-]{1,20}@[a-z0-9.-]{1,20}".prop_map(String::into_bytes),
@@ -453,8 +453,7 @@ fn first_message() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What erl_dist_protocol says of a first message, and what an atom can hold, in other words than the
-/// gate's.
+/// The rules of erl_dist_protocol and of atoms for a first message, written differently than in the gate.
 fn can_be_a_node(message: &[u8]) -> bool {
     let (name, is_host) = match message {
         [b'N', rest @ ..] if rest.len() >= 14 => {
@@ -481,7 +480,7 @@ fn can_be_a_node(message: &[u8]) -> bool {
         && !node.contains(|c: char| c.is_control() || c.is_whitespace() && c != '\u{a0}')
 }
 
-/// What the gate says in the end, and what it has taken.
+/// The last verdict of the gate, and the bytes that it has accepted.
 fn judged<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Verdict, Vec<u8>) {
     let mut gate = Gate::default();
     let mut taken = Vec::new();
@@ -519,7 +518,7 @@ proptest! {
         prop_assert!(stream.starts_with(&kept) && kept.len() <= MAX_HELD);
         let (cut, _) = judged(pieces(&stream, &cuts));
         prop_assert_eq!(cut == Verdict::Plausible, expected, "{:?}", cut);
-        // It waits only for what may still come right.
+        // It waits only if the message can still become valid.
         if !expected && message.len() <= MAX_MESSAGE {
             prop_assert!(matches!(whole, Verdict::Implausible(_)), "{:?}", whole);
         }
@@ -542,15 +541,15 @@ proptest! {
 
 #[derive(Debug, Clone)]
 enum CrowdStep {
-    /// A connection comes in if there is a place, or one ends to make room for it.
+    /// A connection is accepted if there is a place, or another one ends to make room.
     Arrive,
-    /// One says its first bytes.
+    /// A visitor sends its first bytes.
     Begin(Index),
-    /// One ends by itself.
+    /// A connection ends by itself.
     End(Index),
-    /// The VM is done with one; perhaps for the second time.
+    /// The VM is done with a connection, perhaps for the second time.
     Leave(Index),
-    /// Time goes by.
+    /// Time passes.
     Wait(u64),
 }
 
@@ -574,8 +573,8 @@ proptest! {
         let mut crowd = Crowd::new();
         let mut now = Instant::now();
         let mut last_conn = 0;
-        // Each connection that has a place, whether it is a visitor, and from when on it makes room; none
-        // if it has ended.
+        // For each connection that has a place: whether it is a visitor, and the time from which it has to make
+        // room, or none if it has ended.
         let mut model: Vec<(u32, bool, Option<Instant>)> = Vec::new();
         for step in steps {
             match step {
@@ -602,7 +601,7 @@ proptest! {
                 }
                 _ if model.is_empty() => (),
                 CrowdStep::Begin(index) => {
-                    // Only visitors begin, but nothing happens to others.
+                    // Only visitors begin a handshake. The call has no effect on others.
                     let at = index.index(model.len());
                     let (conn, is_visitor, time) = &mut model[at];
                     if std::mem::take(is_visitor) {
@@ -620,7 +619,7 @@ proptest! {
                     let conn = (index.index(last_conn as usize / 2) as u32 + 1) * 2;
                     crowd.leave(conn);
                     model.retain(|(other, ..)| *other != conn);
-                    // It is done with for good.
+                    // Its number is free again.
                     crowd.ended(conn);
                     crowd.begin(conn);
                 }
@@ -629,7 +628,7 @@ proptest! {
             prop_assert_eq!(crowd.len(), model.len());
             prop_assert!(crowd.len() <= MAX_HANDSHAKES);
             prop_assert_eq!(crowd.has_room(), model.len() < MAX_HANDSHAKES);
-            // Nobody has to go while there is a place, and no handshake while one is about to be free.
+            // No connection has to go while there is a place, and no handshake while one is about to be free.
             let is_one_leaving = model.iter().any(|(_, _, time)| time.is_none());
             let here = model.iter().filter_map(|(conn, is_visitor, time)| {
                 Some(((*time)?, *conn, *is_visitor))
@@ -794,7 +793,7 @@ fn credentials() -> impl Strategy<Value = Credentials> {
     })
 }
 
-/// The body of the one packet in `encoded`, whose length must be right.
+/// The body of the only packet in `encoded`, whose length must be correct.
 fn body(encoded: &[u8]) -> &[u8] {
     let (length, body) = encoded.split_at(PACKET_HEAD);
     assert_eq!(length, (body.len() as u32).to_be_bytes());

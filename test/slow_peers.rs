@@ -1,4 +1,4 @@
-//! Peers that have stopped reading cost the sidecar no more than their windows.
+//! Peers that have stopped reading cost the sidecar no more memory than their windows.
 
 mod port;
 
@@ -9,7 +9,7 @@ use uds_dist::port::protocol::WINDOW;
 const PEERS: usize = 50;
 const WHOLE: usize = WINDOW as usize;
 
-/// Memory of a process in RAM, in bytes.
+/// Resident memory of a process in bytes.
 fn resident(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -33,7 +33,7 @@ fn memory_is_bounded_by_connections_times_window() {
     sidecar.settle();
     let before = resident(sidecar.pid());
 
-    // Nobody reads, neither the peers nor the VM: both directions are filled to the brim.
+    // Neither the peers nor the VM read, so both directions fill up.
     let (there, back) = (bytes(1, MUCH), bytes(2, MUCH));
     let sent: Vec<_> = peers
         .iter()
@@ -65,7 +65,7 @@ fn memory_is_bounded_by_connections_times_window() {
         "{before} bytes before, {after} bytes after"
     );
 
-    // Both go on where they stopped.
+    // Both continue where they stopped.
     for (((conn, peer), sent), written) in peers.iter_mut().zip(sent).zip(written) {
         assert_same(&read(peer, sent), &there[..sent]);
         assert_same(&sidecar.receive(*conn, written), &back[..written]);

@@ -1,8 +1,8 @@
-//! The sidecar's state machine against a model: random commands of the VM and random doings of
-//! peers, in any order, valid or not. Bytes arrive in order and complete, relayed or in a socket that is
-//! handed over, nobody is sent more than a window, and nothing panics.
+//! Tests the sidecar's state machine against a model, with random commands of the VM and random actions of peers in
+//! any order, valid or not. Bytes must arrive completely and in order, both on relayed connections and in sockets that
+//! are handed over. No receiver is sent more than a window, and nothing panics.
 //!
-//! `PROPTEST_CASES` sets how many runs there are; `make fuzz` asks for many.
+//! `PROPTEST_CASES` sets the number of runs; `make fuzz` uses many.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
@@ -29,16 +29,16 @@ use uds_dist::os;
 use uds_dist::port::codec::data_head;
 use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW};
 
-/// What happens next. Indices choose among the connections there are.
+/// The next step. Indices choose among the existing connections.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Says its name, at once or a little later, and so many bytes more, and perhaps goes then.
+    /// A peer connects and sends its name, at once or a little later, and then this number of bytes. It may then close.
     PeerConnects {
         at_once: bool,
         more: usize,
         goes: bool,
     },
-    /// Says so many bytes of a name, perhaps something else, and no more.
+    /// A peer connects and sends this number of bytes of a name, which may be invalid, and nothing more.
     StrangerConnects(usize, bool),
     VmConnects,
     VmOpensChannel(bool),
@@ -81,7 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A step that may end the sidecar, for the end of a run.
+/// A step that may end the sidecar. It is the last step of a run.
 fn last_step() -> impl Strategy<Value = Option<Step>> {
     prop_oneof![
         3 => Just(None),
@@ -90,7 +90,7 @@ fn last_step() -> impl Strategy<Value = Option<Step>> {
     ]
 }
 
-/// The byte at a position of a stream: what arrives shows where it belongs.
+/// The byte at a position of a stream, so that bytes out of place are noticed.
 fn byte_at(seed: u32, position: u64) -> u8 {
     (position.wrapping_mul(31).wrapping_add(u64::from(seed)) % 251) as u8
 }
@@ -99,29 +99,29 @@ fn stream(seed: u32, from: u64, count: usize) -> Vec<u8> {
     (0..count as u64).map(|i| byte_at(seed, from + i)).collect()
 }
 
-/// What a connection must look like.
+/// The expected state of a connection.
 struct Model {
-    /// The peer's end; gone when it has closed.
+    /// The peer's end, until it is closed.
     peer: Option<UnixStream>,
-    /// The peer's name has not come yet; it does not count below.
+    /// The peer's name has not arrived yet. It is not included in the numbers below.
     awaits_name: bool,
-    /// The VM has sent, and the peer has read.
+    /// Bytes that the VM has sent, and that the peer has read.
     vm_sent: u64,
     peer_read: u64,
     vm_acknowledged: u64,
-    /// The peer has written, and the VM has read and acknowledged.
+    /// Bytes that the peer has written, and that the VM has read and acknowledged.
     peer_wrote: u64,
     vm_read: u64,
     acknowledged: u64,
     established: bool,
-    /// The VM has asked for the socket, and awaits the answer.
+    /// The VM has requested the socket and waits for the answer.
     handing_over: bool,
-    /// The VM has got the socket, and may have dropped it since.
+    /// The VM has received the socket. It may have closed it since.
     handed_over: bool,
     socket: Option<UnixStream>,
     vm_closed: bool,
     ended: bool,
-    /// The peer has sent out-of-band data: what comes of its stream, and whether it goes on, is not said.
+    /// The peer has sent out-of-band data, so the rest of its stream is undefined.
     out_of_band: bool,
 }
 
@@ -147,7 +147,7 @@ impl Model {
         }
     }
 
-    /// The VM may say something about it to the sidecar.
+    /// The VM may send commands about it.
     fn open_for_vm(&self) -> bool {
         !self.vm_closed && !self.ended && !self.handed_over
     }
@@ -157,12 +157,12 @@ impl Model {
         self.vm_closed && self.ended || self.is_dropped()
     }
 
-    /// The VM has dropped the socket that it had got.
+    /// The VM closes the socket that it has received.
     fn is_dropped(&self) -> bool {
         self.handed_over && self.socket.is_none()
     }
 
-    /// The VM writes to the socket that it has got.
+    /// The VM writes to the socket that it has received.
     fn vm_writes(&mut self, seed: u32, count: usize) {
         let Some(socket) = &mut self.socket else {
             return;
@@ -176,7 +176,7 @@ impl Model {
         }
     }
 
-    /// The VM reads from the socket that it has got; how much came.
+    /// The VM reads from the socket that it has received. Returns the number of bytes.
     fn vm_reads(&mut self, seed: u32, count: usize) -> usize {
         let Some(socket) = &mut self.socket else {
             return 0;
@@ -227,16 +227,16 @@ struct World {
     to_sidecar: File,
     from_sidecar: File,
     directory: PathBuf,
-    /// Where the VM connects to.
+    /// The address to which the VM connects.
     elsewhere: UnixListener,
     models: BTreeMap<ConnId, Model>,
-    /// Peers that have connected and said their name, in the order they will be accepted.
+    /// Peers that have connected and sent their names, in the order in which they will be accepted.
     coming_in: Vec<(ConnId, Model)>,
-    /// The last number that one who came in got.
+    /// The last number of an incoming connection.
     last_inbound: ConnId,
-    /// Those of whom the VM must not hear.
+    /// Peers that must not be reported to the VM.
     strangers: Vec<UnixStream>,
-    /// Bytes of the sidecar that are no whole packet yet.
+    /// Bytes from the sidecar that are not a complete packet yet.
     partly_read: Vec<u8>,
     last_conn: ConnId,
     channel: Channel,
@@ -297,7 +297,7 @@ impl World {
         assert!(self.feed(&bytes), "a valid command was refused");
     }
 
-    /// What the VM writes; false when the sidecar would end.
+    /// The VM writes these bytes; false if the sidecar would end.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match self.to_sidecar.write(bytes) {
@@ -311,7 +311,7 @@ impl World {
         true
     }
 
-    /// Turns of the loop until there is nothing to do; false when the sidecar would end.
+    /// Runs the loop until there is nothing left to do; false if the sidecar would end.
     fn turn(&mut self) -> bool {
         loop {
             match self.sidecar.turn(Some(Duration::ZERO)) {
@@ -400,14 +400,14 @@ impl World {
         true
     }
 
-    /// One who connects, and the number that it will have.
+    /// Connects a peer. Returns it with the number that it will have.
     fn come_in(&mut self) -> (UnixStream, ConnId) {
         self.last_inbound += 2;
         let stream = UnixStream::connect(self.directory.join("here")).unwrap();
         (stream, self.last_inbound)
     }
 
-    /// A number for a connection of the VM's: one that everybody is done with, or another one.
+    /// A number for an outgoing connection, either unused or in use.
     fn number(&mut self) -> ConnId {
         let mut of_ours = self.models.iter().filter(|(conn, _)| *conn % 2 == 1);
         if let Some((conn, _)) = of_ours.find(|(_, model)| model.is_done_with()) {
@@ -440,7 +440,7 @@ impl World {
             }
             Step::PeerSendsOutOfBand(_) => {
                 if let Some(peer) = &model.peer {
-                    // It fails where there is no room, or no such thing.
+                    // This fails if there is no room, or if the system has no out-of-band data.
                     model.out_of_band |= send(peer, b"!", SendFlags::OOB).is_ok();
                 }
             }
@@ -494,7 +494,7 @@ impl World {
                     count: acknowledged as u32 + WINDOW,
                 }
                 .encode(&mut bytes);
-                // Only a connection that the sidecar is done with meanwhile may be ignored.
+                // The command may be ignored only if the sidecar is done with the connection meanwhile.
                 let refused = !self.feed(&bytes);
                 let model = &self.models[&conn];
                 assert!(
@@ -508,7 +508,7 @@ impl World {
         true
     }
 
-    /// The VM reads some of its port and checks what it is told.
+    /// The VM reads some bytes from its port and checks the reports.
     fn vm_reads(&mut self, count: usize) {
         assert!(self.turn());
         let read = (&self.from_sidecar).take(count as u64);
@@ -599,7 +599,7 @@ impl World {
         }
     }
 
-    /// The next socket in the channel.
+    /// Receives the next socket from the channel.
     fn socket(&self) -> UnixStream {
         let Channel::Open(channel) = &self.channel else {
             panic!("a socket without a channel");
@@ -615,7 +615,7 @@ impl World {
         UnixStream::from(descriptors.next().unwrap())
     }
 
-    /// Everybody reads and acknowledges all there is; then nothing may be missing.
+    /// Peers and VM read and acknowledge everything. Then no bytes may be missing.
     fn settle(&mut self) {
         for conn in self.models.keys().copied().collect::<Vec<_>>() {
             self.take_with(&Step::VmEstablishes(0), conn);
@@ -674,7 +674,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Fails only if the directory is gone already, which the next run would not mind.
+        // This fails only if the directory does not exist any more, which does not matter.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -693,7 +693,7 @@ proptest! {
             prop_assert!(world.turn());
         }
         match last {
-            // The sidecar may go on, if it was not nonsense after all, or end; but not panic.
+            // The sidecar may continue, if the input happens to be valid, or end, but it must not panic.
             Some(last) => drop(world.take(&last)),
             None => world.settle(),
         }

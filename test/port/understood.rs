@@ -1,18 +1,18 @@
-//! What the sidecar understands of the VM's stream.
+//! Decodes the VM's stream with the sidecar's reader.
 
 use uds_dist::port::codec::DecodeError;
 use uds_dist::port::protocol::Command;
 use uds_dist::port::reader::{CommandReader, Input};
 
-/// [`Input`] that owns its bytes.
+/// An [`Input`] that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     Command(Command),
     Data(u32, Vec<u8>),
 }
 
-/// All that the VM says with these bytes when they arrive in `pieces`, and the error that ends it.
-/// DATA is streamed: what follows each other on one connection is put together.
+/// Everything that the VM sends with these bytes, which arrive in `pieces`, and the error that ends the stream. Adjacent
+/// DATA of one connection is joined.
 pub fn understood<'a>(
     reader: &mut CommandReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -20,7 +20,7 @@ pub fn understood<'a>(
     understood_with(reader, pieces, |_| 0)
 }
 
-/// The same where of large DATA, given the bytes that are there, so many are spliced.
+/// The same, but parts of large DATA are spliced: the function returns their size, given the bytes that have arrived.
 pub fn understood_with<'a>(
     reader: &mut CommandReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,

@@ -1,4 +1,4 @@
-//! Reads the golden vectors; the file says what its lines mean.
+//! Reads the golden vectors. Their format is described in the file.
 
 use std::collections::BTreeMap;
 use uds_dist::failure::Reason;
@@ -7,7 +7,7 @@ use uds_dist::port::protocol::{Cause, Command, Level, Line, Report, Status, Subj
 
 const VECTORS: &str = include_str!("../port_protocol.vectors");
 
-/// Who sends a packet.
+/// The sender of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     Vm,
@@ -19,14 +19,14 @@ pub struct Vector {
     pub name: &'static str,
     pub from: Sender,
     pub body: Vec<u8>,
-    /// What it is, unless it is rejected.
+    /// The packet, unless it is rejected.
     pub packet: Option<Packet>,
-    /// Why it is rejected; else empty.
+    /// The reason why it is rejected, or an empty text.
     pub rejected: String,
 }
 
 impl Vector {
-    /// The packet as it stands in the stream.
+    /// The bytes of the packet in the stream.
     pub fn with_length(&self) -> Vec<u8> {
         [&(self.body.len() as u32).to_be_bytes(), &self.body[..]].concat()
     }
@@ -267,7 +267,7 @@ fn vector(lines: &[&'static str]) -> Vector {
     }
 }
 
-/// `6162*2` are the bytes 61 62 61 62.
+/// Parses bytes: `6162*2` stands for 61 62 61 62.
 fn hexadecimal(word: &str) -> Vec<u8> {
     let (digits, count) = match word.split_once('*') {
         None => (word, 1),
@@ -280,7 +280,7 @@ fn hexadecimal(word: &str) -> Vec<u8> {
     bytes.repeat(count)
 }
 
-/// `NAME field=value ...`
+/// Parses `NAME field=value ...`.
 fn packet(text: &'static str) -> Packet {
     let (name, mut rest) = text.split_once(' ').unwrap_or((text, ""));
     let mut fields = BTreeMap::new();
@@ -305,7 +305,7 @@ fn number(text: &'static str) -> (Value, &'static str) {
     (Value::Number(number), &text[end..])
 }
 
-/// `"ab"*2"c"` is the bytes of ababc.
+/// Parses text: `"ab"*2"c"` stands for the bytes of ababc.
 fn strings(mut text: &'static str) -> (Value, &'static str) {
     let mut bytes = Vec::new();
     while let Some(opened) = text.strip_prefix('"') {
