@@ -1,4 +1,4 @@
-//! The record as a picture for a README: bars of all carriers side by side.
+//! Draws the record as a chart for the README, with the bars of all carriers side by side.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use crate::record::{FLOOR, OURS, Record};
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Some cases that have a figure with the same unit.
+/// A panel with some cases whose figures have the same unit.
 struct Panel {
     title: &'static str,
-    /// Case, figure, and what stands below its bars.
+    /// Case, figure, and the label below the bars.
     groups: &'static [(&'static str, &'static str, &'static str)],
-    /// What the figures are divided by.
+    /// The divisor for the figures.
     unit: f64,
 }
 
@@ -75,10 +75,10 @@ const PANELS: [Panel; 6] = [
 const WIDTH: u32 = 960;
 const PANEL_HEIGHT: u32 = 294;
 const LEGEND_HEIGHT: u32 = 36;
-/// Panels that stand beside each other.
+/// Number of panels in a row.
 const COLUMNS: usize = 3;
 const FONT: &str = "sans-serif";
-/// Of our transports, and of the others in their order.
+/// The colours of our transports, and of the other carriers in their order.
 const OUR_COLORS: [RGBColor; OURS.len()] = [RGBColor(208, 72, 32), RGBColor(240, 150, 100)];
 const COLORS: [RGBColor; 5] = [
     RGBColor(52, 101, 164),
@@ -87,16 +87,16 @@ const COLORS: [RGBColor; 5] = [
     RGBColor(196, 160, 60),
     RGBColor(110, 110, 110),
 ];
-/// Of a group's width, what stays free between it and the next one.
+/// The part of a group's width that stays free between it and the next one.
 const GAP: f64 = 0.2;
 
-/// Draws the panels whose cases have been run; nothing if there is none.
+/// Draws the panels whose cases have been run; `None` if there are none.
 pub fn draw(record: &Record, path: &Path) -> Drawn {
     let panels: Vec<&Panel> = PANELS.iter().filter(|panel| panel.is_in(record)).collect();
     if panels.is_empty() {
         return Ok(());
     }
-    // The floor is no carrier; where it is far above them it would make all of them look small.
+    // The floor is not a carrier, and where it is far above them, it would make all bars look small.
     let carriers: Vec<&str> = record
         .carriers
         .iter()

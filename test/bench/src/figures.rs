@@ -1,10 +1,10 @@
-//! The lines that a run has written; `bench.erl` describes them.
+//! Reads the lines that a run has written. `bench.erl` describes them.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-/// What is known of the machine.
+/// The description of the machine.
 pub struct Fact {
     pub key: String,
     pub value: String,
@@ -14,13 +14,13 @@ pub struct Fact {
 pub struct Figure {
     pub round: u32,
     pub carrier: String,
-    /// What was run, and what was measured of it.
+    /// The case, and the name of the figure.
     pub case: String,
     pub name: String,
     pub value: f64,
 }
 
-/// All that a run has written, in its order.
+/// Everything that a run has written, in its order.
 pub struct Figures {
     pub machine: Vec<Fact>,
     pub figures: Vec<Figure>,

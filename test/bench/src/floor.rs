@@ -1,12 +1,12 @@
-//! The floor: what the way of the bytes takes when nobody looks at them.
+//! The floor: the cost of passing bytes on the same path without any VM.
 //!
 //! ```text
 //! driver ==pipe==> relay ==socket==> relay ==pipe==> far end
 //!        <=pipe===       <=socket===       <=pipe===
 //! ```
 //!
-//! Each is a process, as a VM and a sidecar are. A relay has its socket as standard error: that is
-//! how a process gets a third descriptor without unsafe code.
+//! Each of these is a process, like a VM or a sidecar. A relay gets its socket as standard error, because this is the
+//! only way to pass a third descriptor to a process without unsafe code.
 
 use std::env;
 use std::fs::File;
@@ -23,19 +23,19 @@ const RELAY: &str = "relay";
 const ECHO: &str = "echo";
 const SINK: &str = "sink";
 
-/// What a small message is with all that a VM puts around it.
+/// Bytes of a small message, including everything that a VM adds to it.
 const PING: usize = 64;
-/// As the sidecar sets it.
+/// Size of the pipes, as in the sidecar.
 const PIPE_SIZE: i32 = 1 << 20;
-/// What a relay copies, and what it splices at once.
+/// Most bytes that a relay copies, and most bytes that it splices at once.
 const COPY: usize = 16 << 10;
 const SPLICE: usize = 1 << 20;
-/// A VM reads so much at once.
+/// Bytes that a VM reads at once.
 const READ: usize = 64 << 10;
-/// The last byte of a stream; all others are 0.
+/// The value of the last byte of a stream. All others are 0.
 const LAST: u8 = 1;
 
-/// Prints percentiles of so many round trips.
+/// Prints percentiles of this number of round trips.
 pub fn round_trips(count: usize) -> io::Result<()> {
     let mut way = Way::to(ECHO)?;
     let mut ping = [0; PING];
@@ -44,7 +44,7 @@ pub fn round_trips(count: usize) -> io::Result<()> {
         let start = Instant::now();
         way.input.write_all(&ping)?;
         way.output.read_exact(&mut ping)?;
-        // The first ones are for warming up.
+        // The first ones only warm up.
         if number >= count / 10 {
             times.push(start.elapsed());
         }
@@ -61,7 +61,7 @@ pub fn round_trips(count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints the rate of messages of so many bytes that are sent for so many milliseconds.
+/// Prints the rate at which messages of this size are sent, measured over this number of milliseconds.
 pub fn stream(size: usize, milliseconds: u64) -> io::Result<()> {
     let mut way = Way::to(SINK)?;
     let mut message = vec![0; size];
@@ -84,7 +84,7 @@ pub fn stream(size: usize, milliseconds: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// What one of the other processes does. False if there is no such role.
+/// Runs one of the other processes. False if there is no such role.
 pub fn play(role: &str) -> io::Result<bool> {
     match role {
         RELAY => relay()?,
@@ -95,7 +95,7 @@ pub fn play(role: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The driver's end of the way. The processes on it end with it.
+/// The driver's end of the path. The other processes end with it.
 struct Way {
     input: ChildStdin,
     output: ChildStdout,
@@ -124,7 +124,7 @@ impl Way {
 
 impl Drop for Way {
     fn drop(&mut self) {
-        // From the far end on: none of them sees another one's end.
+        // Started from the far end, so that no process inherits a descriptor of another one.
         for process in self.processes.iter_mut().rev() {
             let _ = process.kill();
             let _ = process.wait();
@@ -153,7 +153,7 @@ fn start(
     Ok((input, output))
 }
 
-/// Passes on what comes, both ways.
+/// Passes bytes on in both directions.
 fn relay() -> io::Result<()> {
     let from_pipe = File::from(own(io::stdin().as_fd())?);
     let to_pipe = File::from(own(io::stdout().as_fd())?);
@@ -163,8 +163,8 @@ fn relay() -> io::Result<()> {
     pass_on(from_pipe, to_socket)
 }
 
-/// What is short is copied, and the rest of what is long is spliced, as long as there is some. A
-/// splice(2) that waits for a socket would lock the pipe for whoever reads it.
+/// Copies short input, and splices the rest of long input while there is some. A splice(2) that waits for a socket
+/// would lock the pipe for its reader.
 fn pass_on(mut from: File, mut to: File) -> io::Result<()> {
     let mut buffer = vec![0; COPY];
     loop {
@@ -197,7 +197,7 @@ fn echo() -> io::Result<()> {
     }
 }
 
-/// Answers the last byte.
+/// The far end, which answers the last byte.
 fn sink() -> io::Result<()> {
     let mut input = File::from(own(io::stdin().as_fd())?);
     let mut buffer = vec![0; READ];

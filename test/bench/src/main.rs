@@ -1,12 +1,12 @@
-//! What the benchmark of uds_dist needs beside Erlang.
+//! The part of the benchmark of uds_dist that is not written in Erlang.
 //!
-//! | module        | what it is                                                             |
+//! | module        | purpose                                                                |
 //! |---------------|------------------------------------------------------------------------|
-//! | [`floor`]     | the way of the bytes without a VM: what no carrier of this shape beats  |
+//! | [`floor`]     | the path of the bytes without a VM, which no carrier of this shape beats |
 //! | [`figures`]   | the lines that a run has written                                       |
-//! | [`record`]    | medians and ratios of a run, and what has fallen since another one      |
-//! | [`table`]     | the record for people, as text and as Markdown                         |
-//! | [`chart`]     | the record as a picture                                                |
+//! | [`record`]    | medians and ratios of a run, and ratios that fell since another run    |
+//! | [`table`]     | the record as a table, in text and in Markdown                         |
+//! | [`chart`]     | the record as a chart                                                  |
 
 mod chart;
 mod figures;
@@ -52,7 +52,7 @@ fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what came out, writes it into the directory, and fails if ratios have fallen.
+/// Prints the record, writes it to the directory, and fails if ratios have fallen.
 fn report(
     figures: &str,
     directory: &str,

@@ -1,7 +1,7 @@
-//! Medians and ratios of a run, and what has fallen since another one.
+//! Medians and ratios of a run, and ratios that have fallen since another run.
 //!
-//! A ratio is that of one of our transports to another carrier in the same round, turned so that above
-//! 1 is better for us: what else the machine did in a round met both.
+//! A ratio compares one of our transports with another carrier in the same round, so that other load on the machine
+//! affects both. Ratios above 1 are better for us.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,41 +11,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::figures::Figures;
 
-/// Our transports, each of which is compared with the carriers of others.
+/// Our transports, each of which is compared with the other carriers.
 pub const OURS: [&str; 2] = ["uds", "uds_direct"];
-/// No carrier: what the system calls alone take.
+/// Not a carrier: the cost of the system calls alone.
 pub const FLOOR: &str = "floor";
 
-/// Rises when an older record cannot be read, or means something else.
+/// Version of the format. It is raised if older records cannot be read any more, or mean something else.
 const FORMAT: u32 = 2;
 
-/// A ratio that falls by less is none that anybody would notice.
+/// A ratio that falls by less than this is ignored.
 const NOTICEABLE: f64 = 0.05;
-/// In fewer rounds it is by chance too often that all of them are on one side.
+/// Fewest rounds for a comparison. With fewer, all of them are on the same side by chance too often.
 const ENOUGH_ROUNDS: usize = 4;
 
-/// What came out of a run.
+/// The result of a run.
 #[derive(Serialize, Deserialize)]
 pub struct Record {
     format: u32,
     pub machine: serde_json::Map<String, serde_json::Value>,
     pub rounds: u32,
-    /// In the order of the run.
+    /// The rows, in the order of the run.
     pub carriers: Vec<String>,
     pub rows: Vec<Row>,
 }
 
-/// One figure of one case, of all carriers.
+/// One figure of one case, for all carriers.
 #[derive(Serialize, Deserialize)]
 pub struct Row {
     pub case: String,
     pub figure: String,
     pub values: BTreeMap<String, Spread>,
-    /// Of each of our transports to each carrier of others, and to the floor.
+    /// The ratios of each of our transports to each other carrier and to the floor.
     pub ratios: BTreeMap<String, BTreeMap<String, Spread>>,
 }
 
-/// The rounds together: the middle, and between what they all are.
+/// A summary of the rounds: their median, minimum and maximum.
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub struct Spread {
     pub rounds: usize,
@@ -100,7 +100,7 @@ impl Record {
         }
     }
 
-    /// With a line for each row, so that a diff shows what has changed.
+    /// Formats the record as JSON, with a line for each row, so that a diff shows the changes.
     pub fn to_json(&self) -> serde_json::Result<String> {
         let rows = self.rows.iter().map(serde_json::to_string);
         let rows = rows.collect::<Result<Vec<_>, _>>()?.join(",\n");
@@ -114,7 +114,7 @@ impl Record {
 
     pub fn from_json(text: &str) -> Result<Record, Box<dyn Error>> {
         let value: serde_json::Value = serde_json::from_str(text)?;
-        // The first format had no number.
+        // The first format had no version.
         match value
             .get("format")
             .map_or(Some(1), |format| format.as_u64())
@@ -151,7 +151,7 @@ impl Record {
         self.rows.iter().find(is_it)
     }
 
-    /// What both runs have measured, and what has become worse.
+    /// The ratios that both runs have measured and that have become worse.
     pub fn falls_since<'a>(&'a self, earlier: &Record) -> Vec<Fall<'a>> {
         let mut falls = Vec::new();
         for row in &self.rows {
@@ -218,7 +218,7 @@ impl Row {
         self.ratios.get(ours)?.get(other).copied()
     }
 
-    /// To the best carrier of others. The floor is none.
+    /// The ratio to the best of the other carriers, not including the floor.
     pub fn ratio_to_best(&self, ours: &str) -> Option<Spread> {
         let others = self.ratios.get(ours)?.iter();
         others
@@ -237,7 +237,7 @@ fn more_is_better(figure: &str) -> bool {
 }
 
 impl Spread {
-    /// Nothing of no values, and nothing of what is no number: a share of zero.
+    /// `None` if there are no values, or if one is not a number, such as a share of zero.
     fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut sorted: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -251,7 +251,7 @@ impl Spread {
         })
     }
 
-    /// Whether noise may be all that makes it differ from 1.
+    /// True if the difference from 1 may only be noise.
     pub fn is_even(&self) -> bool {
         !self.is_sure() || self.low < 1.0 && self.high > 1.0
     }
@@ -268,7 +268,7 @@ impl Spread {
     }
 }
 
-/// Without the digits that are noise.
+/// Rounds a number to its significant digits.
 fn significant(value: f64) -> f64 {
     match value {
         0.0 => value,

@@ -1,19 +1,18 @@
-//! The record for people. One table has the medians of all carriers, with a row for each figure. One
-//! more for each of our transports has its ratios to the others, turned so that above 1 is better for
-//! us.
+//! Formats the record as tables. The first one has the medians of all carriers, with a row for each figure. There is
+//! one more for each of our transports with its ratios to the other carriers; ratios above 1 are better for us.
 
 use crate::record::{FLOOR, Record, Row, Spread};
 
-/// How the names of figures end that are a part of another one.
+/// Suffix of figures that are a part of another figure.
 const OF_SIDECARS: &str = "_sidecars";
 
-/// How the names of figures begin that tell what the work has cost the system.
+/// Prefix of figures that tell the cost to the system.
 const COSTS: [&str; 2] = ["cpu_", "switches_"];
 
-/// A head and rows, all with the same number of cells.
+/// A table: a head and rows, all with the same number of cells.
 type Table = Vec<Vec<String>>;
 
-/// With columns that stand below each other.
+/// Formats a table as text with aligned columns.
 pub fn text(record: &Record) -> String {
     let tables = tables(record);
     let texts: Vec<String> = tables.iter().map(aligned).collect();
@@ -43,7 +42,7 @@ fn aligned(table: &Table) -> String {
     text
 }
 
-/// For a README.
+/// Formats a table as Markdown.
 pub fn markdown(record: &Record) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = String::new();
@@ -56,7 +55,7 @@ pub fn markdown(record: &Record) -> String {
 }
 
 fn tables(record: &Record) -> Vec<Table> {
-    // The costs stand last; the sidecars' part of a figure stands beside the whole.
+    // Costs come last. The sidecars' part of a figure is in the same cell as the whole.
     let (costs, others): (Vec<&Row>, Vec<&Row>) = record
         .rows
         .iter()
@@ -70,7 +69,7 @@ fn tables(record: &Record) -> Vec<Table> {
     tables
 }
 
-/// The sidecars' part is in parentheses.
+/// A cell, with the sidecars' part in parentheses.
 fn medians(record: &Record, rows: &[&Row]) -> Table {
     let mut table = vec![vec![String::new()]];
     table[0].extend(record.carriers.iter().cloned());
@@ -124,7 +123,7 @@ fn ratios(record: &Record, rows: &[&Row], ours: &str) -> Table {
     table
 }
 
-/// What noise may hide is marked.
+/// A ratio, which is marked if it may only be noise.
 fn mark(ratio: Spread) -> String {
     let even = if ratio.is_even() { "~" } else { "" };
     format!("{:.2}{even}", ratio.median)
@@ -134,7 +133,7 @@ fn label(row: &Row) -> String {
     format!("{}, {}", row.case, unit(&row.figure).0)
 }
 
-/// How people call a figure, and what they count it in.
+/// The label of a figure, and its unit.
 fn unit(figure: &str) -> (&str, f64) {
     match figure {
         "mean_us" => ("mean, µs", 1.0),
@@ -155,7 +154,7 @@ fn unit(figure: &str) -> (&str, f64) {
     }
 }
 
-/// Three digits that mean something.
+/// Formats a number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),
