@@ -1,5 +1,4 @@
-//! The command line against peers that are no nodes: whatever they say, a command ends with an exit
-//! code and one line.
+//! The command line with peers that are not nodes. Whatever they send, a command ends with an exit code and one line.
 
 mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
@@ -30,7 +29,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_uds_dist");
 
 const COOKIE: &str = "secret";
 
-/// A command with the cookie and the directory set, and nothing else of ours.
+/// A command whose environment contains only the cookie and the directory.
 fn command(directory: &TempDir, arguments: &[impl AsRef<OsStr>]) -> Program {
     let mut program = Program::new(BINARY);
     program
@@ -46,7 +45,7 @@ fn run(directory: &TempDir, arguments: &[&str]) -> Output {
     command(directory, arguments).output().expect("it starts")
 }
 
-/// What a program prints on a terminal, as it is written, and its exit code.
+/// Runs a program on a terminal. Returns the bytes that it prints there, and its exit code.
 fn on_a_terminal(program: &mut Program) -> (Vec<u8>, Option<i32>) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr};
@@ -61,7 +60,7 @@ fn on_a_terminal(program: &mut Program) -> (Vec<u8>, Option<i32>) {
     modes.output_modes -= OutputModes::OPOST;
     tcsetattr(&terminal, OptionalActions::Now, &modes).expect("a terminal");
     let mut child = program.stdout(terminal).spawn().expect("it starts");
-    // No other end of it may be ours, or it would not end.
+    // Without this, our own descriptor would keep the terminal open.
     program.stdout(Stdio::null());
     let mut output = Vec::new();
     let end = fs::File::from(master).read_to_end(&mut output);
@@ -69,7 +68,7 @@ fn on_a_terminal(program: &mut Program) -> (Vec<u8>, Option<i32>) {
     (output, child.wait().expect("it ends").code())
 }
 
-/// It has failed with this code and with one line that has all these words.
+/// Asserts that a command has failed with this code, and with one line that contains all these words.
 fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
@@ -83,7 +82,7 @@ fn assert_fails(output: &Output, code: i32, words: &[&str]) {
 
 // --- a peer --------------------------------------------------------------------------------------
 
-/// Plays a node of the name `n`, for one connection.
+/// Plays a node called `n`, for one connection.
 struct Peer {
     directory: TempDir,
     thread: JoinHandle<()>,
@@ -100,7 +99,7 @@ impl Peer {
         Peer { directory, thread }
     }
 
-    /// The handshake is as it should be; the script has what comes then.
+    /// A peer that performs the handshake correctly and then runs the script.
     fn connected(script: impl FnOnce(&mut UnixStream) + Send + 'static) -> Peer {
         Peer::new(|stream| {
             shake_hands(stream, |challenge| proof(&cookie(), challenge).to_vec());
@@ -108,14 +107,14 @@ impl Peer {
         })
     }
 
-    /// What a command says to that.
+    /// Runs a command against this peer.
     fn asked(self, arguments: &[&str]) -> Output {
         let output = run(&self.directory, arguments);
         self.join();
         output
     }
 
-    /// The same where its standard output is a terminal; and its exit code.
+    /// The same with a terminal as standard output. Returns the output and the exit code.
     fn asked_on_a_terminal(self, arguments: &[&str]) -> (Vec<u8>, Option<i32>) {
         let asked = on_a_terminal(&mut command(&self.directory, arguments));
         self.join();
@@ -157,7 +156,7 @@ fn challenge(name: &str) -> Vec<u8> {
     message
 }
 
-/// As far as the answer to the command's challenge.
+/// Performs the handshake up to the answer to the command's challenge.
 fn shake_hands(stream: &mut UnixStream, acknowledge: impl FnOnce(u32) -> Vec<u8>) {
     assert_eq!(receive(stream)[0], b'N');
     send(stream, NAMED);
@@ -174,7 +173,7 @@ fn send_frame(stream: &mut UnixStream, message: &[u8]) {
     stream.write_all(&frame).expect("somebody who reads");
 }
 
-/// The next message that is no tick.
+/// Receives the next message that is not a tick.
 fn receive_frame(stream: &mut UnixStream) -> Vec<u8> {
     loop {
         let head = read(stream, 4);
@@ -185,7 +184,7 @@ fn receive_frame(stream: &mut UnixStream) -> Vec<u8> {
     }
 }
 
-/// A message to the command's process, of this term.
+/// A message with this term to the command's process.
 fn message(term: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let us = Identity {
         node: "x@h".into(),
@@ -249,7 +248,7 @@ fn places_without_nodes() {
     assert_fails(&output, 64, &["is not a node name"]);
 }
 
-/// The words of each line of a table.
+/// Splits each line of a table into words.
 fn rows(output: &Output) -> Vec<Vec<String>> {
     let table = String::from_utf8(output.stdout.clone()).expect("a text");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
@@ -306,7 +305,7 @@ fn names_are_listed_with_what_is_known_of_them() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// The time as `names` shows it.
+/// A time in the format of `names`.
 fn utc(time: &str) -> String {
     let mut program = Program::new("date");
     let date = program.args(["-u", "-d", time, "+%Y-%m-%dT%H:%M:%SZ"]);
@@ -320,8 +319,7 @@ fn our_user() -> String {
     text(&output.stdout).trim().into()
 }
 
-/// A node cannot be reached any more when its socket file was removed, or when another node has put
-/// its own there.
+/// A node cannot be reached any more if its socket file was removed, or replaced by that of another node.
 #[cfg(target_os = "linux")]
 #[test]
 fn nodes_whose_file_is_gone_are_marked() {
@@ -386,7 +384,7 @@ fn a_node_whose_file_is_gone_is_found_by_its_lock() {
     assert_ne!(found[3], "-");
 }
 
-/// On a terminal the columns are aligned and the states have colours, unless the user wants none.
+/// On a terminal, columns are aligned and states are coloured, unless the user turns colours off.
 #[test]
 fn a_table_is_made_for_who_reads_it() {
     let directory = TempDir::new();
@@ -416,7 +414,7 @@ fn a_table_is_made_for_who_reads_it() {
     assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{plain}");
 }
 
-/// Whoever may create files in the directory can neither stop the command nor make it believe them.
+/// Files that others create in the directory can neither block the command nor mislead it.
 #[test]
 fn names_trusts_nobody_who_can_create_files() {
     let directory = TempDir::new();
@@ -432,7 +430,7 @@ fn names_trusts_nobody_who_can_create_files() {
     fs::write(directory.path("forged.sock.lock"), "1\n").expect("a file");
     let long = fs::File::create(directory.path("long.sock.lock")).expect("a file");
     long.set_len(1 << 40).expect("a file with a hole");
-    // None of these is a node's socket.
+    // None of these is the socket of a node.
     fifo("pipe.sock");
     fs::create_dir(directory.path("directory.sock")).expect("a directory");
     symlink("/dev/zero", directory.path("device.sock")).expect("a link");
@@ -452,7 +450,7 @@ fn names_trusts_nobody_who_can_create_files() {
     }
 }
 
-/// Runs a command that may take so many MiB.
+/// Runs a command with a memory limit in MiB.
 fn in_little_memory(directory: &TempDir, most: u32, arguments: &[&str]) -> Output {
     let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", most * 1024);
     let mut program = Program::new("/bin/sh");
@@ -526,7 +524,7 @@ fn sockets_at_paths_that_are_too_long_are_left_out() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// Whatever the locale is, and whether or not they are text.
+/// This holds for any locale, and for bytes that are not valid text.
 #[test]
 fn the_bytes_of_a_path_stay_what_they_are() {
     for name in [&b"jos\xc3\xa9"[..], b"jos\xe9"] {
@@ -551,7 +549,7 @@ fn the_bytes_of_a_path_stay_what_they_are() {
     }
 }
 
-/// They are waited for once, not one after the other.
+/// The command waits for all of them at the same time, and not for one after the other.
 #[test]
 fn nodes_that_accept_nobody_are_asked_together() {
     let directory = TempDir::new();
@@ -596,7 +594,7 @@ fn abstract_names_are_listed() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
     let namespace = format!("uds_dist_test.{}", std::process::id());
-    // The second one writes a line into the kernel's table, of a node that does not exist.
+    // The name of the second one contains a line that looks like another node in the kernel's table.
     let line = format!("x\n0: 2 0 00010000 0001 01 1 @{namespace}/forged");
     let _listeners = ["n", &line].map(|name| {
         let name = format!("{namespace}/{name}");
@@ -611,7 +609,7 @@ fn abstract_names_are_listed() {
     assert_eq!(rows[1][4], "up");
 }
 
-/// It comes up while the command waits.
+/// The node comes up while the command waits.
 #[test]
 fn waiting_until_a_node_is_there() {
     let directory = TempDir::new();
@@ -620,7 +618,7 @@ fn waiting_until_a_node_is_there() {
         .spawn()
         .expect("it starts");
     let listener = UnixListener::bind(directory.path("n.sock")).expect("a socket");
-    // One that hangs up, as a node does that goes down, is not the one that is waited for.
+    // The command keeps waiting if a peer hangs up, like a node that goes down.
     drop(listener.accept().expect("a connection"));
     let (stream, _) = listener.accept().expect("a connection");
     let mut stream = limited(stream);
@@ -641,7 +639,7 @@ fn waiting_ends() {
 
 // --- the handshake -------------------------------------------------------------------------------
 
-/// Whoever waits for a node that will not come is told at once.
+/// A command does not keep waiting for a node that will not come.
 #[test]
 fn waiting_ends_with_the_process() {
     let directory = TempDir::new();
@@ -667,7 +665,7 @@ fn a_peer_that_answers_is_there() {
         let mut control = Reader::new(&asked[1..]).expect("a term");
         assert_eq!(control.tuple("control"), Ok(4));
         assert_eq!(control.integer("operation"), Ok(6));
-        // What every node may get, and what has nothing to do with the question.
+        // Messages that every node can receive, and that have nothing to do with the request.
         send_frame(stream, b"");
         let mut monitor = vec![112];
         Writer::new(&mut monitor)
@@ -683,7 +681,7 @@ fn a_peer_that_answers_is_there() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// It is asked again while it waits, on a new connection each time, even if it goes down meanwhile.
+/// The command asks again and again, on a new connection each time, even if the node goes down meanwhile.
 #[test]
 fn waiting_until_a_node_is_ready() {
     let directory = TempDir::new();
@@ -747,7 +745,7 @@ fn more_or_less_is_said_of_what_is_done() {
     ] {
         assert!(steps.contains(word), "{word} is not in {steps}");
     }
-    // Errors are no more than they were.
+    // -v does not change errors.
     assert_fails(
         &run(&TempDir::new(), &["-q", "ping", "n"]),
         1,
@@ -758,7 +756,7 @@ fn more_or_less_is_said_of_what_is_done() {
     assert_eq!(run(&directory, &["names", "-q"]).stdout, b"n\n");
 }
 
-/// A node admits its own user.
+/// A node admits its own user, so there must be another reason.
 #[test]
 fn a_peer_that_hangs_up_at_once() {
     let peer = Peer::new(|_| ());
@@ -792,7 +790,7 @@ fn a_peer_that_speaks_another_protocol() {
     assert_fails(&output, 4, &["something else listens there"]);
 }
 
-/// The other side may close with our bytes unread.
+/// The other side may close the connection without reading our bytes.
 fn read_until_reset(stream: &mut UnixStream) {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -857,14 +855,14 @@ fn a_peer_of_another_name() {
             receive(stream);
             send(stream, NAMED);
             send(stream, &challenge(name));
-            // It has not seen our proof.
+            // The peer has not received our proof yet.
             assert_eq!(read_to_end(stream), b"");
         });
         assert_fails(&peer.asked(&["ping", asked]), 2, &["is another node", name]);
     }
 }
 
-/// It goes on listening.
+/// The peer keeps listening after it has refused the proof.
 #[test]
 fn a_peer_with_another_cookie() {
     let directory = TempDir::new();
@@ -890,7 +888,7 @@ fn refuse_proof(stream: &mut UnixStream) {
     receive(stream);
 }
 
-/// What it would do if it did not like the cookie.
+/// The peer does the same as if it refused the cookie, but also stops listening.
 #[test]
 fn a_peer_that_goes_down_when_it_should_check_the_cookie() {
     let peer = Peer::new(refuse_proof);
@@ -969,8 +967,7 @@ fn a_message_longer_than_any() {
     assert_fails(&output, 4, &["a message of 4294967295 bytes"]);
 }
 
-/// No memory is taken for what is only announced: a limit that the announced length exceeds is no
-/// trouble.
+/// No memory is allocated for a length that was only announced, so a memory limit below it does not matter.
 #[test]
 fn a_long_message_that_does_not_come() {
     let peer = Peer::connected(|stream| {
@@ -1096,7 +1093,7 @@ fn an_exception_is_no_result() {
     assert_eq!(output.stdout, b"");
 }
 
-/// The names of its fields take much less memory in the message than in a vector of them.
+/// The names of the fields take much less memory in the message than in a vector.
 #[test]
 fn a_record_of_very_many_fields_takes_little_memory() {
     const FIELDS: usize = 3_000_000;
@@ -1112,7 +1109,7 @@ fn a_record_of_very_many_fields_takes_little_memory() {
     assert_eq!(output.stdout.len(), FIELDS * 6 + 2);
 }
 
-/// The time limit is that of the whole command.
+/// The time limit applies to the whole command.
 #[test]
 fn digits_take_no_longer_than_the_time_limit() {
     let peer = Peer::connected(|stream| {
@@ -1129,7 +1126,7 @@ fn digits_take_no_longer_than_the_time_limit() {
 
 // --- control characters --------------------------------------------------------------------------
 
-/// Moves the cursor, in three ways, between what stays.
+/// Text that contains three ways to move the cursor.
 const HOSTILE: &[u8] = b"\x1b[2J a\tb\n \xc2\x9b2J \x7f\xff.";
 const SHOWN: &str = "\\x1b[2J a\tb\n \\x{9b}2J \\x7f\\xff.";
 
@@ -1181,8 +1178,8 @@ fn reasons_cannot_control_a_terminal() {
     assert_fails(&output, 4, &[r"could not start the call: \x1b[2J\n\x{9b}"]);
 }
 
-/// What the called code prints is its own affair on standard output, and on a terminal too. On
-/// standard error it stands beside what we say.
+/// Output of the called code is not changed on standard output, not even on a terminal. On standard error, it is
+/// escaped, because it is mixed with our own lines.
 #[test]
 fn printed_text_is_escaped_beside_what_we_say() {
     let script = |stream: &mut UnixStream| {
@@ -1212,7 +1209,7 @@ fn results_cannot_control_a_terminal() {
         let output = Peer::connected(script).asked(arguments);
         assert_eq!(output.stdout, [HOSTILE, b"\n"].concat());
     }
-    // What is no code of the user's does so nowhere.
+    // Text that does not come from the user's code is always escaped.
     let output = Peer::connected(script).asked(&["pid", "n"]);
     assert_eq!(text(&output.stdout), SHOWN);
     let c1 = b"m\0\0\0\x03\xc2\x9bx";
@@ -1224,7 +1221,7 @@ fn results_cannot_control_a_terminal() {
     assert_eq!(text(&output.stdout), "\"\\u009bx\"\n");
 }
 
-/// Whatever it sends instead of an answer, or as one.
+/// Answers of any form, and messages that are not answers.
 #[test]
 fn answers_of_a_peer_to_our_own_questions() {
     let sends = |term: &'static [u8]| {
@@ -1339,9 +1336,9 @@ fn a_signal_ends_a_command() {
     assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
 }
 
-// --- what it says of itself ----------------------------------------------------------------------
+// --- help and version ----------------------------------------------------------------------------
 
-/// Status, output and errors of a command that needs no node.
+/// Exit code, output and errors of a command that needs no node.
 fn run_alone(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = run(&TempDir::new(), arguments);
     let text = |bytes| String::from_utf8(bytes).expect("a text");
@@ -1397,7 +1394,7 @@ fn unknown_arguments_are_refused() {
     assert_eq!(not_a_text.expect("it starts").status.code(), Some(64));
 }
 
-/// As `| head -1` ends.
+/// This happens with `| head -1`.
 #[test]
 fn output_that_nobody_reads_any_more_is_no_failure_to_talk_of() {
     let peer = Peer::connected(|stream| {
@@ -1468,7 +1465,7 @@ const PAGES: [&str; 9] = [
     "uds_dist-stop",
 ];
 
-/// Each has what a reader looks for, and refers to the others.
+/// Each page has all sections, and refers to the others.
 #[test]
 fn a_manual_page_is_written_for_each_command() {
     let directory = TempDir::new();
@@ -1516,7 +1513,7 @@ fn a_manual_page_is_written_for_each_command() {
     }
 }
 
-/// Where the tools for it are there.
+/// Runs only if the tools are installed.
 #[test]
 fn manual_pages_are_what_formatters_expect() {
     let directory = TempDir::new();
@@ -1544,7 +1541,7 @@ fn manual_pages_are_what_formatters_expect() {
     }
 }
 
-/// In shells that are there: bash at least.
+/// Tests the shells that are installed, at least bash.
 #[test]
 fn shells_complete_nodes_and_cookie_files() {
     let directory = TempDir::new();
@@ -1571,7 +1568,7 @@ fn shells_complete_nodes_and_cookie_files() {
         set fish_complete_path
         source share/fish/vendor_completions.d/uds_dist.fish
         complete -C "$argv[1] $argv[2]" | string replace -r '\t.*' ''"#;
-    // A shell on a terminal of its own, whose compadd says what would be shown.
+    // Runs a shell on a terminal of its own, in which compadd prints what would be shown.
     let set_up = r#"
         fpath=($PWD/share/zsh/site-functions $fpath)
         autoload -Uz compinit
@@ -1596,7 +1593,7 @@ fn shells_complete_nodes_and_cookie_files() {
         zpty -n -w z $'\x15print -r EN""D\n'
         zpty -r z out '*END*'
         print -r -- "$out" | tr -d '\r' | sed -n 's/.*HIT://p'"#;
-    // Bash takes such a word apart.
+    // Bash splits such a word.
     let split = |words: &str| words.replace('=', " = ");
     let path = format!(
         "{}:{}",
@@ -1644,7 +1641,7 @@ fn shells_complete_nodes_and_cookie_files() {
             }
         }
     }
-    // What a name says was not done.
+    // No code in a name was executed.
     assert_eq!(
         directory.names(),
         ["cookie_file", "d", "here.sock", "share"]

@@ -1,5 +1,5 @@
-//! The parts of the command line that do no I/O: terms, JSON, the handshake's messages, arguments,
-//! and where the cookie comes from.
+//! The parts of the command line that do no I/O: terms, JSON, messages of the handshake, and arguments. Also the sources
+//! of the cookie.
 
 mod fixtures;
 
@@ -31,7 +31,7 @@ use uds_dist_command_line::units::rfc3339;
 
 // --- terms ---------------------------------------------------------------------------------------
 
-/// Each as `erlang:term_to_binary/1` writes it, in Erlang and in JSON.
+/// Terms as `erlang:term_to_binary/1` writes them, with their JSON.
 const TERMS: &[(&str, &[u8], &str)] = &[
     ("0", &[131, 97, 0], "0"),
     ("-1", &[131, 98, 255, 255, 255, 255], "-1"),
@@ -108,7 +108,7 @@ const TERMS: &[(&str, &[u8], &str)] = &[
     ),
 ];
 
-/// With limits that no test reaches unless it means to.
+/// Translates with limits that only special tests reach.
 fn translate(term: &mut Reader<'_>) -> Result<String, json::Untranslatable> {
     let limits = Limits {
         bytes: 1 << 20,
@@ -172,7 +172,7 @@ fn refuses_what_is_no_term() {
     assert_eq!(item(&[90, 0, 6]), Some(Malformed::Invalid("length")));
 }
 
-/// Lists of 4 GiB, on the way to which no memory is taken.
+/// Lists whose announced length is 4 GiB. No memory is allocated for them.
 #[test]
 fn lengths_are_not_believed() {
     for tag in [67, 105, 108, 116, 109, 111] {
@@ -198,7 +198,7 @@ fn depth_is_bounded() {
     }
 }
 
-/// Each level of maps that are keys of maps has twice the bytes of the one in it.
+/// In maps that are keys of maps, each level has twice as many bytes as the one within it.
 #[test]
 fn json_has_a_limit_of_bytes() {
     let nested = [
@@ -225,8 +225,8 @@ fn json_has_a_limit_of_bytes() {
     assert_eq!(translate(&mut Reader::within(&digits)), too_long);
 }
 
-/// The time for the digits of an integer grows with the square of their number, and keys that are
-/// lists are copied once for each level.
+/// The time to print an integer grows with the square of its length, and keys that are lists are copied once for each
+/// level.
 #[test]
 fn json_has_a_deadline() {
     let integer = [&b"o\0\x08\0\0\0"[..], &[255; 1 << 19]].concat();
@@ -285,7 +285,7 @@ fn what_is_written_can_be_read() {
 }
 
 proptest! {
-    /// Whatever comes, it is read or refused, in bounded time and memory.
+    /// Any input is translated or refused, in bounded time and memory.
     #[test]
     fn bytes_are_terms_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Reader::within(&bytes).skip();
@@ -325,7 +325,7 @@ proptest! {
     }
 }
 
-/// What a reader of JSON makes of a string.
+/// Parses a JSON string.
 fn unquoted(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text.chars();
@@ -434,7 +434,7 @@ fn challenges() {
     );
 }
 
-/// `erlang:md5("secret" ++ "4294967295")`, as dist_util makes it.
+/// The digest of dist_util, `erlang:md5("secret" ++ "4294967295")`.
 #[test]
 fn the_digest_is_that_of_cookie_and_decimal_number() {
     let digest = handshake::proof(&cookie("secret"), u32::MAX);
@@ -514,7 +514,7 @@ fn where_the_socket_is() {
         Address::Abstract(b"z/s".to_vec())
     );
     assert!(parse(&["ping", "a", "--socket", "/z", "--dir", "/y"]).is_err());
-    // A script's variable that is not set is not the working directory.
+    // An unset variable in a script does not stand for the working directory.
     for option in ["--dir", "--socket", "--cookie-file"] {
         let error = parse(&["ping", "a", option, ""]).expect_err("an empty path");
         assert!(error.contains(option), "{error}");
@@ -522,7 +522,7 @@ fn where_the_socket_is() {
     assert!(parse(&["names", "--dir", ""]).is_err());
 }
 
-/// The carrier refuses the same ones, in the same words.
+/// The carrier refuses the same values with the same words.
 #[test]
 fn refuses_a_directory_that_nobody_can_have_meant() {
     for (dir, words) in [
@@ -589,7 +589,7 @@ fn times() {
     }
 }
 
-/// By name or by number.
+/// Users and groups are given by name or by number.
 #[test]
 fn users_and_groups() {
     let policy = |arguments: &[&str]| access(&[&["ping", "a"], arguments].concat(), &[]).policy;
@@ -760,7 +760,7 @@ fn times_of_day() {
 
 #[cfg(target_os = "linux")]
 proptest! {
-    /// Whatever a system says about sockets, it is read or passed over.
+    /// Any answer of the system about sockets is parsed or skipped.
     #[test]
     fn sockets_of_any_bytes(
         mut bytes in proptest::collection::vec(any::<u8>(), 16..200), kind in 0..30u16
@@ -776,7 +776,7 @@ proptest! {
 }
 
 proptest! {
-    /// A table of sockets lists what listens in the namespace, whatever stands beside it.
+    /// Listening sockets of the namespace are found in a table that contains any other lines.
     #[test]
     fn tables_of_any_bytes(
         before in proptest::collection::vec(any::<u8>(), 0..100),
@@ -793,7 +793,7 @@ proptest! {
         let _ = names::listed(&table, b"run");
     }
 
-    /// Whatever others call a file, or say, it is one line without control characters.
+    /// Any name of a file, and any text, is printed on one line without control characters.
     #[test]
     fn names_and_texts_of_any_bytes_are_shown_on_one_line(
         bytes in proptest::collection::vec(any::<u8>(), 0..100), text in any::<String>()
@@ -839,7 +839,7 @@ impl Home {
         })
     }
 
-    /// The cookie and where it comes from.
+    /// Returns the cookie and its source.
     fn found(&self, source: &Source, environment: &[(&str, &str)]) -> (String, String) {
         let cookie = self.read(source, environment).expect("a cookie");
         let text = String::from_utf8(cookie.as_bytes().to_vec()).expect("a text");
@@ -847,7 +847,7 @@ impl Home {
     }
 }
 
-/// Those of a release's own commands come first.
+/// The variable that the commands of a release use comes first.
 #[test]
 fn the_first_cookie_that_is_set_counts() {
     let home = Home::new();
@@ -890,7 +890,7 @@ fn the_first_cookie_that_is_set_counts() {
     found(&argument, &both, "given", "--cookie");
 }
 
-/// As with `erl -setcookie` and with erl's file.
+/// The rules are those of `erl -setcookie` and of erl's cookie file.
 #[test]
 fn white_space_counts_where_erl_counts_it() {
     let home = Home::new();
@@ -926,7 +926,7 @@ fn a_cookie_that_others_can_read_is_refused() {
     }
 }
 
-/// Secrets that a container gets are readable by its group.
+/// Files with secrets in a container are often readable by its group.
 #[test]
 fn a_file_that_is_named_may_be_readable_by_a_group() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! What the command line makes of a node's answers: values, tables and sections, times and sizes.
+//! The reports of the command line: values, tables and sections, times and sizes.
 
 use uds_dist_command_line::etf::{Malformed, Reader};
 use uds_dist_command_line::layout::Reader as Whom;
@@ -17,7 +17,7 @@ fn text(text: &str) -> Value {
 
 // --- values --------------------------------------------------------------------------------------
 
-/// `term_to_binary/1` wrote them.
+/// Terms that `term_to_binary/1` has written.
 #[test]
 fn terms_are_values() {
     let pairs = b"l\0\0\0\x02h\x02w\x01ba\x01h\x02w\x01aw\x04nonej";
@@ -34,7 +34,7 @@ fn terms_are_values() {
         (b"k\0\x02\x01\x02", "[1,2]"),
         (b"l\0\0\0\x01w\x01aj", r#"["a"]"#),
         (b"t\0\0\0\x01w\x01aj", r#"{"a":[]}"#),
-        // The order is kept.
+        // Keys keep their order.
         (pairs, r#"{"b":1,"a":"none"}"#),
     ] {
         let mut reader = Reader::within(term);
@@ -159,7 +159,7 @@ b@h   in   relay  4000000000    -  3d 4h  1.5 KiB         -  \x1b[33m700 B (70 %
     assert_eq!(peers::bare(&peers), "b@h\n");
 }
 
-/// The names of users are there, and the command itself is not; in a status as well.
+/// The names of users are added and the command itself is removed, in a list of peers and in a status.
 #[test]
 fn peers_are_completed() {
     let root = object([
@@ -181,7 +181,7 @@ fn usage(used: i64) -> Value {
     object([("used", Value::Number(used)), ("limit", Value::Number(100))])
 }
 
-/// What the node does not know has no row, and what has no row has no section.
+/// Unknown values have no row, and sections without rows are left out.
 #[test]
 fn a_status_has_the_sections_that_there_are() {
     let carrier = object([
