@@ -65,7 +65,7 @@
 %% Interval in milliseconds at which conditions without an event are checked.
 -define(POLL, 10).
 %% Longest time in milliseconds for which a sidecar delivers what its VM has left behind, before it ends.
--define(SIDECAR_LIMIT, 5000).
+-define(SIDECAR_LIMIT, 20000).
 
 %% The test cases of a suite: all its exported functions with one argument.
 cases(Suite) ->
