@@ -49,7 +49,7 @@ bytes_bypass_the_sidecar(Config) ->
     connect(A, B),
     %% When the sidecars have said this, they have nothing left to do.
     test_node:signal("USR1", [sidecar(Node) || Node <- [A, B]]),
-    [expect_output(Node, "0 connections, 0 shaking hands, 1 handed over so far") || Node <- [A, B]],
+    [expect_output(Node, "0 connections, 0 in handshake, 1 handed over so far") || Node <- [A, B]],
     Before = [test_node:work(sidecar(Node)) || Node <- [A, B]],
     ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
     ?assertEqual(Before, [test_node:work(sidecar(Node)) || Node <- [A, B]]).
