@@ -198,11 +198,12 @@ escape(Char) -> Char.
 hexadecimal(Byte) ->
     io_lib:format("\\x~2.16.0b", [Byte]).
 
+%% Whether two values are the same place: /run/x/ is /run/x.
 is_same(A, B) ->
-    try
-        to_bytes(A) =:= to_bytes(B)
-    catch
-        error:badarg -> false
+    Check = fun(Value) -> check_socket_dir(Value, "", os:type()) end,
+    case {Check(A), Check(B)} of
+        {{ok, Dir}, {ok, Dir}} -> true;
+        _ -> false
     end.
 
 %% Reads `-uds_dist_dir /run/x`, which needs no quoting, or the form that OTP has for every application:
@@ -616,7 +617,7 @@ check_length(Address, Limit, Dir) ->
     {error,
         io_lib:format(
             "the socket address ~ts has ~b bytes, and the system takes no more than ~b; "
-            "choose a socket_dir shorter than ~ts",
+            "choose a socket_dir shorter than ~ts, or a shorter name",
             [printable_address(Address), byte_size(Address), Limit, printable(Dir)]
         )}.
 

@@ -68,16 +68,25 @@ printable(Path) -> Path.
 
 %% Explains an exit status, which is the errno with which the VM's exec(2) failed, or the sidecar's own.
 -spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
-explain_status(8, _Path) ->
-    ", since it was built for another architecture; " ?BUILD_IT " where it runs";
+explain_status(8, Path) ->
+    case {head(Path), os:type()} of
+        {<<>>, _} ->
+            ", since the file is empty; " ?BUILD_IT;
+        {<<Head/binary>>, {unix, linux}} when Head =/= <<16#7F, "ELF">> ->
+            ", since it is not a program; " ?BUILD_IT;
+        _ ->
+            ", since it was built for another architecture; " ?BUILD_IT " where it runs"
+    end;
 explain_status(2, Path) ->
     %% The file may also have been removed between the VM's check and exec(2).
-    case file:read_file_info(Path, [raw]) of
-        {ok, _} ->
+    case head(Path) of
+        none ->
+            [", since ", explain(enoent, Path)];
+        <<"#!", _/binary>> ->
+            ", since the interpreter that its first line names is not here; the line may end as on Windows";
+        _ ->
             ", since it was built for another C library, whose loader is not here; " ?BUILD_IT
-            " where it runs";
-        {error, _} ->
-            [", since ", explain(enoent, Path)]
+            " where it runs"
     end;
 explain_status(13, Path) ->
     case file:read_file_info(Path, [raw]) of
@@ -86,6 +95,9 @@ explain_status(13, Path) ->
         _ ->
             [", since ", explain(eacces, Path)]
     end;
+%% ETXTBSY.
+explain_status(26, _Path) ->
+    ", since somebody is writing to it; replace it by renaming a complete copy";
 %% What a program's loader exits with; what it says is on the node's standard error.
 explain_status(127, _Path) ->
     ", since a shared library is missing here that it needs; standard error says which";
@@ -93,3 +105,20 @@ explain_status(1, _Path) ->
     "; standard error says why";
 explain_status(_Status, _Path) ->
     "".
+
+%% The first bytes of a file, which tell what it is; none if there is no such file.
+head(Path) ->
+    case prim_file:open(Path, [read, raw, binary]) of
+        {ok, File} ->
+            Read = prim_file:read(File, 4),
+            _ = prim_file:close(File),
+            case Read of
+                {ok, Head} -> Head;
+                eof -> <<>>;
+                {error, _} -> unknown
+            end;
+        {error, enoent} ->
+            none;
+        {error, _} ->
+            unknown
+    end.

@@ -70,13 +70,16 @@ ask(Path) ->
         {error, _} -> exit({shutdown, dead})
     end.
 
-%% The format of a line is that of proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode Path".
+%% The format of a line is that of proc_pid_net(5): "Num RefCount Protocol Flags Type St Inode Path". Only the
+%% path can contain an @, and it may contain blanks.
 abstract_names(Table, Prefix) ->
     Length = byte_size(Prefix),
     [
         Name
      || Line <- binary:split(Table, <<"\n">>, [global]),
-        [_, _, _, <<"00010000">>, _, _, _, Path] <- [binary:split(Line, <<" ">>, [global, trim_all])],
+        [Fields, AfterAt] <- [binary:split(Line, <<" @">>)],
+        [_, _, _, <<"00010000">>, _, _, _] <- [binary:split(Fields, <<" ">>, [global, trim_all])],
+        Path <- [<<"@", AfterAt/binary>>],
         binary:longest_common_prefix([Path, Prefix]) =:= Length,
         Name <- [unicode:characters_to_list(binary:part(Path, Length, byte_size(Path) - Length))],
         is_name(Name)

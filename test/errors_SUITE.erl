@@ -12,6 +12,8 @@
     sidecar_is_of_another_libc/1,
     sidecar_needs_a_newer_libc/1,
     sidecar_lacks_a_shared_library/1,
+    sidecar_is_no_program/1,
+    sidecar_is_being_written/1,
     sidecar_speaks_another_version/1,
     sidecar_breaks_the_protocol/1,
     sidecar_does_not_say_hello/1,
@@ -19,6 +21,7 @@
     sidecar_is_missing_at_run_time/1,
     directory_lacks_its_parent/1,
     directory_is_a_file/1,
+    directory_is_a_loop_of_links/1,
     socket_path_is_too_long/1,
     something_else_is_in_the_way/1,
     abstract_namespace_elsewhere/1,
@@ -164,6 +167,35 @@ sidecar_binary() ->
     {ok, Binary} = file:read_file(uds_dist_config:sidecar_path()),
     Binary.
 
+%% What else a path can lead to.
+sidecar_is_no_program(Config) ->
+    Cases = [
+        {"directory", directory, "status 13, since it is a directory and not a file"},
+        {"empty", <<>>, "status 8, since the file is empty; build it"},
+        {"text", <<"hello">>, "status 8, since it is not a program; build it"},
+        {"script", <<"#!/bin/sh\r\n">>, "status 2, since the interpreter that its first line names is not"}
+    ],
+    [
+        begin
+            Path =
+                case Content of
+                    directory -> test_node:dir(Name, Config);
+                    _ -> sidecar_file(Name, Content, 8#755, Config)
+                end,
+            Line = ["the sidecar ", Path, " did not start: it exited with ", Why],
+            refuses_to_boot(sidecar_options(Path), Line, Config)
+        end
+     || {Name, Content, Why} <- Cases
+    ].
+
+%% As while a deployment copies it.
+sidecar_is_being_written(Config) ->
+    Path = sidecar_file("sidecar", sidecar_binary(), 8#755, Config),
+    {ok, File} = file:open(Path, [read, write, raw]),
+    Line = ["the sidecar ", Path, " did not start: it exited with status 26, since somebody is writing to it"],
+    refuses_to_boot(sidecar_options(Path), Line, Config),
+    ok = file:close(File).
+
 %% Both versions are named.
 sidecar_speaks_another_version(Config) ->
     Hello = <<32, 99:16, "whatever a later version has here">>,
@@ -232,6 +264,11 @@ directory_lacks_its_parent(Config) ->
     Dir = filename:join([dir(Config), "no", "sockets"]),
     refuses_to_boot(#{dir => Dir}, ["directory ", Dir, " does not exist, .*socket_dir"], Config).
 
+directory_is_a_loop_of_links(Config) ->
+    Loop = filename:join(dir(Config), "loop"),
+    ok = file:make_symlink(Loop, Loop),
+    refuses_to_boot(#{dir => Loop}, [Loop, ": Too many levels .*; .*set socket_dir to a directory"], Config).
+
 %% A file is no directory.
 directory_is_a_file(Config) ->
     File = filename:join(dir(Config), "file"),
@@ -245,7 +282,7 @@ socket_path_is_too_long(Config) ->
     Limit = integer_to_list(uds_dist_config:limit(os:type())),
     refuses_to_boot(
         #{dir => Dir},
-        [Dir, "/a\\.sock has ", Length, " bytes, .*no more than ", Limit, "; choose a socket_dir"],
+        [Dir, "/a\\.sock has ", Length, " bytes, .*no more than ", Limit, "; choose a socket_dir .*, or a shorter name"],
         Config
     ).
 

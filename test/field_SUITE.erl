@@ -290,7 +290,10 @@ line_ends_of_windows_are_refused(Config) ->
     %% Erlang itself drops them from the file of -args_file.
     File = filename:join(Dir, "vm.args"),
     ok = file:write_file(File, ["-uds_dist_dir ", Dir, "\r\n-uds_dist backlog 7\r\n"]),
-    A = start("a", #{dir => none, args => ["-args_file", File]}, Config),
+    %% The same place, written otherwise, is no news.
+    Env = [{"UDS_DIST_DIR", Dir ++ "/"}],
+    A = start("a", #{dir => none, env => Env, args => ["-args_file", File]}, Config),
+    ?assertEqual([], lines("uds_dist: ", A)),
     #{settings := Settings} = call(A, uds_dist, info, []),
     ?assertMatch(#{backlog := 7}, Settings),
     ?assertEqual(list_to_binary(Dir), maps:get(socket_dir, Settings)).

@@ -15,6 +15,7 @@ use crate::peer::Credentials;
 use crate::port::protocol::Cause;
 use crate::process;
 use crate::sockets;
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -539,6 +540,10 @@ fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
             (Reason::SystemError, "; set socket_dir to another directory")
         }
         io::ErrorKind::NotADirectory => (Reason::BadAddress, "; set socket_dir to a directory"),
+        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => (
+            Reason::BadAddress,
+            "; these links lead back to themselves, so set socket_dir to a directory",
+        ),
         _ => (Reason::SystemError, ""),
     };
     Failure::new(
