@@ -1,6 +1,6 @@
-%% The life of the sidecar: it is started when it is needed, has to say hello in time, and is started again
-%% with a backoff when it ends. Its owner, uds_dist_port, keeps this state and hands on every message.
-%% Nothing here waits for the sidecar.
+%% The life of the sidecar. It is started when it is needed, has to send HELLO in time, and is started again with a
+%% backoff when it has ended. Its owner, uds_dist_port, keeps this state and passes all its messages on. Nothing
+%% here waits for the sidecar.
 -module(uds_dist_sidecar).
 
 -export([new/0, need/2, send/2, ask_status/1, handle/2, broke_protocol/2, give_up/2, close/1]).
@@ -13,13 +13,13 @@
         down
         | starting
         | up
-        %% Between an end and the next start.
+        %% The backoff between an end and the next start.
         | resting,
     port :: undefined | port(),
     pipe :: undefined | uds_dist_pipe:pipe(),
-    %% The end of the time for HELLO, or of the rest.
+    %% The end of the time for HELLO, or of the backoff.
     timer :: undefined | reference(),
-    %% Another one is needed after the rest.
+    %% A sidecar is needed again after the backoff.
     is_needed = false :: boolean(),
     settings = #{spin => 0, log => info} :: uds_dist_program:settings(),
     %% Release and process of the program that is up, and the time of its HELLO, in milliseconds of monotonic
@@ -27,12 +27,13 @@
     release :: undefined | binary(),
     os_pid :: undefined | non_neg_integer(),
     up_since = 0 :: integer(),
-    %% Asked for its status again only when it has answered. The timer runs while somebody waits for it.
+    %% The sidecar has been asked for its status, and is asked again only after it has answered. The timer runs
+    %% while a caller waits for the answer.
     is_asked = false :: boolean(),
     status_timer :: undefined | reference(),
-    %% Starts so far, whether or not it came up.
+    %% Number of starts, including failed ones.
     starts = 0 :: non_neg_integer(),
-    %% Sidecars that were up and have ended.
+    %% Number of sidecars that were up and have ended.
     ended = 0 :: non_neg_integer(),
     backoff = uds_dist_backoff:new(25) :: uds_dist_backoff:backoff()
 }).
@@ -40,35 +41,35 @@
 -opaque sidecar() :: #sidecar{}.
 
 -type event() ::
-    %% It is there; its window in bytes, and after how many that have ended or did not start.
+    %% The sidecar is up. Its window is in bytes, and Tries counts those before it that ended or did not start.
     {up, Window :: pos_integer(), Tries :: non_neg_integer()}
     | {report, uds_dist_protocol:report()}
-    %% The answer for all callers that wait for its status. If the sidecar ends first, only `down` comes.
+    %% The answer for all callers that wait for its status. If the sidecar ends first, there is only `down`.
     | {status, uds_dist_protocol:status()}
-    %% It is gone, or could not be started.
+    %% The sidecar has ended, or could not be started.
     | {down, #{
         was_up := boolean(),
-        %% Its process, and for how many seconds it was up.
+        %% Its process id, and the time in seconds for which it was up.
         os_pid := undefined | non_neg_integer(),
         up_for := non_neg_integer(),
         explanation := uds_dist_config:explanation(),
-        %% Whether this belongs into the log: not if it is the same as before.
+        %% Whether to log this. It is not logged if the failure is the same as the one before.
         is_news := boolean()
     }}
     | none.
 
-%% Milliseconds from the start of a sidecar to its HELLO. It takes about two; a loaded machine is patient.
+%% Most milliseconds from the start of a sidecar to its HELLO. It usually takes two, and longer on a busy machine.
 -define(HELLO_TIMEOUT, 5000).
-%% Milliseconds until a question for its status is answered without it.
+%% Milliseconds until a request for its status is answered without it.
 -define(STATUS_TIMEOUT, 500).
-%% The longest backoff in milliseconds: of a sidecar that keeps dying, and of one that cannot even start
-%% (its binary is gone, or of another version).
+%% The longest backoff in milliseconds, for a sidecar that dies again and again, and for one that cannot be started,
+%% for example because its binary is missing or has another version.
 -define(MAX_BACKOFF_DIED, 500).
 -define(MAX_BACKOFF_NOT_STARTED, 5000).
-%% A sidecar that has been up for so many milliseconds was a good one, and the backoff begins anew.
+%% If a sidecar has been up for this number of milliseconds, the backoff starts from the beginning.
 -define(GOOD_LIFE, 10000).
 
-%% There is none, and none is needed yet.
+%% The state without a sidecar, before one is needed.
 -spec new() -> sidecar().
 new() ->
     #sidecar{}.
@@ -76,11 +77,11 @@ new() ->
 -spec is_up(sidecar()) -> boolean().
 is_up(#sidecar{status = Status}) -> Status =:= up.
 
-%% Of one that is up.
+%% The port of a sidecar that is up.
 -spec port(sidecar()) -> port().
 port(#sidecar{status = up, port = Port}) -> Port.
 
-%% All that uds_dist_info:sidecar() has but what only the sidecar knows.
+%% The part of uds_dist_info:sidecar() that the VM knows without asking the sidecar.
 -spec info(sidecar()) -> #{atom() => term()}.
 info(#sidecar{status = Status, port = Port, starts = Starts, ended = Ended} = Sidecar) ->
     maps:merge(age(Sidecar), #{
@@ -105,7 +106,7 @@ os_pid(Port) ->
         undefined -> undefined
     end.
 
-%% One is needed: starts it if there is none, after the rest if the last one has just ended.
+%% A sidecar is needed. Starts one if there is none, or after the backoff if the last one has just ended.
 -spec need(uds_dist_program:settings(), sidecar()) -> sidecar().
 need(Settings, Sidecar = #sidecar{status = down}) ->
     start(Sidecar#sidecar{settings = Settings});
@@ -119,7 +120,7 @@ start(Sidecar = #sidecar{settings = Settings, starts = Starts}) ->
             Timer = timer(?HELLO_TIMEOUT, hello),
             Sidecar1#sidecar{port = Port, pipe = uds_dist_pipe:new(Port), timer = Timer};
         {error, Explanation} ->
-            %% Told like every other end.
+            %% Reported with an event, like every other end.
             Sidecar1#sidecar{timer = timer(0, {cannot_start, Explanation})}
     end.
 
@@ -132,7 +133,7 @@ send(Packet, Sidecar = #sidecar{status = up, pipe = Pipe}) ->
     sent(uds_dist_pipe:send(Packet, Pipe), Sidecar).
 
 sent({ok, Pipe}, Sidecar) -> Sidecar#sidecar{pipe = Pipe};
-%% A message that says so is on its way.
+%% The port's own message about its end will follow.
 sent(closed, Sidecar) -> Sidecar.
 
 %% Asks a sidecar that is up for its status, which comes as an event. If the sidecar does not answer in time,
@@ -155,14 +156,14 @@ ask_status(Sidecar = #sidecar{status = up, is_asked = IsAsked, status_timer = Ti
 unknown_status() ->
     #{descriptors => undefined, descriptor_limit => undefined, memory => undefined}.
 
-%% Takes a message of the owner; `ignored` if it is not about the sidecar.
+%% Handles a message of the owner. Returns `ignored` if it is not about the sidecar.
 -spec handle(Message :: term(), sidecar()) -> {event(), sidecar()} | ignored.
 handle({Port, {data, Packet}}, Sidecar = #sidecar{port = Port}) ->
     packet(uds_dist_protocol:decode(Packet), Sidecar);
 handle({Port, {exit_status, Status}}, Sidecar = #sidecar{port = Port}) ->
     ended(uds_dist_program:exit_status(Status), Sidecar);
 handle({'EXIT', Port, epipe}, Sidecar = #sidecar{port = Port}) ->
-    %% The VM closes the port then, and does not tell the exit status any more.
+    %% In this case, the VM closes the port and does not report the exit status.
     ended("it ended while it was written to", Sidecar);
 handle({'EXIT', Port, Reason}, Sidecar = #sidecar{port = Port}) ->
     ended(io_lib:format("its port was closed (~0tp)", [Reason]), Sidecar);
@@ -181,7 +182,7 @@ handle(Message, Sidecar = #sidecar{pipe = Pipe}) ->
 packet({error, {bad_packet, Packet}}, Sidecar) ->
     broke_protocol(Packet, Sidecar);
 packet({hello, #{window := 0}} = Hello, Sidecar) ->
-    %% No connection could ever send anything.
+    %% With such a window, no connection could ever send anything.
     broke_protocol(Hello, Sidecar);
 packet({hello, Hello}, Sidecar = #sidecar{status = starting}) ->
     hello(Hello, Sidecar);
@@ -193,12 +194,12 @@ packet(Report, Sidecar = #sidecar{status = up}) when element(1, Report) =/= hell
 packet(Report, Sidecar) ->
     broke_protocol(Report, Sidecar).
 
-%% It said what it must not say, and nothing that it says next can be trusted.
+%% Ends a sidecar that broke the protocol, because its next packets cannot be trusted either.
 -spec broke_protocol(What :: term(), sidecar()) -> {event(), sidecar()}.
 broke_protocol(What, Sidecar) ->
     ended(io_lib:format("it broke the port protocol with ~0tP", [What, 12]), Sidecar).
 
-%% Ends the sidecar for a reason that lies in this node.
+%% Ends the sidecar because of a failure in this node.
 -spec give_up(uds_dist_config:explanation(), sidecar()) -> {event(), sidecar()}.
 give_up(Explanation, Sidecar) ->
     ended(Explanation, Sidecar).
@@ -272,7 +273,7 @@ ended(Explanation, Sidecar) ->
         }
     }.
 
-%% The sidecar sees the end of its input, removes its sockets and ends.
+%% Closes the port. The sidecar then sees the end of its input, removes its sockets and ends.
 -spec close(sidecar()) -> sidecar().
 close(Sidecar = #sidecar{port = undefined}) ->
     Sidecar;

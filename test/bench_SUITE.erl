@@ -1,4 +1,4 @@
-%% The benchmark works: short runs, whose figures mean nothing.
+%% Tests that the benchmark works, with short runs whose figures mean nothing.
 -module(bench_SUITE).
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
@@ -25,8 +25,8 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     file:del_dir_r(results(Config)).
 
-%% Not the cases with many nodes or long messages out of a busy node, which take too long here. They are
-%% the same code with other numbers.
+%% Cases with many nodes, or with long messages out of a busy node, would take too long here. They use the same code
+%% with other numbers.
 measures_every_case_and_reports(Config) ->
     Cases =
         "rtt rtt_beside rtt_flooded rtt_busy rtt_mesh connect bulk64k both_bulk64k mesh_bulk64k "

@@ -1,21 +1,19 @@
-%% What runs in each node of a chaos run: a ledger that writes down every message that it gets
-%% before it acknowledges it, and a writer for each other node that writes down what was
-%% acknowledged.
+%% The processes in each node of a chaos run: a ledger, which records every message before it acknowledges it, and a
+%% writer for each other node, which records the acknowledgements.
 %%
-%% Both write to files, which outlive a killed VM. An entry is a writer's number and a message's.
-%% The ledger also watches the order. In one connection messages neither overtake each other nor
-%% get lost: unless the connection with a writer has gone down, its next message is the next number.
-%% What was on its way when the ledger began to look does not count, for there may have been a
-%% connection before that one: so the ledger monitors a writer, gives it the monitor's reference,
-%% and holds those messages to it that carry the reference.
+%% Both write to files, which survive a killed VM. An entry consists of the number of the writer and that of the
+%% message. The ledger also checks the order. Within a connection, messages neither overtake each other nor get lost:
+%% unless the connection with a writer has gone down, its next message has the next number. Messages that were on
+%% their way when the ledger started to check do not count, because they may belong to an earlier connection. So the
+%% ledger monitors a writer, sends it the reference of the monitor, and only checks messages with this reference.
 -module(chaos_member).
 
 -export([start/3, write_more/0, flood/3]).
 -export([violations/1, missing/1]).
 
-%% Unacknowledged messages of a writer.
+%% Most unacknowledged messages of a writer.
 -define(WINDOW, 64).
-%% Milliseconds. A node that is down is asked for again after a while.
+%% Milliseconds until a writer tries a node that is down again.
 -define(RETRY, 20).
 -define(LIMIT, 60000).
 
@@ -24,11 +22,11 @@
     to :: node(),
     acked :: file:fd(),
     monitor :: undefined | reference(),
-    %% Of the ledger, when it has one.
+    %% The reference of the ledger's monitor, once it is known.
     watch :: undefined | reference(),
     next = 1 :: pos_integer(),
     unacknowledged = 0 :: non_neg_integer(),
-    %% Who waits for an acknowledgement of a message that is yet to be sent.
+    %% Callers that wait for the acknowledgement of a message that has not been sent yet.
     waiting = [] :: [{pid(), reference(), pos_integer()}]
 }).
 
@@ -55,13 +53,13 @@ start(Dir, Incarnation, Others) ->
     ],
     persistent_term:put(writers, Writers).
 
-%% A raw file is for the process that has opened it.
+%% Only the process that has opened a raw file may use it.
 open(Dir, Kind, Node, Number) ->
     Name = io_lib:format("~s.~s.~b", [Kind, Node, Number]),
     {ok, File} = file:open(filename:join(Dir, Name), [append, raw, binary]),
     File.
 
-%% Waits until each writer has got an acknowledgement of a message that it had not sent yet.
+%% Waits until each writer has received the acknowledgement of a message that it had not sent yet at the beginning.
 -spec write_more() -> ok.
 write_more() ->
     lists:foreach(
@@ -84,7 +82,7 @@ write_more() ->
 seen(Writer) ->
     {process_info(Writer, [status, message_queue_len, current_stacktrace]), nodes(connected)}.
 
-%% Sends large messages to the sink of another node for so long.
+%% Sends large messages to the sink of another node for a time.
 -spec flood(node(), pos_integer(), pos_integer()) -> ok.
 flood(To, Processes, Time) ->
     Message = rand:bytes(200000),
@@ -125,7 +123,7 @@ handle({ack, Id, Number}, Writer = #writer{id = Id, unacknowledged = Count, wait
     ok = file:write(Writer#writer.acked, entry(Id, Number)),
     {Served, Waiting1} = lists:partition(fun({_, _, Since}) -> Number >= Since end, Waiting),
     _ = [From ! {Ref, acknowledged} || {From, Ref, _} <- Served],
-    %% Those of a connection that went down come late, or never.
+    %% Acknowledgements from a connection that went down arrive late, or never.
     Writer#writer{unacknowledged = max(0, Count - 1), waiting = Waiting1};
 handle({watch, Watch}, Writer) ->
     Writer#writer{watch = Watch};
@@ -136,7 +134,7 @@ handle({'DOWN', Monitor, process, _, _}, Writer = #writer{monitor = Monitor}) ->
 handle({write_more, From, Ref}, Writer = #writer{next = Next, waiting = Waiting}) ->
     Writer#writer{waiting = [{From, Ref, Next} | Waiting]}.
 
-%% Mostly small, some larger than a batch, a few of many windows.
+%% Sizes of messages: most are small, some exceed a batch, and a few exceed the window many times.
 payload(Number) when Number rem 997 =:= 0 -> <<0:(8 * 3000000)>>;
 payload(Number) when Number rem 97 =:= 0 -> <<0:(8 * 150000)>>;
 payload(Number) -> <<0:(8 * (Number rem 500))>>.
@@ -144,8 +142,8 @@ payload(Number) -> <<0:(8 * (Number rem 500))>>.
 %% ---------------------------------------------------------------------------------------------
 %% The ledger
 
-%% Last: the last number of each writer. Watches: of the writers whose connection has been up since
-%% the ledger began to look, and whether a message that carries it has come.
+%% Last has the last number of each writer. Watches has the monitors of writers whose connections have been up since
+%% the ledger started to check, and whether a message with the reference has arrived.
 ledger(File, Violations, Last, Watches) ->
     receive
         {entry, From, Id, Number, Carried, Payload} ->
@@ -183,17 +181,17 @@ watch(Id, From, Carried, Watches) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% What the files say in the end
+%% Evaluation of the files
 
 entry(Id, Number) ->
     <<Id:64, Number:64>>.
 
-%% What the ledgers have seen come out of order.
+%% The messages that the ledgers have seen out of order.
 -spec violations(file:filename()) -> [binary()].
 violations(Dir) ->
     [Text || File <- files(Dir, "violations"), {ok, Text} <- [file:read_file(File)], Text =/= <<>>].
 
-%% Messages that were acknowledged and that no ledger has, of how many.
+%% The messages that were acknowledged but are in no ledger, and the number of all acknowledged messages.
 -spec missing(file:filename()) -> {Missing :: [binary()], Acknowledged :: non_neg_integer()}.
 missing(Dir) ->
     Entries = maps:from_keys(entries(Dir, "ledger"), true),

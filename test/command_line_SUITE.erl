@@ -1,10 +1,9 @@
-%% The command line of the native program against real nodes. What it does when its peer is no node
-%% is in command_line.rs.
+%% The command line with real nodes. command_line.rs tests it with peers that are not nodes.
 -module(command_line_SUITE).
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([init_per_testcase/2, end_per_testcase/2]).
-%% Who is there.
+%% Nodes.
 -export([
     ping_answers/1,
     a_hundred_pings_at_once/1,
@@ -22,7 +21,7 @@
     an_application_that_does_not_start_is_not_ready/1,
     a_node_that_does_not_start_is_not_ready/1
 ]).
-%% What it says.
+%% Calls.
 -export([
     rpc_calls/1,
     eval_evaluates/1,
@@ -37,7 +36,7 @@
     large_results_arrive/1,
     terms_of_every_type_arrive/1
 ]).
-%% How it goes on.
+%% The life of a command, and reports.
 -export([
     the_command_is_hidden/1,
     a_call_ends_with_its_caller/1,
@@ -58,7 +57,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Exit codes, as `uds_dist --help` has them.
+%% Exit codes, as listed in `uds_dist --help`.
 -define(RAISED, 1).
 -define(DOWN, 1).
 -define(REFUSED, 2).
@@ -81,7 +80,7 @@ all() ->
 suite() ->
     test_node:suite().
 
-%% One node for all cases that leave it as it was. It has a directory of its own.
+%% Starts one node for all cases that do not change it. It has a directory of its own.
 init_per_suite(Config) ->
     Config1 = test_node:init(Config),
     Node = start("shared", Config1),
@@ -97,9 +96,9 @@ end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
 %% ---------------------------------------------------------------------------------------------
-%% Who is there
+%% Nodes
 
-%% With and without a host, and at a socket that is named.
+%% The node is named with or without a host, or by its socket.
 ping_answers(Config) ->
     {Node, Dir} = proplists:get_value(shared, Config),
     Socket = filename:join(Dir, "shared.sock"),
@@ -154,7 +153,7 @@ another_cookie_is_refused(Config) ->
     Mismatch = "\\(cookie mismatch\\): this command uses the one from ERLANG_COOKIE;",
     assert_fails(?REFUSED, Mismatch, run(["ping", "shared"], Options)).
 
-%% What a release's own commands use.
+%% The command uses the same cookie as the commands of a release.
 cookies_are_those_that_the_nodes_own_commands_use(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Right = (of_shared(Config))#{cookie => "old", env => [{"RELEASE_COOKIE", "uds_dist_test"}]},
@@ -163,7 +162,7 @@ cookies_are_those_that_the_nodes_own_commands_use(Config) ->
     Origin = "the one from RELEASE_COOKIE \\(ERLANG_COOKIE has a different one, which is not",
     assert_fails(?REFUSED, Origin, run(["ping", "shared"], Wrong)).
 
-%% The end of a line is a part of it for erl, and so it is here.
+%% As with erl, the end of a line is part of the cookie.
 a_cookie_may_end_in_a_line_end(Config) ->
     Cookie = "uds_dist_test\n",
     Node = start("a", #{cookie => Cookie}, Config),
@@ -171,7 +170,7 @@ a_cookie_may_end_in_a_line_end(Config) ->
     assert_prints(pong(Node), run(["ping", "a"], Options)),
     assert_fails(?REFUSED, "cookie mismatch", run(["ping", "a"], Config)).
 
-%% The line says what is to be added there.
+%% The line says what to add to the list of the node.
 tools_are_excluded_by_an_allow_list_and_say_so(Config) ->
     Node = start("a", Config),
     ok = call(Node, net_kernel, allow, [[x@nowhere]]),
@@ -184,7 +183,7 @@ tools_are_excluded_by_an_allow_list_and_say_so(Config) ->
 a_killed_node_is_stale(Config) ->
     Node = start("a", Config),
     Sidecar = test_node:sidecar(Node),
-    %% A VM that runs would start another sidecar, which removes the socket in the end.
+    %% Otherwise, the VM would start another sidecar, which would remove the socket at its end.
     ok = test_node:signal("STOP", os_pid(Node)),
     ok = test_node:signal("KILL", [Sidecar, os_pid(Node)]),
     expect(fun() -> not test_node:is_alive(Sidecar) end, end_of_sidecar),
@@ -192,7 +191,7 @@ a_killed_node_is_stale(Config) ->
     {0, Table} = run(["names"], Config),
     ?assertMatch([_, ["a", "-", "-", "-", "stale"]], rows(Table)).
 
-%% The node's sidecar lets the command in; the VM says nothing.
+%% The sidecar of the node accepts the command, but the VM does not answer.
 a_stopped_node_runs_into_the_time_limit(Config) ->
     Node = start("a", Config),
     ok = test_node:signal("STOP", os_pid(Node)),
@@ -216,7 +215,7 @@ names_lists_who_is_there(Config) ->
 rows(Table) ->
     [string:lexemes(Line, "\t") || Line <- string:lexemes(Table, "\n")].
 
-%% Any node that speaks the protocol will do: this one has nothing of ours.
+%% The command works with any node that speaks the protocol, such as this one, which has none of our modules.
 erl_uds_dist_answers(Config) ->
     case test_node:erl_uds_dist(Config) of
         {ok, Options} ->
@@ -228,7 +227,7 @@ erl_uds_dist_answers(Config) ->
             Skip
     end.
 
-%% While an application starts, a node answers and is not ready. Whoever waits for it sees it come.
+%% While an application starts, the node answers, but is not ready. A command with --wait succeeds once it is.
 ready_is_not_alive(Config) ->
     Node = boot_with(when_told, Config),
     App = ["--app", atom_to_list(?APPLICATION)],
@@ -250,7 +249,7 @@ ready_is_not_alive(Config) ->
     NotThere = "the application " ++ Strange ++ " is not running",
     assert_fails(?NOT_READY, NotThere, Ping(["--app", Strange])).
 
-%% The node has started without it.
+%% The node starts without the application.
 an_application_that_does_not_start_is_not_ready(Config) ->
     _ = boot_with(failing, Config),
     Ping = fun(Options) -> run(["ping", "a", "--wait", "30s" | Options], Config) end,
@@ -258,7 +257,7 @@ an_application_that_does_not_start_is_not_ready(Config) ->
     App = ["--app", atom_to_list(?APPLICATION), "--wait", "1s"],
     assert_fails(?NOT_READY, "is not running", run(["ping", "a" | App], Config)).
 
-%% One that ends for that is never ready, however long somebody waits.
+%% A node that ends because an application does not start is never ready.
 a_node_that_does_not_start_is_not_ready(Config) ->
     Node = boot_with(fatal, Config),
     Waiting = open(["ping", "a", "--started", "--wait", "15s"], options(Config)),
@@ -266,7 +265,7 @@ a_node_that_does_not_start_is_not_ready(Config) ->
     ?assertNotEqual(0, Status),
     assert_fails(?DOWN, "is not there", test_project:collect(Waiting)).
 
-%% A node that starts an application when it boots.
+%% Starts a node that starts an application when it boots.
 boot_with(How, Config) ->
     Boot = ["-s", atom_to_list(?APPLICATION), "boot", atom_to_list(How)],
     test_node:launch(#{name => "a", args => ["-noinput" | Boot]}, Config).
@@ -277,7 +276,7 @@ tell_to_start(Node, Config) ->
     assert_prints("go\n", run(["eval", "a", atom_to_list(?APPLICATION) ++ " ! go."], Config)).
 
 %% ---------------------------------------------------------------------------------------------
-%% What it says
+%% Calls
 
 rpc_calls(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
@@ -313,7 +312,7 @@ eval_speaks_elixir(Config) ->
         Elixir ->
             Lib = os:cmd(Elixir ++ " -e 'IO.puts(:code.lib_dir(:elixir))'"),
             Ebin = filename:join(string:trim(Lib), "ebin"),
-            %% Elixir does not start where standard input and output are those of a test.
+            %% Elixir does not start with the standard input and output of a test.
             _ = test_node:launch(#{name => "a", args => ["-noinput", "-pa", Ebin]}, Config),
             Start = "{ok, _} = application:ensure_all_started(elixir), ok.",
             assert_prints("ok\n", run(["eval", "a", Start, "--wait", "30s"], Config)),
@@ -323,7 +322,7 @@ eval_speaks_elixir(Config) ->
             assert_prints("6\n", Rpc(["Enum.sum([1, 2, 3])", "--elixir"])),
             assert_prints("6\n", Rpc(["--elixir", "Enum", "sum", "[[1, 2, 3]]"])),
             assert_prints("%{a: :b}\n", Rpc(["--elixir", ":maps", "from_list", "[[a: :b]]"])),
-            %% Whoever asks, its terms are Elixir's.
+            %% A node with Elixir prints results as Elixir terms, even for calls in Erlang.
             assert_prints("{:ok, nil, \"b\"}\n", Rpc(["{ok, nil, <<\"b\">>}"])),
             assert_prints(":a\n", Rpc(["lists", "nth", "[1, [a]]"])),
             assert_fails(?RAISED, "\\*\\* \\(ArithmeticError\\) bad argument", Rpc(["1 / 0"])),
@@ -335,7 +334,7 @@ eval_speaks_elixir(Config) ->
             compiler_speaks_to_the_caller(Config)
     end.
 
-%% Not to the log of the node. Colours are for the node's own terminal.
+%% Messages of Elixir's compiler do not go to the log of the node, and have no colours.
 compiler_speaks_to_the_caller(Config) ->
     Eval = fun(Options) -> run(["eval", "a", "--elixir" | Options], Config) end,
     {0, Collects} = Eval(["function_exported?(Code, :with_diagnostics, 2)"]),
@@ -355,11 +354,11 @@ compiler_speaks_to_the_caller(Config) ->
             {?RAISED, Raised} = Eval(["Enum.foo([1])"]),
             ?assertEqual(nomatch, re:run(Raised, "erl_eval|elixir\\.erl|parallel_checker", [unicode]));
         "false\n" ->
-            %% Elixir before 1.15 writes it to the node's standard error itself.
+            %% Elixir before 1.15 writes them to the node's standard error.
             assert_fails(?RAISED, "CompileError", Eval(["x = 1\nx + y"]))
     end.
 
-%% Where the syntax is not Erlang's, and where only the name of a module looks so.
+%% Elixir is recognized by its syntax, or by the name of a module.
 elixir_that_is_taken_for_erlang_is_recognized(Config) ->
     Hint = "This looks like Elixir, but there is none in this node: write Erlang",
     Fails = fun(Call) ->
@@ -409,11 +408,11 @@ slips_of_beginners_are_explained(Config) ->
     Rpc("write '[[1, 2, 3]]'", ["lists", "sum", "[1, 2, 3]"]),
     Rpc("write '[\"hello~n\"]'", ["io", "format", "\"hello~n\""]),
     Rpc("foo is not a list of arguments: write '[foo]'", ["erlang", "is_atom", "foo"]),
-    %% No advice where it would be wrong.
+    %% There is no advice if it would be wrong.
     {?RAISED, Without} = shared(["rpc", "shared", "lists", "sum"], Config),
     ?assertEqual("** exception error: undefined function lists:sum/0\n", Without).
 
-%% The shell's own words, without what is ours.
+%% Exceptions look like those in the shell, without frames of the command's own code.
 exceptions_fail(Config) ->
     Eval = fun(Text) -> shared(["eval", "shared", Text], Config) end,
     Fails = fun(Words, Text) -> assert_fails(?RAISED, Words, Eval(Text)) end,
@@ -425,7 +424,7 @@ exceptions_fail(Config) ->
     Fails("^2:3: syntax error before: ", "1 +\n  )."),
     Fails("^1:[12]: unterminated", "\"text"),
     Fails("the process that ran the code was ended: killed", "exit(self(), kill), timer:sleep(9000)"),
-    %% All is read before any of it runs.
+    %% Everything is parsed before the first expression is evaluated.
     {?RAISED, Read} = Eval("io:put_chars(\"begun\"). 1 + ."),
     ?assertEqual(nomatch, string:find(Read, "begun")),
     {?RAISED, Trace} = Eval("lists:nth(0, [])"),
@@ -440,7 +439,7 @@ output_is_forwarded(Config) ->
             "io:put_chars(<<\"\x{FC}\"/utf8>>), done"
         )
     ),
-    %% A process that the job has started prints too, and several requests at once are one.
+    %% Output of processes that the job has started is printed too, and so are several I/O requests in one.
     assert_prints(
         "a\nnormal\n",
         Eval(
@@ -459,13 +458,13 @@ input_is_at_its_end(Config) ->
     Result = shared(["eval", "shared", Text], Config),
     assert_prints("[eof,eof,eof,unicode,ok,{error,enotsup}]\n", Result).
 
-%% Those of a process whose group leader is another node's would be dropped.
+%% Log events of a process whose group leader is on another node would be dropped.
 log_events_are_the_nodes(Config) ->
     Node = start("a", Config),
     assert_prints("ok\n", run(["eval", "a", "logger:error(\"said by the job\")."], Config)),
     test_node:expect_output(Node, "said by the job").
 
-%% As JSON, as output, and in lines as the shell breaks them.
+%% Large results are printed as JSON, as output, and in the lines of the shell.
 large_results_arrive(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Large = binary:copy(<<"x">>, ?LARGE),
@@ -480,7 +479,7 @@ large_results_arrive(Config) ->
     Printed = call(Node, ?MODULE, printed, [Long]),
     ?assertEqual(erlang:md5([Printed, "\n"]), Eval(["lists:seq(1, 100000)"])).
 
-%% Of all that a command prints.
+%% A digest of the output of a command.
 hash(Port) ->
     hash(Port, erlang:md5_init()).
 
@@ -490,8 +489,7 @@ hash(Port, Context) ->
         {Port, {exit_status, 0}} -> erlang:md5_final(Context)
     end.
 
-%% Random terms that the node has made, as its shell prints them, and as the mapping to JSON has
-%% them.
+%% Random terms that the node has created are printed as by its shell, and in JSON according to the mapping.
 terms_of_every_type_arrive(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Seed = erlang:unique_integer([positive]),
@@ -531,7 +529,7 @@ random_term(Depth, R) ->
         _ -> random_leaf(R3)
     end.
 
-%% Of an improper list.
+%% The tail of an improper list.
 tail(Term) when is_list(Term) -> {Term};
 tail(Term) -> Term.
 
@@ -542,7 +540,7 @@ random_leaf(R) ->
         Number,
         -Number,
         Number rem 256,
-        %% Those that all ways of printing write alike.
+        %% These floats look the same in all formats.
         (Number rem 8000 - 4000) / 8,
         <<Number:Bits>>,
         <<Number:(8 * (Bits div 8))>>,
@@ -610,7 +608,7 @@ quoted(Text) ->
     end,
     ["\"", lists:map(Escape, lists:flatten(Text)), "\""].
 
-%% Control characters, and those that move the text around them.
+%% Control characters, and characters that change the direction of the text around them.
 is_active(Char) ->
     Ranges = [
         {0, 31},
@@ -623,22 +621,22 @@ is_active(Char) ->
     lists:any(fun({First, Last}) -> First =< Char andalso Char =< Last end, Ranges).
 
 %% ---------------------------------------------------------------------------------------------
-%% How it goes on
+%% The life of a command, and reports
 
-%% Other nodes neither see it nor hear of it.
+%% Other nodes are not told of the command.
 the_command_is_hidden(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     expect_unconnected(Node),
     Text = "{nodes(), length(nodes(hidden)), node(group_leader()) =:= node()}",
     assert_prints("{[],1,true}\n", shared(["eval", "shared", Text], Config)).
 
-%% What nobody waits for any more does not run on.
+%% A call is ended when its command ends or times out.
 a_call_ends_with_its_caller(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Port = open(["eval", "shared", job(), "--timeout", "60s"], of_shared(Config)),
     expect_job(Node),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
-    %% Not INT, which whoever runs these tests in the background has ignored for all of them.
+    %% A shell that runs these tests in the background makes all of them ignore SIGINT.
     ok = test_node:signal("TERM", OsPid),
     expect(fun() -> call(Node, erlang, whereis, [?JOB]) =:= undefined end, end_of_job),
     TimedOut = shared(["eval", "shared", job(), "--timeout", "100ms"], Config),
@@ -658,7 +656,7 @@ a_node_that_goes_down_is_no_slow_one(Config) ->
     ok = test_node:kill(Node),
     assert_fails(?LOST, "it went down", test_project:collect(Port)).
 
-%% The job takes twice the time after which a node gives up a silent peer.
+%% The job takes twice as long as the tick time, after which the node disconnects a silent peer.
 ticks_keep_a_call_alive(Config) ->
     _ = start("a", #{args => ["-kernel", "net_ticktime", "4"]}, Config),
     assert_prints("done\n", run(["eval", "a", "timer:sleep(8000), done."], Config)).
@@ -681,7 +679,7 @@ pid_and_status_tell_of_the_node(Config) ->
     ?assertEqual(integer_to_list(test_node:sidecar(Node)), Row("Sidecar", "process")),
     ?assertMatch("up for " ++ _, Row("Sidecar", "status")),
     ?assertNotEqual(undefined, Row("Applications", "kernel")),
-    %% The command itself is no peer.
+    %% The command itself is not listed as a peer.
     ?assertEqual([], [Words || ["Peers" | _] = Words <- rows(Status)]),
     {0, Json} = shared(["status", "shared", "--json"], Config),
     ?assertEqual(keys_of("status"), keys(Json)),
@@ -690,14 +688,13 @@ pid_and_status_tell_of_the_node(Config) ->
     test_node:expect_output_of(Answer, ["\"otp\":\"", Release, "\""]),
     test_node:expect_output_of(Answer, "\"peers\":\\[\\],\"unanswered\":null}$").
 
-%% Every key of JSON in the order in which they come: scripts rely on them. Numbers, and what is below
-%% applications, differ.
+%% All keys of the JSON in their order, because scripts rely on them. The keys below applications vary.
 keys(Json) ->
     Shorter = re:replace(Json, "\"applications\":{[^}]*}", "\"applications\":0", [{return, list}]),
     {match, Keys} = re:run(Shorter, "\"(\\w+)\":", [global, {capture, [1], list}]),
     lists:append(Keys).
 
-%% As the page has them, a table for each command.
+%% The keys in the tables of docs/command-line.md.
 keys_of(Command) ->
     {ok, Page} = file:read_file(filename:join(test_project:root(), "docs/command-line.md")),
     [_, Rest] = string:split(Page, ["### Keys of `", Command, " --json`"]),
@@ -708,7 +705,7 @@ keys_of(Command) ->
     {match, Keys} = re:run(lists:append(Rows), "`(\\w+)`", [global, {capture, [1], list}]),
     lists:append(Keys).
 
-%% As the other one's uds_dist:peers/0 has it.
+%% Each node shows the connection from its own side.
 peers_tells_who_is_connected(Config) ->
     [A, B] = test_node:start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
@@ -731,7 +728,7 @@ peers_tells_who_is_connected(Config) ->
     {0, Status} = run(["status", "a"], Config),
     ?assertMatch([["Peers", "NODE" | _], ["Peers" | _]], [R || ["Peers" | _] = R <- rows(Status)]).
 
-%% Nobody who carries messages is asked: a peer that reads nothing holds up no answer.
+%% The answer does not depend on processes that carry messages, so a peer that does not read cannot delay it.
 peers_answers_beside_a_saturated_connection(Config) ->
     [A, B] = test_node:start_all(["a", "b"], Config),
     pong = call(A, net_adm, ping, [name(B)]),
@@ -763,7 +760,7 @@ status_tells_how_far_the_boot_is(Config) ->
     ?assert(lists:member(["Node", "boot", "started"], rows(Started))),
     ?assert(lists:member(["Applications", atom_to_list(?APPLICATION), "-"], rows(Started))).
 
-%% One line says what it cannot tell.
+%% One line says what is missing and why.
 another_carrier_cannot_answer(Config) ->
     case test_node:erl_uds_dist(Config) of
         {ok, Options} ->
@@ -780,7 +777,7 @@ another_carrier_cannot_answer(Config) ->
             Skip
     end.
 
-%% The example of OTP stands in for it.
+%% OTP's example carrier stands in for the other package.
 another_package_of_our_name_cannot_answer(Config) ->
     case test_node:erl_uds_dist(Config) of
         {ok, #{args := ["-pa", Ebin]} = Options} ->
@@ -805,7 +802,7 @@ cannot_answer(Why, Socket, Config) ->
     test_node:expect_output_of([Status, "\n"], ["^Socket\tcarrier\tcannot be shown, since ", Why]),
     test_node:expect_output_of([Status, "\n"], "^Node\tboot\tstarted$").
 
-%% The name is free when the command has ended.
+%% The name of the node is free when the command returns.
 stop_waits_for_the_end(Config) ->
     _ = start("a", Config),
     ?assertEqual({0, ""}, run(["stop", "a"], Config)),
@@ -830,8 +827,8 @@ of_shared(Config) ->
 options(Config) when is_list(Config) -> #{dir => dir(Config)};
 options(Options) -> Options.
 
-%% Runs a command; its exit code, and what it prints on both outputs. The usual time limit for an answer is
-%% short for a busy machine.
+%% Runs a command. Returns its exit code and its output, including standard error. The default time limit for an
+%% answer is too short for a busy machine.
 run(Arguments, ConfigOrOptions) ->
     Patient =
         case hd(Arguments) =:= "names" orelse lists:member("--timeout", Arguments) of

@@ -6,7 +6,7 @@
 -export([boot/1]).
 -export([start/2, stop/1, init/1]).
 
-%% For `erl -s`: a node that does so has started when this has returned.
+%% Called by `erl -s`. The boot of the node is complete when this returns.
 boot([How]) ->
     Keys = [{mod, {?MODULE, How}}, {applications, [kernel, stdlib]}],
     ok = application:load({application, ?MODULE, Keys}),
@@ -15,7 +15,7 @@ boot([How]) ->
         {failing, {error, _}} -> ok
     end.
 
-%% `fatal` fails as `failing` does, and boot/1 with it.
+%% With `fatal`, the application fails like with `failing`, and boot/1 fails too.
 start(normal, when_told) ->
     true = register(?MODULE, self()),
     io:put_chars("waiting to be told\n"),

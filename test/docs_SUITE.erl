@@ -1,5 +1,5 @@
-%% The commands in README.md and docs/*.md: the suite follows each page from top to bottom, as a reader
-%% would, in a directory that looks like a clone in which `make` has been run.
+%% Runs the commands in README.md and docs/*.md. Like a reader, the suite follows each page from top to bottom, in a
+%% directory that looks like a clone in which `make` has been run.
 %%
 %% The fence of a code block says what happens to it:
 %%
@@ -22,9 +22,9 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Milliseconds that anything may take. Machines that run tests are busy.
+%% Time limit of every wait, in milliseconds. It is long because test machines are busy.
 -define(LIMIT, 60000).
-%% What a page's shell prints when it ends, before its status.
+%% The text that the shell of a page prints at its end, before its status.
 -define(ENDED, "the shell has ended: ").
 
 -type block() :: #{
@@ -44,10 +44,10 @@ end_per_testcase(_Case, Config) ->
     ok = end_all_in(test_node:dir(Config)),
     test_node:cleanup(Config).
 
-%% Ends what a page has started, which has the page's working directory. Sidecars end with their nodes,
-%% and remove the sockets.
+%% Ends the processes that a page has started, which have its working directory. Sidecars end with their nodes and
+%% remove the sockets.
 end_all_in(Dir) ->
-    %% Some end while we look.
+    %% Processes may end meanwhile.
     _ = os:cmd(lists:flatten(["kill -KILL" | [[$\s | Pid] || Pid <- started_in(Dir)]])),
     true = test_node:expect(
         fun() ->
@@ -69,7 +69,7 @@ started_in(Dir) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% All pages at once: most of the time, nodes are waited for.
+%% All pages run at the same time, because most of the time is spent waiting for nodes.
 commands_work(Config) ->
     Pages = [{Page, blocks(Page)} || Page <- pages()],
     Followed = [
@@ -86,7 +86,7 @@ result({Pid, Monitor}) ->
         {'DOWN', Monitor, process, Pid, Why} -> {failed, Why}
     end.
 
-%% No command is left untested by accident.
+%% Every block of commands is either run or marked as not run.
 every_command_says_whether_it_is_run(_Config) ->
     Shell = [Block || Page <- pages(), #{info := ["sh" | _]} = Block <- blocks(Page)],
     ?assert(length(Shell) > 10),
@@ -97,13 +97,13 @@ is_marked(#{info := ["sh", "run", "terminal"]}) -> true;
 is_marked(#{info := ["sh", "not-run:", _Why]}) -> true;
 is_marked(#{}) -> false.
 
-%% To files, and to headings within pages.
+%% Links lead to existing files, and to headings within pages.
 links_lead_somewhere(_Config) ->
     Links = [{Page, Link} || Page <- documents(), Link <- links(Page)],
     ?assert(length(Links) > 30),
     ?assertEqual([], [{Page, Link} || {Page, Link} <- Links, not leads_somewhere(Link, Page)]).
 
-%% The suite itself notices a command that fails, and one that does not print what it should.
+%% The suite notices commands that fail, and commands with other output than expected.
 wrong_commands_are_found(Config) ->
     Follow = fun(Text) -> follow(blocks("page.md", iolist_to_binary(Text)), "page.md", Config) end,
     ok = Follow("```sh run\ntrue\necho 3 b\n```\n```text output\n7   b\n```\n"),
@@ -118,9 +118,9 @@ wrong_commands_are_found(Config) ->
 
 -record(page, {
     shell :: port(),
-    %% What the last block of the shell has printed.
+    %% The output of the last block of the shell.
     printed = <<>> :: binary(),
-    %% With what each has shown so far; the last one first.
+    %% The terminals, latest first, each with everything that it has shown so far.
     terminals = [] :: [{port(), Seen :: binary()}],
     dir :: file:filename(),
     env :: [{string(), string() | false}]
@@ -160,25 +160,25 @@ step(#{info := ["erlang", "run"], text := Text} = Block, State) ->
     Seen1 = lists:foldl(fun(Line, S) -> say(Line, Terminal, S, Block) end, Seen, lines(Text)),
     State#page{terminals = [{Terminal, Seen1} | Others]}.
 
-%% A session goes on line by line.
+%% Runs a session line by line.
 say(Line, Terminal, Seen, Block) ->
     case re:run(Line, "^(\\([^()]+\\)\\d+> )(.*)$", [{capture, [1, 2], list}]) of
         {match, [Prompt, Input]} ->
             Rest = await(pattern(string:trim(Prompt)), Terminal, Seen, Block),
             true = port_command(Terminal, [Input, $\n]),
-            %% The echo of what was typed is not the answer to it.
+            %% The echo of the typed line is not its answer.
             await("\n", Terminal, Rest, Block);
         nomatch ->
             await(pattern(Line), Terminal, Seen, Block)
     end.
 
-%% What comes after the pattern.
+%% The text after a match of the pattern.
 await(Pattern, Terminal, Seen, Block) ->
     Seen1 = see(Pattern, Terminal, Seen, Block),
     {match, [{Start, Length}]} = re:run(Seen1, Pattern, [{capture, first, index}]),
     binary:part(Seen1, Start + Length, byte_size(Seen1) - Start - Length).
 
-%% All that a terminal shows until the pattern is there.
+%% Everything that a terminal shows until the pattern matches.
 see(Pattern, Terminal, Seen, Block) ->
     case re:run(Seen, Pattern, [{capture, none}]) of
         match ->
@@ -194,7 +194,7 @@ see(Pattern, Terminal, Seen, Block) ->
             end
     end.
 
-%% A line, with any numbers and spaces.
+%% A pattern for a line, in which numbers and spaces may differ.
 pattern(Line) ->
     Escaped = replace(Line, "[\\\\.\\[\\](){}|?*+^$]", "\\\\&"),
     Numbers = replace(Escaped, "\\d+", "\\\\d+"),
@@ -223,7 +223,7 @@ write(#{line := Line, text := Text}, #page{dir = Dir}) ->
     ok = file:write_file(File, Text),
     File.
 
-%% It says when it ends, because what it started in the background may keep its output open.
+%% The shell prints a text at its end, because processes in the background may keep its output open.
 shell(Dir, Env) ->
     Options = [{args, ["-c", "exec sh -e 2>&1"]}, {cd, Dir}, {env, Env}, binary],
     Shell = open_port({spawn_executable, "/bin/sh"}, Options),
@@ -240,9 +240,9 @@ terminal(File, #page{dir = Dir, env = Env}) ->
     ]).
 
 %% ---------------------------------------------------------------------------------------------
-%% A clone that is built
+%% The built clone
 
-%% Everything at the top of the tree, with the modules that are compiled for this OTP.
+%% Creates a copy of the tree, with the modules that are compiled for this OTP.
 clone(Page, Config) ->
     Dir = test_node:dir("p" ++ integer_to_list(erlang:phash2({Page, make_ref()}, 1000000)), Config),
     Root = test_project:root(),
@@ -259,7 +259,7 @@ clone(Page, Config) ->
     stand_in_for_make(Root, Dir),
     Dir.
 
-%% `make` has been run already; all that is left to see is whether the target exists.
+%% `make` has been run already, so only the existence of the target is checked.
 stand_in_for_make(Root, Dir) ->
     Make = filename:join([Dir, ".bin", "make"]),
     ok = filelib:ensure_dir(Make),
@@ -267,7 +267,7 @@ stand_in_for_make(Root, Dir) ->
     ok = file:write_file(Make, ["#!/bin/sh\n", Exec]),
     ok = file:change_mode(Make, 8#755).
 
-%% Without what the user of this machine has set for other nodes, and rebar3 for tests.
+%% The environment, without variables that the user has set for other nodes, and that rebar3 has set for tests.
 environment(Dir) ->
     Erlang = filename:dirname(test_node:erl()),
     Path = [filename:join(Dir, ".bin"), ":", Erlang, ":", os:getenv("PATH")],
@@ -384,7 +384,7 @@ flatten(Path) ->
         filename:split(Path)
     ).
 
-%% As the anchors that code hosts make of headings.
+%% The anchor that code hosts make of a heading.
 headings(Page) ->
     case re:run(read(Page), "^#+ +(.*)$", [global, multiline, unicode, {capture, [1], list}]) of
         {match, Found} -> [anchor(Heading) || [Heading] <- Found];

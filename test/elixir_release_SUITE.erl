@@ -1,5 +1,5 @@
-%% Releases of Mix: their commands, and where their settings come from. What is built is
-%% examples/elixir_release: as it is, and with other configurations in place of its env.sh.
+%% Releases of Mix: their commands, and the sources of their settings. The suite builds examples/elixir_release
+%% unchanged, and with other configurations instead of its env.sh.
 -module(elixir_release_SUITE).
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
@@ -30,7 +30,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -define(COOKIE, "uds_dist_test").
-%% Somebody without an account, and another one.
+%% Two users without accounts.
 -define(ALICE, 12345).
 -define(BOB, 23456).
 
@@ -40,16 +40,16 @@ all() ->
 suite() ->
     [{timetrap, {minutes, 5}}].
 
-%% All releases are built once. They share what is compiled.
+%% Builds each release once. They share the compiled code.
 init_per_suite(Config) ->
     case os:find_executable("mix") of
         false ->
-            %% The project's own check installs it, and must not pass without these tests.
+            %% CI installs it, and must not pass without these tests.
             os:getenv("CI") =:= "true" andalso error("there is no Elixir (mix) on PATH"),
             {skip, "there is no Elixir (mix) on PATH"};
         _ ->
             Dir = test_project:temporary(),
-            %% Other users run a release in it.
+            %% Other users run a release in this directory.
             ok = file:change_mode(Dir, 8#755),
             ok = test_project:copy_tree(filename:join(Dir, "uds_dist"), built),
             Config1 = [{project_dir, Dir} | Config],
@@ -86,7 +86,7 @@ mix_release(Name, Config) ->
         argument => release(Name, Config)
     }).
 
-%% The path of the dependency, ../.., leads to the tree from there.
+%% From there, the path of the dependency, ../.., leads to the tree.
 project(template, Config) -> in_project_dir("uds_dist/examples/elixir_release", Config);
 project(Name, Config) -> in_project_dir(lists:concat(["uds_dist/examples/", Name]), Config).
 
@@ -104,14 +104,14 @@ mix_env(Env, Config) ->
         {"LANG", "C.UTF-8"}
     ].
 
-%% The template's mix.exs for a release that boots once more when its configuration is complete.
+%% The template's mix.exs, for a release that reboots once its configuration is complete.
 rebooting(Config) ->
     {ok, Mix} = file:read_file(filename:join(project(template, Config), "mix.exs")),
     [Before, After] = string:split(Mix, "app: :my_app,"),
     Releases = "app: :my_app, releases: [my_app: [reboot_system_after_config: true]],",
     [Before, Releases, After].
 
-%% Its start lasts until there is a file, or fails.
+%% The start of this application waits for a file, or fails.
 starting_application() ->
     "defmodule MyApp do\n"
     "  use Application\n"
@@ -153,7 +153,7 @@ commands_reach_the_node(Config) ->
     Run = fun(Command) -> command(Command, template, Env, Config) end,
     ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, Run("pid")),
     ?assertEqual({0, atom_to_list(node_name()) ++ "\n"}, Run("rpc 'IO.puts(node())'")),
-    %% The command has a name of its own, and is among them.
+    %% The command is a node of its own, which is in the list.
     Names = "{:ok, names} = :uds_dist.names()\nIO.puts(names |> Enum.take(2) |> Enum.join(\" \"))",
     ?assertEqual({0, "my_app probe\n"}, Run("rpc '" ++ Names ++ "'")),
     ?assertEqual({0, "false\n"}, Run("eval 'IO.puts(Node.alive?())'")),
@@ -161,8 +161,8 @@ commands_reach_the_node(Config) ->
     stop(Started, template, Env, Config),
     ?assertEqual(["probe.sock"], sockets_in(sockets(Config))).
 
-%% It has directory, cookie and name where the release's own commands have them; the cookie of the
-%% release, unless the environment has another.
+%% The script takes directory, cookie and name from the same places as the commands of the release. The cookie is that
+%% of the release, unless the environment has another one.
 helper_reaches_the_node(Config) ->
     {ok, Cookie} = file:read_file(filename:join(release(template, Config), "releases/COOKIE")),
     Dir = sockets(Config),
@@ -185,7 +185,7 @@ helper_reaches_the_node(Config) ->
     ?assertEqual({0, "my_app\nprobe\n"}, Help("names -q")),
     ?assertMatch({0, "Talks to Erlang and Elixir nodes" ++ _}, Help("")),
     ?assertMatch({0, "uds_dist " ++ _}, Help("--version")),
-    %% Through a link, as in /usr/local/bin, and from anywhere.
+    %% It works through a symbolic link, such as one in /usr/local/bin, and from any directory.
     Link = filename:join(test_node:dir(Config), "asks"),
     ok = file:make_symlink(script(template, Config) ++ "-node", Link),
     ?assertMatch({0, "pong from" ++ _}, test_release:command("'" ++ Link ++ "' ping", env(Env))),
@@ -262,9 +262,9 @@ long_names_work_as_well(Config) ->
     test_release:expect_end(#{port => Port}).
 
 %% ---------------------------------------------------------------------------------------------
-%% Where the socket_dir comes from
+%% Sources of socket_dir
 
-%% The commands do not read it: they have to be told.
+%% The commands do not read this source, so they need the variable.
 config_exs_says_where_to_listen(Config) ->
     node_listens_in(in_project_dir("sockets", Config), config_exs, Config).
 
@@ -273,7 +273,7 @@ runtime_exs_says_where_to_listen(Config) ->
     configure(runtime_exs, [{"socket_dir", Dir}], Config),
     node_listens_in(Dir, runtime_exs, Config).
 
-%% With this option, Elixir starts no distribution before the configuration is complete.
+%% With this option, Elixir does not start distribution before the configuration is complete.
 runtime_exs_with_reboot_says_where_to_listen(Config) ->
     Dir = sockets(Config),
     configure(reboot, [{"socket_dir", Dir}], Config),
@@ -284,7 +284,7 @@ node_listens_in(Dir, Name, Config) ->
     ?assertEqual([], sockets_in("/")),
     Env = [{"UDS_DIST_DIR", Dir}],
     ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Name, Env, Config)),
-    %% Not in the root directory, where it would listen for a moment, and other tests look.
+    %% In the root directory, it would listen for a moment, and another test checks that directory.
     Elsewhere = test_node:dir("elsewhere", Config),
     {Status, Output} = test_project:output("exec \"$0\" pid", #{
         dir => Elsewhere, argument => script(Name, Config), env => test_release:env(env([]))
@@ -295,7 +295,7 @@ node_listens_in(Dir, Name, Config) ->
     {0, _} = command("stop", Name, Env, Config),
     ?assertEqual(nomatch, string:find(test_release:expect_end(Started), "[error]")).
 
-%% As a system starts services: in the root directory, with an empty environment.
+%% The service is started in the root directory with an empty environment, as by an init system.
 runtime_exs_is_enough_for_another_user(Config) ->
     Dir = filename:join(owned_dir(?ALICE, Config), "run"),
     case test_project:may_run_as(?ALICE, script(runtime_exs, Config)) of
@@ -320,7 +320,7 @@ runtime_exs_is_enough_for_another_user(Config) ->
             ?assertEqual([], sockets_in(Dir))
     end.
 
-%% In a directory where only root may create others, such as /run. The message has the step that was left out.
+%% Only root may create directories in the parent directory, as in /run. The message names the missing step.
 first_steps_of_a_user_who_is_not_root(Config) ->
     Dir = filename:join(test_node:dir("run", Config), "my_app"),
     Tmp = owned_dir(?ALICE, Config),
@@ -347,7 +347,7 @@ first_steps_of_a_user_who_is_not_root(Config) ->
             ?assertEqual({0, "pong from " ++ Node ++ "\n"}, Run(?ALICE, Ping)),
             ?assertEqual({0, OsPid ++ "\n"}, Run(?ALICE, "' pid")),
             ?assertEqual({0, Node ++ "\n"}, Run(?ALICE, "' rpc 'IO.puts(node())'")),
-            %% Root is somebody else too, since the user could replace the socket.
+            %% Root is refused too, because the user could replace the socket.
             [
                 begin
                     {1, Refused} = Run(Uid, "' rpc 'IO.puts(node())'"),
@@ -380,8 +380,8 @@ vm_args_reach_all_commands(Config) ->
         [ok = file:write_file(File, Text) || {File, {ok, Text}} <- lists:zip(Files, Before)]
     end.
 
-%% The files are those of the documentation of hex's uds_dist, in a directory of the test instead of /run,
-%% and with the one line that docs/migrating.md adds to env.sh.
+%% The files are from the documentation of hex's uds_dist, with a directory of the test instead of /run, and with the
+%% line that docs/migrating.md adds to env.sh.
 files_for_the_package_of_hex_go_on_working(Config) ->
     Run = sockets(Config),
     ok = file:make_dir(Run),
@@ -398,7 +398,7 @@ files_for_the_package_of_hex_go_on_working(Config) ->
     try
         [ok = file:write_file(filename:join(Release, File), Text, [append]) || {File, Text} <- Files],
         Started = start(runtime_exs, [], filename:join(Run, "my_app"), Config),
-        %% No command has a socket of its own.
+        %% No command creates a socket of its own.
         Names = "{:ok, names} = :uds_dist.names()\nIO.inspect(Enum.map(names, &to_string/1))",
         Rpc = command("rpc '" ++ Names ++ "'", runtime_exs, [], Config),
         ?assertEqual({0, "[\"my_app\", \"probe\"]\n"}, Rpc),
@@ -408,8 +408,8 @@ files_for_the_package_of_hex_go_on_working(Config) ->
         [ok = file:write_file(filename:join(Release, File), Text) || {File, {ok, Text}} <- Before]
     end.
 
-%% One line says what is wrong, and there is no node that runs without being reachable. Here they
-%% come late; erlang_release_SUITE has those that are there from the start.
+%% One line says what is wrong, and the node does not run unreachable. Here the settings arrive late;
+%% erlang_release_SUITE tests settings that are there from the start.
 wrong_settings_end_the_boot(Config) ->
     Private = owned_dir(?BOB, Config),
     [
@@ -429,7 +429,7 @@ wrong_settings_end_the_boot(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Deployment
 
-%% As the containers of examples/kubernetes/pod.yaml do.
+%% The setup of examples/kubernetes/pod.yaml.
 nodes_share_a_volume_that_all_may_write_to(Config) ->
     Volume = test_node:dir("volume", Config),
     ok = file:change_mode(Volume, 8#777),
@@ -460,8 +460,7 @@ nodes_share_a_volume_that_all_may_write_to(Config) ->
      || Env <- [App, Worker], {Name, Probe} <- probes(Config)
     ].
 
-%% Of a pod: whether it has started, may be sent requests, is worth living on. And of a unit: when the
-%% units behind it may start.
+%% The probes of the pod (startup, readiness, liveness), and that of the systemd unit, after which other units start.
 probes_tell_starting_from_ready(Config) ->
     Start = filename:join(test_node:dir(Config), "start"),
     Env = [{"UDS_DIST_DIR", sockets(Config)}, {"MY_APP_START", Start}],
@@ -480,7 +479,7 @@ probes_tell_starting_from_ready(Config) ->
     ok = file:write_file(Start, ""),
     ?assertMatch({0, "pong from " ++ _}, test_project:collect(Unit)),
     [?assertEqual({Name, 0}, Probe(Name)) || Name <- [startup, readiness, liveness]],
-    %% An application that has stopped is no reason to kill the node.
+    %% The liveness probe succeeds even if an application has stopped.
     ?assertEqual({0, ""}, command("rpc 'Application.stop(:my_app)'", starting, Env, Config)),
     [
         ?assertEqual(Expected, Probe(Name))
@@ -489,7 +488,7 @@ probes_tell_starting_from_ready(Config) ->
     {0, _} = command("stop", starting, Env, Config),
     test_release:expect_end(#{port => Port}).
 
-%% The node ends, and nobody waits for it any longer.
+%% The command stops waiting once the node has ended.
 probes_fail_with_the_start(Config) ->
     Env = [{"UDS_DIST_DIR", sockets(Config)}, {"MY_APP_START", "failing"}],
     Port = start_command(starting, Env, Config),
@@ -506,7 +505,7 @@ probes_fail_with_the_start(Config) ->
      || {Name, Probe} <- probes(Config)
     ].
 
-%% What systemd does after it has started the node.
+%% Runs the commands with which systemd waits for the node.
 unit_waits(Node, Env, Config) ->
     [_, Unit | _] = deployment_files(Config),
     [Line] = all_of("^ExecStartPost=/opt/my_app/bin/my_app-node (.*)$", Unit),
@@ -515,7 +514,7 @@ unit_waits(Node, Env, Config) ->
     ?assertMatch([_, _, _], Words),
     helper(lists:flatten(Words), starting, Env, Config).
 
-%% Those of the deployment files, without the path of the program: "ping --started".
+%% The probes in the deployment files, without the path of the program, such as "ping --started".
 probes(Config) ->
     [_, _, Dockerfile, Pod] = deployment_files(Config),
     Words = "\\[\"/opt/my_app/bin/my_app-node\", \"([^]]*)\"\\]",
@@ -525,7 +524,7 @@ probes(Config) ->
         {Kind, all_of([atom_to_list(Kind), "Probe:\\s+exec:\\s+command: ", Words], Pod)}
      || Kind <- Kinds
     ],
-    %% Both containers are asked the same.
+    %% Both containers have the same probes.
     [
         {Kind, lists:append(string:replace(Probe, "\", \"", " ", all))}
      || {Kind, [Probe | Others]} <- [{health, Health ++ Health} | Probes], Others =:= [Probe]
@@ -586,7 +585,7 @@ verify_unit(Unit, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Development
 
-%% As the README has it.
+%% The commands are those of the README.
 iex_sessions_of_a_project_connect(Config) ->
     Project = project(template, Config),
     Env = mix_env("dev", Config),
@@ -618,7 +617,7 @@ iex_sessions_of_a_project_connect(Config) ->
         {A, Result} -> ?assertMatch({0, _}, Result)
     end.
 
-%% Elixir's own: what stands on PATH may be a shell script that calls it.
+%% The real iex, because the one on PATH may be a shell script that calls it.
 mix() ->
     {0, Lib} = test_project:output("elixir -e 'IO.write(:code.lib_dir(:elixir))'", #{}),
     filename:join(Lib, "../../bin/mix").

@@ -1,5 +1,5 @@
-%% Releases of rebar3: the commands of their start script, and where settings come from. What is
-%% built is examples/erlang_release, as it is and with other options of relx.
+%% Releases of rebar3: the commands of their start script, and the sources of settings. The suite builds
+%% examples/erlang_release unchanged, and with other options of relx.
 -module(erlang_release_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
@@ -44,7 +44,7 @@ all() ->
     ].
 
 groups() ->
-    %% Those that may run another Erlang than the release's own.
+    %% Commands that may run another Erlang than that of the release.
     Commands = [
         commands_reach_the_node,
         helper_reaches_the_node,
@@ -134,7 +134,7 @@ build_upgrade(Config) ->
     ok = rebar3("tar", upgrade, Config),
     test_project:run("mv my_app/my_app-0.2.0.tar.gz . && rm -r my_app", #{dir => release(upgrade, Config)}).
 
-%% The directory of the template is one for all: each case has its own instead.
+%% Each case has a directory of its own, instead of the one in the template.
 init_per_testcase(_Case, Config) ->
     Config1 = test_release:init(Config),
     {ok, Template} = file:read_file(filename:join(project(Config), "config/vm.args")),
@@ -170,7 +170,7 @@ commands_reach_the_node(Config) ->
     ],
     stop(Started, Config).
 
-%% It has directory, cookie and name from vm.args, as the script of the release does.
+%% The script takes directory, cookie and name from vm.args, like the start script of the release.
 helper_reaches_the_node(Config) ->
     Started = start(Config),
     Help = fun(Command) ->
@@ -242,7 +242,7 @@ commands_without_a_node_say_so(Config) ->
     ?assertEqual({1, "Node is not running!\n"}, command("ping", Config)),
     expect_sockets([], Config).
 
-%% The script finds one.
+%% The start script finds a host.
 name_needs_no_host(Config) ->
     Config1 = [{release, with_erts} | Config],
     edit_vm_args("my_app@localhost", "my_app", Config1),
@@ -251,7 +251,7 @@ name_needs_no_host(Config) ->
     ?assertEqual({0, atom_to_list(Name) ++ "\n"}, command("rpc erlang node", Config1)),
     stop(Started, Config1).
 
-%% With a line of vm.args that the script hands on, too.
+%% A line of vm.args that the script passes on is used too.
 names_come_from_the_directory_instead_of_epmd(Config) ->
     Config1 = [{release, with_erts} | Config],
     edit_vm_args("-start_epmd false", "-start_epmd false\n-epmd_module uds_dist_epmd", Config1),
@@ -264,7 +264,7 @@ names_come_from_the_directory_instead_of_epmd(Config) ->
     stop(Started, Config1).
 
 %% ---------------------------------------------------------------------------------------------
-%% Where the socket_dir comes from
+%% Sources of socket_dir
 
 environment_reaches_all_commands(Config) ->
     Config1 = [{release, with_erts} | Config],
@@ -274,7 +274,7 @@ environment_reaches_all_commands(Config) ->
     ?assertEqual({0, test_release:os_pid(Started) ++ "\n"}, command("pid", Env, Config1)),
     stop(Started, Env, Config1).
 
-%% The commands have to be told.
+%% The commands do not read this source, so they need the variable.
 sys_config_reaches_the_node_alone(Config) ->
     Config1 = [{release, with_erts} | Config],
     edit_vm_args(["-uds_dist_dir ", sockets(Config)], "", Config1),
@@ -286,7 +286,7 @@ sys_config_reaches_the_node_alone(Config) ->
     ?assertEqual({0, "pong\n"}, command("ping", Env, Config1)),
     stop(Started, Env, Config1).
 
-%% relx's other start script has no commands: it starts the node and hands its arguments on.
+%% The other start script of relx has no commands. It starts the node and passes its arguments on.
 plain_script_starts_a_node(Config) ->
     Config1 = [{release, plain} | Config],
     Probe = test_release:probe(sockets(Config), ?COOKIE, Config),
@@ -297,8 +297,8 @@ plain_script_starts_a_node(Config) ->
     test_release:expect_end(#{port => Port}),
     expect_sockets(["probe.sock"], Config).
 
-%% The script hands whole lines of vm.args on, so that the flag on a line of its own does not reach the commands.
-%% The node itself says so in its log, also where `daemon` waits for it without end.
+%% The script passes on whole lines of vm.args, so a flag on a line of its own does not reach the commands. The node
+%% logs that, even if `daemon` waits for it for ever.
 directory_that_the_commands_lose_is_told_of(Config) ->
     Config1 = [{release, with_erts} | Config],
     edit_vm_args("-proto_dist uds ", "-proto_dist uds\n", Config1),
@@ -317,7 +317,7 @@ directory_that_the_commands_lose_is_told_of(Config) ->
     test_node:signal("KILL", list_to_integer(test_release:os_pid(#{port => Daemon}))),
     stop_by(Probe).
 
-%% Erlang drops the carriage returns of vm.args, and the script takes them for a part of the name.
+%% Erlang ignores carriage returns in vm.args, but the script takes them for a part of the name.
 windows_line_ends_are_told_of(Config) ->
     Config1 = [{release, with_erts} | Config],
     {ok, Text} = file:read_file(vm_args(with_erts, Config)),
@@ -333,7 +333,7 @@ windows_line_ends_are_told_of(Config) ->
 stop_by(Probe) ->
     ok = test_node:call(Probe, rpc, call, [my_app@localhost, init, stop, []]).
 
-%% One line says what is wrong, and there is no node that runs without being reachable.
+%% One line says what is wrong, and the node does not run unreachable.
 wrong_settings_end_the_boot(Config) ->
     Config1 = [{release, with_erts} | Config],
     edit_vm_args(["-uds_dist_dir ", sockets(Config)], "", Config1),
@@ -359,8 +359,8 @@ wrong_settings_end_the_boot(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Another version
 
-%% While messages are on their way in both directions, none of which is lost. The sidecar stays, and the next
-%% one is that of the new version.
+%% Messages are on their way in both directions, and none is lost. The sidecar keeps running, and the next one is that
+%% of the new version.
 running_node_is_upgraded_and_downgraded(Config) ->
     ok = test_project:run("cp -a first my_app && cp my_app-0.2.0.tar.gz my_app/releases/", #{
         dir => release(upgrade, Config)
@@ -437,7 +437,7 @@ expect_other_sidecar(Old, Probe) ->
         {other_sidecar_than, Old}
     ).
 
-%% The probe's process for the connection, which lives as long as that does.
+%% The probe's process for the connection, which exists as long as the connection.
 controller(Probe) ->
     [{_, Controller}] = test_node:call(Probe, erlang, system_info, [dist_ctrl]),
     Controller.
@@ -478,7 +478,7 @@ command(Command, Config) ->
 command(Command, Env, Config) ->
     test_release:command("'" ++ script(Config) ++ "' " ++ Command, env(Env)).
 
-%% The script of rebar3 3.19 asks for it.
+%% The start script of rebar3 3.19 needs this variable.
 env(Env) ->
     [{"USE_NODETOOL", "1"} | Env].
 

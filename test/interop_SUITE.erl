@@ -13,7 +13,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Small ones, around the size of a fragment, and many fragments.
+%% Small payloads, payloads around the size of a fragment, and payloads of many fragments.
 -define(SIZES, [0, 1, 1000, 65535, 65536, 65537, 1 bsl 20, 16 bsl 20]).
 
 all() ->
@@ -48,7 +48,7 @@ erl_uds_dist_connects_to_us(Config) ->
 we_connect_to_erl_uds_dist(Config) ->
     with_erl_uds_dist(fun talk/2, Config).
 
-%% Each OTP of the matrix with this one, whoever dials.
+%% This OTP with each other OTP of the matrix; both sides dial.
 older_and_newer_otp_connect(Config) ->
     case test_node:other_otps() of
         [] ->
@@ -68,7 +68,7 @@ older_and_newer_otp_connect(Config) ->
             )
     end.
 
-%% The example listens at ./name, we at ./name.sock: symbolic links make one of the two.
+%% The example listens at ./name and we listen at ./name.sock, so symbolic links connect the two.
 with_erl_uds_dist(Talk, Config) ->
     case test_node:erl_uds_dist(Config) of
         {ok, Options} ->
@@ -82,7 +82,7 @@ with_erl_uds_dist(Talk, Config) ->
             Skip
     end.
 
-%% From dials To; then both call each other and send payloads.
+%% From dials To. Then both call each other and send payloads.
 talk(From, To) ->
     true = call(From, net_kernel, connect_node, [name(To)]),
     expect_nodes(From, [name(To)]),

@@ -1,5 +1,5 @@
-%% What the VM's side of the port does without a port: the codec against the golden vectors, which
-%% test/port_protocol.rs holds the sidecar's to as well; frames out of a stream; windows.
+%% The VM's side of the port protocol, without a port: the codec, frames in a stream, and windows. The codec is tested
+%% against the golden vectors, with which test/port_protocol.rs tests the sidecar's codec.
 -module(port_protocol_SUITE).
 
 -export([all/0, groups/0, init_per_testcase/2, end_per_testcase/2]).
@@ -73,7 +73,7 @@ groups() ->
     ].
 
 init_per_testcase(Case, Config) ->
-    %% A run tries what every run tries.
+    %% All runs use the same random input.
     _ = rand:seed(exsss, erlang:phash2(Case)),
     Config.
 
@@ -83,7 +83,7 @@ end_per_testcase(_Case, _Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Codec
 
-%% A packet that one side adds is missed in the vectors here.
+%% This fails if one side adds a packet that the vectors do not contain.
 every_type_of_packet_has_a_vector(Config) ->
     Names = fun(Sender) ->
         lists:usort([Name || #{is := {Name, _}} <- vectors(Sender, Config)])
@@ -126,12 +126,12 @@ packets_of_the_vm_are_not_taken_for_the_sidecars(Config) ->
     check([
         {Name, {error, {bad_packet, Body}}, uds_dist_protocol:decode(Body)}
      || #{name := Name, body := Body, is := {Packet, _}} <- vectors("vm", Config),
-        %% These two go both ways.
+        %% These two are sent in both directions.
         Packet =/= "DATA",
         Packet =/= "ACK"
     ]).
 
-%% What another version says behind its number cannot be known.
+%% In a HELLO of another version, everything after the number is unknown.
 hello_of_another_version_needs_only_its_version(_Config) ->
     Other = uds_dist_protocol:version() + 1,
     Hello = {hello, #{version => Other}},
@@ -261,7 +261,7 @@ reason(Number) ->
         refused
     ]).
 
-%% All vectors that disagree, not only the first; some have a megabyte.
+%% Shows all vectors that differ, and not only the first one. Some have a megabyte.
 check(Cases) ->
     ?assertNotEqual([], Cases),
     case [Case || {_, Expected, Actual} = Case <- Cases, Expected =/= Actual] of
@@ -275,7 +275,7 @@ check(Cases) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% The vectors' file says what its lines mean.
+%% The format is described in the file of the vectors.
 
 vectors(Sender, Config) ->
     [Vector || #{from := From} = Vector <- vectors(Config), From =:= Sender].
@@ -298,7 +298,7 @@ vectors_of_lines(["packet" ++ Name, "from" ++ From, "body" ++ Body, "is" ++ Is |
 vectors_of_lines([]) ->
     [].
 
-%% "6162*2" is the bytes 61 62 61 62.
+%% Parses bytes: "6162*2" stands for 61 62 61 62.
 hexadecimal(Word) ->
     {Digits, Count} =
         case string:split(Word, "*") of
@@ -326,7 +326,7 @@ fields(Text) ->
         end,
     [{Field, Term} | fields(Rest)].
 
-%% "ab"*2"c" is the bytes of ababc.
+%% Parses text: "ab"*2"c" stands for the bytes of ababc.
 strings("\"" ++ Opened, Before) ->
     {Bytes, Behind} = string_of(Opened, []),
     {Count, Rest} =
@@ -483,7 +483,7 @@ sender_awaits_what_will_be_acknowledged(_Config) ->
      || Size <- [4, 99, 100], Sent <- lists:seq(0, Size)
     ].
 
-%% With everything passed on, less than a quarter can be unacknowledged.
+%% If everything was passed on, less than a quarter is unacknowledged.
 full_window_is_never_stuck(_Config) ->
     [
         lists:foldl(
@@ -513,8 +513,8 @@ two_ends_of_a_window_keep_to_its_rule(_Config) ->
     ],
     ok.
 
-%% OnTheWay has arrived and was not passed on; Waiting was passed on and not acknowledged; Acks are
-%% on their way back, the oldest one first.
+%% OnTheWay counts bytes that have arrived and were not passed on, Waiting those that were passed on and not
+%% acknowledged. Acks are on their way back, oldest first.
 window_step(1, Size, {Sender, Receiver, OnTheWay, Waiting, Acks}) ->
     Count = min(rand:uniform(Size), uds_dist_window:available(Sender)),
     {uds_dist_window:sent(Count, Sender), Receiver, OnTheWay + Count, Waiting, Acks};

@@ -1,11 +1,11 @@
-%% Nodes of several users: who gets in, and what the others learn and can do. Each test case plays an
-%% attacker of SECURITY.md, or somebody whom it must not keep out.
+%% Nodes of several users: which of them are admitted, and what the others can learn and do. Each test case plays an
+%% attacker of SECURITY.md, or a user who must not be kept out.
 -module(security_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
 -export([init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
-%% Who gets in.
+%% Admission.
 -export([
     another_user_is_kept_out_by_the_file_mode/1,
     another_user_is_kept_out_by_its_credentials/1,
@@ -24,7 +24,7 @@
     commands_keep_to_the_policy/1,
     settings_are_invalid/1
 ]).
-%% What they can do.
+%% Attacks.
 -export([
     a_flood_costs_little/1,
     the_sidecar_gets_nothing_of_the_vm/1,
@@ -48,14 +48,14 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Users and groups by numbers that need no account.
+%% Users and groups. These numbers need no accounts.
 -define(ALICE, 61011).
 -define(BOB, 61012).
 -define(CAROL, 61013).
 -define(STAFF, 61020).
 
-%% The setup time of the nodes in seconds, and milliseconds until a node that is kept out knows it, on a busy
-%% machine: much less.
+%% The setup time of the nodes in seconds, and the longest time in milliseconds until a refused node knows it. The
+%% latter is much shorter, even on a busy machine.
 -define(SETUP_TIME, 60).
 -define(PROMPT, 20000).
 
@@ -114,7 +114,7 @@ init_per_group(Group, Config) ->
 end_per_group(_Group, _Config) ->
     ok.
 
-%% Where everybody may create files, and nobody may remove another one's: a shared /tmp.
+%% A directory like /tmp, where everybody may create files, but only remove their own.
 init_per_testcase(_Case, Config) ->
     Config1 = test_node:init(Config),
     ok = file:change_mode(dir(Config1), 8#755),
@@ -127,7 +127,7 @@ init_per_testcase(_Case, Config) ->
 end_per_testcase(_Case, Config) ->
     test_node:cleanup(Config).
 
-%% With these supplementary groups.
+%% A command prefix for a user with these supplementary groups.
 as(Uid, Gid, Groups) ->
     [
         "setpriv",
@@ -164,7 +164,7 @@ user_options(User, Group, Settings, Options, Config) ->
     },
     maps:merge(Defaults, maps:without([after_prefix, groups], Options#{env => Env})).
 
-%% In a node: connects to another one.
+%% Runs in a node: connects to another one.
 timed_connect(Node) ->
     {Us, Result} = timer:tc(fun() -> net_kernel:connect_node(Node) end),
     {Us div 1000, Result}.
@@ -183,16 +183,16 @@ numbers(Format, Arguments) ->
     io_lib:format(Format, Arguments).
 
 %% ---------------------------------------------------------------------------------------------
-%% Who gets in
+%% Admission
 
-%% The default: the socket's file is its owner's alone.
+%% By default, only the owner may connect to the socket file.
 another_user_is_kept_out_by_the_file_mode(Config) ->
     Alice = node_of(?ALICE, "alice", [], Config),
     Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
     assert_kept_out(Bob, Alice),
     expect_output(Bob, "cannot connect to alice@.*/alice\\.sock: Permission denied").
 
-%% The file lets everybody connect, and both sides of the connection say what happened.
+%% The mode of the file lets everybody connect, and both sides of the connection log the refusal.
 another_user_is_kept_out_by_its_credentials(Config) ->
     Alice = node_of(?ALICE, "alice", [{socket_mode, 8#666}], Config),
     Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
@@ -205,7 +205,7 @@ another_user_is_kept_out_by_its_credentials(Config) ->
         Bob, "cannot connect to alice@.* before it said anything; it may not allow .*allowed_uids"
     ).
 
-%% Somebody else's node has the name of the one that is expected.
+%% A node of another user has the name of the expected node.
 a_squatter_is_not_spoken_to(Config) ->
     Alice = node_of(?ALICE, "alice", [], Config),
     Bob = node_of(?BOB, "bob", [{allowed_uids, any}, {socket_mode, 8#666}], Config),
@@ -215,7 +215,7 @@ a_squatter_of_an_abstract_name_is_not_spoken_to(Config) ->
     Options = #{dir => "@uds_dist." ++ os:getpid()},
     Alice = node_of(?ALICE, ?ALICE, "alice", [], Options, Config),
     Bob = node_of(?BOB, ?BOB, "bob", [{allowed_uids, any}], Options, Config),
-    %% Nor is it let in where no file could keep it out.
+    %% It is not admitted either if the mode of the file lets it connect.
     assert_kept_out(Bob, Alice),
     expect_output(Alice, numbers("refused a peer, uid ~b,", [?BOB])),
     assert_squatter_is_refused(Alice, Bob).
@@ -228,11 +228,11 @@ assert_squatter_is_refused(Alice, Bob) ->
             ?BOB, ?BOB, sidecar(Bob)
         ])
     ),
-    %% Of one that has said something, Bob would log the end.
+    %% If it had sent anything, Bob would log its end.
     ?assertEqual(nomatch, re:run(test_node:output(Bob), "handshake with process|rejected")).
 
-%% A process that is allowed to connect, and does not know the cookie, stands between two connections of
-%% one node. It gives each end the names that it expects, and passes on the proofs.
+%% A process that is allowed to connect, but does not know the cookie, is in the middle of two connections of one
+%% node. It sends each end the expected names, and relays the proofs.
 a_handshake_that_comes_back_is_refused(Config) ->
     SetupTime = ["-kernel", "net_setuptime", integer_to_list(?SETUP_TIME)],
     A = start("a", #{args => SetupTime ++ test_node:on_demand()}, Config),
@@ -258,8 +258,7 @@ a_handshake_that_comes_back_is_refused(Config) ->
 listen(Path) ->
     gen_tcp:listen(0, [{ifaddr, {local, Path}}, local, binary, {packet, 2}, {active, false}]).
 
-%% The packets of the handshake in their order: name, status, challenge, and the reply to it, which is
-%% refused.
+%% The packets of the handshake in order: name, status, challenge, and the reply, which is refused.
 pass_on(Outgoing, Incoming, {Called, Caller}) ->
     {ok, <<$N, Flags:64, Creation:32, _/binary>>} = gen_tcp:recv(Outgoing, 0, ?PROMPT),
     ok = gen_tcp:send(Incoming, [<<$N, Flags:64, Creation:32>>, name_field(Caller)]),
@@ -277,7 +276,7 @@ pass_on(Outgoing, Incoming, {Called, Caller}) ->
 name_field(Name) ->
     [<<(length(Name)):16>>, Name].
 
-%% Both have each other in their lists.
+%% Each node has the user of the other one in its list.
 users_that_are_listed_get_in(Config) ->
     Settings = [{allowed_uids, [?ALICE, ?BOB]}, {socket_mode, 8#666}],
     Alice = node_of(?ALICE, "alice", Settings, Config),
@@ -293,7 +292,7 @@ anybody_gets_in(Config) ->
     Bob = node_of(?BOB, "bob", Settings, Config),
     assert_connects(Bob, Alice).
 
-%% By the groups that a process has, as its own or as one of several, and not by the user's number.
+%% Nodes are admitted by the effective or supplementary groups of their processes, and not by their users.
 groups_that_are_listed_get_in(Config) ->
     Settings = [{allowed_gids, [?STAFF]}, {socket_mode, 8#666}],
     Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{}, Config),
@@ -302,19 +301,18 @@ groups_that_are_listed_get_in(Config) ->
     assert_connects(Bob, Alice),
     {_, false} = call(Carol, ?MODULE, timed_connect, [name(Alice)]),
     expect_nodes(Alice, [name(Bob)]),
-    %% Whoever is called is checked the same way.
+    %% The listening side is checked in the same way.
     true = call(Alice, erlang, disconnect_node, [name(Bob)]),
     assert_connects(Alice, Bob).
 
-%% Whoever is let in has passed the first door only.
+%% An admitted user still needs the cookie.
 the_cookie_is_still_needed(Config) ->
     Settings = [{allowed_uids, any}, {socket_mode, 8#666}],
     Alice = node_of(?ALICE, "alice", Settings, Config),
     Bob = node_of(?BOB, ?BOB, "bob", Settings, #{cookie => "another"}, Config),
     assert_kept_out(Bob, Alice).
 
-%% As docs/configuration.md describes it for several users: none of them runs with the shared group as its
-%% own.
+%% The setup for several users in docs/configuration.md. None of the nodes has the shared group as its effective group.
 users_share_a_directory_of_their_group(Config) ->
     Run = filename:join(dir(Config), "run"),
     ok = file:make_dir(Run),
@@ -328,7 +326,7 @@ users_share_a_directory_of_their_group(Config) ->
     assert_connects(Bob, Alice),
     true = call(Bob, erlang, disconnect_node, [name(Alice)]),
     assert_connects(Alice, Bob),
-    %% Without the sticky bit anybody is told that others could replace the socket there.
+    %% Without the sticky bit, a line says that others could replace the socket.
     [] = os:cmd("chmod -t " ++ Run),
     Options = #{dir => Run, args => ["-noinput"], name => "carol"},
     Carol = test_node:launch(
@@ -337,7 +335,7 @@ users_share_a_directory_of_their_group(Config) ->
     {_, Output} = test_node:expect_exit(Carol),
     test_node:expect_output_of(Output, ["^uds_dist: .*", Run, " is writable by gid ", integer_to_list(?STAFF)]).
 
-%% An administrator's node. Since distribution works both ways, it has to say that it trusts the user.
+%% A node of an administrator. Distribution works both ways, so it has to be configured to trust the user.
 root_gets_in_by_default(Config) ->
     Alice = node_of(?ALICE, "alice", [], Config),
     Careful = node_of(0, "careful", [], Config),
@@ -346,14 +344,14 @@ root_gets_in_by_default(Config) ->
     expect_output(Careful, numbers("belongs to uid ~b,", [?ALICE])),
     assert_connects(Root, Alice).
 
-%% Not even the own user is in a list that does not have it.
+%% Even the node's own user is refused if it is not in the list.
 a_list_replaces_the_default(Config) ->
     Alice = node_of(?ALICE, "alice", [{allowed_uids, [?BOB]}], Config),
     Other = node_of(?ALICE, "other", [], Config),
     assert_kept_out(Other, Alice),
     expect_output(Alice, numbers("refused a peer, uid ~b,", [?ALICE])).
 
-%% Where the connection comes in, once, at level info.
+%% It is logged once, by the node that accepts the connection, at level info.
 the_log_says_who_is_connected(Config) ->
     Settings = [{allowed_uids, any}, {socket_mode, 8#666}],
     Alice = node_of(?ALICE, ?STAFF, "alice", Settings, #{}, Config),
@@ -363,7 +361,7 @@ the_log_says_who_is_connected(Config) ->
     expect_output(Alice, numbers(Line, [name(Bob), ?BOB, ?BOB, sidecar(Bob)])),
     ?assertEqual(nomatch, string:find(test_node:output(Bob), "connected with")).
 
-%% On both sides, as between nodes.
+%% Both sides check, like two nodes.
 commands_keep_to_the_policy(Config) ->
     Alice = node_of(?ALICE, "alice", [{socket_mode, 8#666}], Config),
     _ = node_of(?ALICE, "careful", [], Config),
@@ -392,7 +390,7 @@ ping_as(User, Arguments, Config) ->
     Env = [{"UDS_DIST_DIR", proplists:get_value(tmp, Config)}, {"ERLANG_COOKIE", "uds_dist_test"}],
     test_project:output(lists:append(Command), #{env => Env}).
 
-%% One that is started in place of a dead one does not fall back to the default.
+%% A sidecar that replaces a dead one uses the configured policy, and not the default.
 a_new_sidecar_keeps_to_the_policy(Config) ->
     Alice = node_of(?ALICE, "alice", [{allowed_uids, [?BOB]}, {socket_mode, 8#666}], Config),
     Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
@@ -402,7 +400,7 @@ a_new_sidecar_keeps_to_the_policy(Config) ->
     assert_kept_out(Other, Alice),
     assert_connects(Bob, Alice).
 
-%% One line that says which, and what is allowed.
+%% One line names the setting, and what is allowed.
 settings_are_invalid(Config) ->
     Long = lists:seq(1, 251),
     [
@@ -432,9 +430,9 @@ lines(Output) ->
     string:split(unicode:characters_to_list(Output), "\n", all).
 
 %% ---------------------------------------------------------------------------------------------
-%% What they can do
+%% Attacks
 
-%% 10 000 connects of a user who is let in: a node connects meanwhile, and memory is as before.
+%% An allowed user connects 10 000 times. A node can connect meanwhile, and memory is the same afterwards.
 a_flood_costs_little(Config) ->
     Alice = node_of(?ALICE, "alice", [], Config),
     Bob = node_of(?ALICE, "bob", [], Config),
@@ -484,16 +482,16 @@ flood(Socket, Left) ->
 memory(Node) ->
     [call(Node, ?MODULE, memory, []), test_system:resident_kib(sidecar(Node)) * 1024].
 
-%% In a node: bytes in use, without garbage.
+%% Runs in a node: bytes in use after a garbage collection.
 memory() ->
     lists:foreach(fun erlang:garbage_collect/1, processes()),
     erlang:memory(total).
 
-%% No descriptors, however the VM came by them, and nothing of its environment.
+%% It inherits neither descriptors of the VM nor its environment.
 the_sidecar_gets_nothing_of_the_vm(Config) ->
     File = filename:join(dir(Config), "inherited"),
     ok = file:write_file(File, ""),
-    %% Names and values that are not UTF-8 as well.
+    %% Some names and values are not valid UTF-8.
     Script =
         "exec 9<" ++ File ++
             " && exec env \"$(printf 'N\\377=V\\377')\" SECRET=hidden UDS_DIST_LOG=debug \"$@\"",
@@ -513,13 +511,13 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.
     ?assertEqual(3, length([pipe || "pipe" <- Kinds])),
-    %% A pair for signals, and the listener.
+    %% A socket pair for signals, and the listener.
     ?assertEqual(3, length([socket || "socket" <- Kinds])),
     ?assertEqual([], lists:usort(Kinds) -- ["pipe", "socket", "anon_inode"]),
     {ok, "/"} = file:read_link(proc(Pid, "cwd")),
     ?assertEqual([], test_node:tcp_listeners(Pid)).
 
-%% Not in the sidecar's arguments, environment or files, nor on a socket.
+%% The cookie is not in the sidecar's arguments, environment or files, and is never sent on a socket.
 the_cookie_stays_in_the_vm(Config) ->
     Cookie = "a_very_secret_cookie",
     Options = #{
@@ -531,11 +529,11 @@ the_cookie_stays_in_the_vm(Config) ->
     {ok, CommandLine} = read(proc(Pid, "cmdline")),
     ?assertMatch([_, <<>>], binary:split(CommandLine, <<0>>, [global])),
     ?assertMatch(["UDS_DIST_LOG=info", "UDS_DIST_SPIN=" ++ _], lists:sort(environment(Pid))),
-    %% Who calls it says nothing, and hears nothing.
+    %% A process that connects to it and sends nothing receives nothing.
     Tmp = proplists:get_value(tmp, Config),
     {ok, Client} = connect(filename:join(Tmp, "alice.sock")),
     ?assertEqual({error, timeout}, gen_tcp:recv(Client, 0, 200)),
-    %% Whom it calls hears its name.
+    %% A process that it connects to receives its name.
     Impostor = filename:join(Tmp, "bob.sock"),
     {ok, Listener} = gen_tcp:listen(0, [
         {ifaddr, {local, Impostor}}, binary, {active, false}
@@ -566,7 +564,7 @@ environment(Pid) ->
 proc(Pid, Name) ->
     filename:join(["/proc", integer_to_list(Pid), Name]).
 
-%% Files of proc have no size.
+%% Files of proc have size 0.
 read(Path) ->
     {ok, File} = file:open(Path, [read, raw, binary]),
     Result = file:read(File, 65536),

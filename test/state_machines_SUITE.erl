@@ -1,9 +1,9 @@
-%% The pure state machines, uds_dist_listener and uds_dist_dialer, driven by random events against a
-%% small model of the world: a sidecar that comes and goes, two pipes of packets to and from it, a clock,
-%% and callers who want something at any time. Also uds_dist_backoff, which both of them ask.
+%% Tests the pure state machines uds_dist_listener and uds_dist_dialer with random events, in a small model of their
+%% world: a sidecar that comes and goes, two pipes with packets to and from it, a clock, and callers with requests at
+%% any time. Also tests uds_dist_backoff, which both of them use.
 %%
-%% Every sequence of events has a seed of its own, and a run tries what every run tries. Of the sequences
-%% that fail, the shortest one is shown with its seed. UDS_DIST_SEQUENCES sets how many there are.
+%% Each sequence of events has its own seed, and all runs test the same sequences. Of the sequences that fail, the
+%% shortest is shown with its seed. UDS_DIST_SEQUENCES sets their number.
 -module(state_machines_SUITE).
 
 -export([all/0, groups/0]).
@@ -33,11 +33,11 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Random sequences of each machine, and the longest one.
+%% Number of random sequences for each machine, and their greatest length.
 -define(SEQUENCES, "10000").
 -define(LONGEST, 60).
 
-%% Milliseconds within which a full backlog is tried again.
+%% Longest time in milliseconds until a full backlog is tried again.
 -define(BACKLOG_RETRY, 20).
 -define(MINUTE, 60000).
 
@@ -74,8 +74,7 @@ groups() ->
 %% ---------------------------------------------------------------------------------------------
 %% Random sequences
 
-%% Run makes a world and lets things happen in it. It throws {broken, What, Events} when a promise is
-%% broken.
+%% Run creates a world and applies events to it. It throws {broken, What, Events} if a promise is broken.
 each_sequence(Run) ->
     Count = list_to_integer(os:getenv("UDS_DIST_SEQUENCES", ?SEQUENCES)),
     case lists:append([sequence(Seed, Run) || Seed <- lists:seq(1, Count)]) of
@@ -100,7 +99,7 @@ sequence(Seed, Run) ->
 one_of(List) ->
     lists:nth(rand:uniform(length(List)), List).
 
-%% Chooses by weight.
+%% Chooses an event according to the weights.
 choose(Weighted) ->
     choose(rand:uniform(lists:sum([Weight || {Weight, _} <- Weighted])), Weighted).
 
@@ -114,22 +113,22 @@ choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
     listener = uds_dist_listener:new(),
     now = 0,
     timer :: undefined | integer(),
-    %% needed: the listener has asked for a sidecar that is not there.
+    %% needed: the listener has asked for a sidecar, but there is none.
     sidecar = down :: down | needed | up,
-    %% Packets on their way to the sidecar and from it, oldest first.
+    %% Packets on their way to and from the sidecar, oldest first.
     commands = [],
     reports = [],
-    %% What the sidecar has open, and what it has lost while the VM may not know it yet.
+    %% Listeners that the sidecar has open, and those that it has lost, which the VM may not know yet.
     open = #{} :: #{0..15 => uds_dist_listener:place()},
     lost = [] :: [0..15],
-    %% The same as the VM knows it.
+    %% The listeners that are open according to the VM.
     told = #{} :: #{0..15 => {uds_dist_listener:place(), opening | open | closing}},
-    %% Requests that are not done, oldest first, and what those that are done amount to.
+    %% Pending requests, oldest first, and the result of the completed ones.
     pending = [] :: [{Tag :: pos_integer(), Request :: term()}],
     wanted = none,
     last_tag = 0,
     lines = [] :: [binary()],
-    %% What has happened, last one first.
+    %% The events so far, latest first.
     events = []
 }).
 
@@ -153,7 +152,7 @@ possible(#world{sidecar = Sidecar, wanted = Wanted} = World) ->
         [{4, timer} || World#world.timer =/= undefined]
     ]).
 
-%% A few addresses, so that they meet, and two ways to listen at each.
+%% Few addresses, so that requests collide, and two ways to listen at each of them.
 place() ->
     {one_of([<<"/a">>, <<"/b">>, <<"/c">>]), one_of([5, 100]), 8#600}.
 
@@ -172,7 +171,7 @@ outcome() ->
         {failed, system_error, <<"no space">>}
     ]).
 
-%% What callers want.
+%% Requests of callers.
 event({open, Place, Patience}, World) ->
     Request =
         case is_taken(World) of
@@ -197,13 +196,13 @@ event({move, Place, Patience}, World) ->
 event(close, World) ->
     {Tag, World1} = request(close, World#world{wanted = none}),
     drive(fun(L) -> uds_dist_listener:close(Tag, L) end, World1);
-%% What the sidecar does.
+%% Events of the sidecar.
 event(comes_up, World) ->
     drive(fun uds_dist_listener:up/1, World#world{sidecar = up});
 event(cannot_start, World) ->
     gone(World);
 event({dies, Heard}, World = #world{reports = Reports}) ->
-    %% Some of what it had said before is still read.
+    %% Some packets that it has sent before are still read.
     gone(lists:foldl(fun hear/2, World, lists:sublist(Reports, Heard)));
 event({obeys, Outcome}, World = #world{commands = [Command | Commands]}) ->
     obey(Command, Outcome, World#world{commands = Commands});
@@ -211,13 +210,13 @@ event({loses, Id}, World = #world{open = Open, lost = Lost}) ->
     say({lost, Id}, World#world{open = maps:remove(Id, Open), lost = [Id | Lost]});
 event(reports, World = #world{reports = [Report | Reports]}) ->
     hear(Report, World#world{reports = Reports});
-%% Time.
+%% Time passes.
 event({time, Milliseconds}, World = #world{now = Now}) ->
     World#world{now = Now + Milliseconds};
 event(timer, World = #world{now = Now, timer = Due}) when is_integer(Due) ->
     drive(fun uds_dist_listener:timeout/1, World#world{now = max(Now, Due), timer = undefined}).
 
-%% Whether this node has a name already, or not yet given up the one before.
+%% Whether this node already has a name, or has not given up the previous one yet.
 is_taken(#world{wanted = Wanted, pending = Pending}) ->
     Wanted =/= none orelse
         [Request || {_, Request} <- Pending, Request =:= close orelse element(1, Request) =:= open] =/= [].
@@ -230,8 +229,7 @@ gone(World) ->
         sidecar = down, commands = [], reports = [], open = #{}, lost = [], told = #{}
     }).
 
-%% The sidecar takes a command. It ends when it is told to use a number twice, and cannot have an address
-%% that it has already.
+%% The sidecar receives a command. It ends if a number is used twice, and refuses an address that it has already.
 obey({listen, Id, Place}, Outcome, World = #world{open = Open, lost = Lost}) ->
     ?assertNot(is_map_key(Id, Open)),
     ?assertNot(lists:member(element(1, Place), [Address || {Address, _, _} <- maps:values(Open)])),
@@ -241,7 +239,7 @@ obey({listen, Id, Place}, Outcome, World = #world{open = Open, lost = Lost}) ->
         {failed, Reason, Explanation} -> say({listen_failed, Id, Reason, Explanation}, World1)
     end;
 obey({unlisten, Id}, _, World = #world{open = Open, lost = Lost}) ->
-    %% It answers even if it has just lost it.
+    %% It answers even if it has just lost the listener.
     ?assert(is_map_key(Id, Open) orelse lists:member(Id, Lost)),
     say({unlistened, Id}, World#world{open = maps:remove(Id, Open), lost = lists:delete(Id, Lost)}).
 
@@ -259,7 +257,7 @@ hear({unlistened, Id}, World = #world{told = Told}) ->
     World1 =
         case Told of
             #{Id := {_, closing}} -> World#world{told = maps:remove(Id, Told)};
-            %% The answer for a listener that the VM knew to be lost.
+            %% The answer is about a listener that the VM already knows to be lost.
             #{} -> World
         end,
     drive(fun(L) -> uds_dist_listener:unlistened(Id, L) end, World1);
@@ -272,7 +270,7 @@ drive(Event, World = #world{listener = Listener}) ->
     ?assert(length([timer || {timer, _} <- Effects]) =< 1),
     check(lists:foldl(fun effect/2, World#world{listener = Listener1}, Effects)).
 
-%% What the listener promises with each effect.
+%% The promises of the listener for each effect.
 effect({listen, Id, Place}, World = #world{told = Told, commands = Commands}) ->
     ?assertEqual(up, World#world.sidecar),
     ?assert(Id >= 0 andalso Id =< 15),
@@ -294,7 +292,7 @@ effect({log, Level, Line}, World = #world{lines = Lines}) when Level =:= notice;
 effect({done, Tag, Result}, World = #world{pending = Pending}) ->
     {value, {Tag, Request}, Pending1} = lists:keytake(Tag, 1, Pending),
     World1 = World#world{pending = Pending1},
-    %% In their order, but for those that are over at once, and a close that waits for the sidecar.
+    %% Requests complete in order, except for those that complete at once, and a close that waits for the sidecar.
     First = [Other || {_, Kind} = Other <- Pending, Kind =/= close],
     ?assert(lists:member(Request, [close, refused]) orelse [{Tag, Request}] =:= lists:sublist(First, 1)),
     case {Request, Result} of
@@ -308,12 +306,12 @@ effect({done, Tag, Result}, World = #world{pending = Pending}) ->
         {close, ok} when World#world.told =:= #{} -> World1
     end.
 
-%% There, and nowhere else.
+%% The sidecar listens at this address and at no other.
 arrived(Place, World = #world{told = Told}) ->
     ?assertEqual([{Place, open}], maps:values(Told)),
     World#world{wanted = Place}.
 
-%% What it promises at any time.
+%% The promises of the listener at any time.
 check(World = #world{listener = Listener, told = Told}) ->
     Open = [Place || {Place, open} <- maps:values(Told)],
     case uds_dist_listener:actual(Listener) of
@@ -334,7 +332,7 @@ happen(Event, World = #world{events = Before}) ->
             throw({broken, {What, Stack}, lists:reverse(Events)})
     end.
 
-%% All that is asked for succeeds from now on, in a bounded number of steps.
+%% From now on, all requests succeed within a bounded number of steps.
 calm_down(World = #world{pending = Pending}) ->
     calm_down(40 + 10 * length(Pending), World).
 
@@ -349,7 +347,7 @@ calm_down(StepsLeft, World) ->
         #world{} -> settled(World)
     end.
 
-%% What is there is what is wanted.
+%% The actual listener is the wanted one.
 settled(World = #world{listener = Listener, wanted = Wanted, events = Events}) ->
     Open =
         case Wanted of
@@ -379,7 +377,7 @@ failed_move_at_the_same_address_restores_the_place(_Config) ->
     #world{open = Open} = calm_down(World),
     ?assertEqual([?PLACE], maps:values(Open)).
 
-%% The sidecar may also end in the middle.
+%% The sidecar may end at any moment in between.
 second_move_waits_for_the_first(_Config) ->
     Moves = [{move, ?ELSEWHERE, 0}, {move, ?SAME_ADDRESS, 0}],
     #world{open = Open} = calm_down(run(Moves, listening())),
@@ -403,7 +401,7 @@ put_off_waits_for_the_listener_to_be_closed(_Config) ->
 each_close_is_answered(_Config) ->
     ?assertMatch(#world{pending = []}, calm_down(run([close, close], listening()))).
 
-%% The sidecar loses its listener while it is told to close it, and the number is used for another one.
+%% The sidecar loses its listener while the command to close it is on its way, and the number is reused.
 late_answer_is_not_taken_for_the_next_one(_Config) ->
     Crossing = run([{loses, 0}, {move, ?SAME_ADDRESS, 0}, reports], listening()),
     #world{open = Open} = calm_down(Crossing),
@@ -418,7 +416,7 @@ unavailable_place_is_retried_with_a_backoff(_Config) ->
     #world{lines = [Back | _]} = calm_down(World),
     ?assertMatch({match, _}, re:run(Back, "listening again at /a, after \\d+ tries")).
 
-%% Somebody else removes the socket each time that it is there.
+%% Somebody else removes the socket each time it appears.
 place_lost_repeatedly_is_retried_with_a_backoff(_Config) ->
     Lose = fun(#world{commands = [{listen, Id, _} | _]}) -> [{obeys, ok}, {loses, Id}] end,
     World = run_until(?MINUTE, Lose, run([{loses, 0}, reports], listening())),
@@ -436,7 +434,7 @@ busy_name_is_retried_until_the_caller_gives_up(_Config) ->
     Tries = length([Obeyed || {obeys, _} = Obeyed <- World#world.events]),
     ?assert(Tries > 20 andalso Tries =< 51, Tries).
 
-%% A listener that is open at PLACE.
+%% A listener that is open at ?PLACE.
 listening() ->
     run([{open, ?PLACE, 0}, comes_up, {obeys, ok}, reports], #world{}).
 
@@ -446,7 +444,7 @@ refuse() ->
 run(Events, World) ->
     lists:foldl(fun happen/2, World, Events).
 
-%% Whenever the sidecar has a command, what Answer says happens. Timers fire when they are due.
+%% For each command of the sidecar, the event that Answer returns happens. Timers fire when they are due.
 run_until(Time, Answer, World = #world{events = Events}) ->
     ?assert(length(Events) < 1000),
     case World of
@@ -463,22 +461,22 @@ run_until(Time, Answer, World = #world{events = Events}) ->
     dialer = uds_dist_dialer:new(),
     now = 0,
     timer :: undefined | integer(),
-    %% needed: the dialer has asked for a sidecar that is not there.
+    %% needed: the dialer has asked for a sidecar, but there is none.
     sidecar = down :: down | needed | up,
-    %% Requests that are not over.
+    %% Pending requests.
     pending = #{} :: #{Tag :: pos_integer() => {node(), GiveUp :: integer()}},
-    %% Those that were put off, and those that wait for a sidecar, oldest first.
+    %% Requests that were put off, and requests that wait for a sidecar, oldest first.
     put_off = [] :: [Tag :: pos_integer()],
     waiting = [] :: [Tag :: pos_integer()],
-    %% What the sidecar is asked to do, oldest first.
+    %% Commands on their way to the sidecar, oldest first.
     connecting = [] :: [{uds_dist_dialer:key(), Tag :: pos_integer()}],
-    %% Those that are to be tried again, and by when.
+    %% Requests that are tried again, each with its deadline.
     retries = #{} :: #{Tag :: pos_integer() => By :: integer()},
-    %% When each node was last said to be unreachable, unless it was reached since.
+    %% The time of the last line that reported each node as unreachable, unless it was reached since.
     logged = #{} :: #{node() => integer()},
     last_tag = 0,
     last_key = -1,
-    %% What has happened, last one first.
+    %% The events so far, latest first.
     events = []
 }).
 
@@ -514,13 +512,13 @@ dial_event(configured, Dials = #dials{put_off = PutOff, pending = Pending}) ->
     lists:foldl(fun dial/2, Dials#dials{dialer = Dialer, put_off = []}, PutOff);
 dial_event(comes_up, Dials = #dials{waiting = Waiting}) ->
     Dials1 = drive_dials(fun uds_dist_dialer:up/1, Dials#dials{sidecar = up}),
-    %% All that waited, in the order in which it came.
+    %% All waiting requests, in the order of their arrival.
     Connecting = [Tag || {_, Tag} <- Dials1#dials.connecting, lists:member(Tag, Waiting)],
     ?assertEqual(Waiting, Connecting),
     Dials1;
 dial_event(dies, Dials = #dials{waiting = Waiting, connecting = Connecting}) ->
     Dials1 = drive_dials(fun uds_dist_dialer:down/1, Dials#dials{sidecar = down, connecting = []}),
-    %% All that needed the sidecar has failed with it.
+    %% All requests that used the sidecar have failed.
     Lost = Waiting ++ [Tag || {_, Tag} <- Connecting],
     ?assertEqual([], [Tag || Tag <- Lost, is_map_key(Tag, Dials1#dials.pending)]),
     Dials1;
@@ -549,7 +547,7 @@ dial_event(timer, Dials = #dials{now = Before, timer = Due}) when is_integer(Due
     Now = max(Before, Due),
     Timeout = fun(D) -> uds_dist_dialer:timeout(Now, D) end,
     Dials1 = drive_dials(Timeout, Dials#dials{now = Now, timer = undefined}),
-    %% What cannot be tried again for want of a sidecar waits for one.
+    %% A request that cannot be tried again without a sidecar waits for one.
     ?assert(overdue(Now, Dials1#dials.retries) =:= [] orelse Dials1#dials.sidecar =:= needed),
     Dials1.
 
@@ -567,7 +565,7 @@ dial(Tag, Dials = #dials{pending = Pending, waiting = Waiting}) ->
     ?assert(lists:member(Tag, Dials1#dials.waiting) =:= (Dials#dials.sidecar =/= up)),
     Dials1.
 
-%% Each request has its own, so that the request of an effect is known.
+%% Each request has its own address, which tells the request of an effect.
 address(Tag) ->
     <<"/", (integer_to_binary(Tag))/binary>>.
 
@@ -578,7 +576,7 @@ drive_dials(Event, Dials = #dials{dialer = Dialer}) ->
     _ = Dials1#dials.waiting =/= [] andalso ?assertEqual(needed, Dials1#dials.sidecar),
     Dials1.
 
-%% What the dialer promises with each effect.
+%% The promises of the dialer for each effect.
 dial_effect({connect, Key, <<"/", Text/binary>>}, Dials = #dials{sidecar = up}) ->
     Tag = binary_to_integer(Text),
     #dials{connecting = Connecting, waiting = Waiting, retries = Retries} = Dials,
@@ -617,7 +615,7 @@ dials(Event, Dials = #dials{events = Before}) ->
             throw({broken, {What, Stack}, lists:reverse(Events)})
     end.
 
-%% Every peer is there from now on, and every request ends.
+%% From now on, every peer can be reached, and every request ends.
 all_end(Dials = #dials{pending = Pending}) ->
     all_end(20 + 3 * map_size(Pending), Dials).
 
@@ -645,10 +643,10 @@ full_backlog_is_retried_until_the_caller_gives_up(_Config) ->
     Ended = fill_backlogs(run_dials([{asks, a@host, 7000} || _ <- lists:seq(1, 50)])),
     ?assertMatch(#dials{pending = Pending} when map_size(Pending) =:= 0, Ended),
     ?assert(Ended#dials.now >= 7000 andalso Ended#dials.now =< 7000 + ?BACKLOG_RETRY),
-    %% Fifty callers, each at most once a millisecond or so.
+    %% Fifty callers try, each of them at most about once a millisecond.
     ?assert(Ended#dials.last_key < 50 * 7000).
 
-%% Each of them that is connecting is told that it cannot, as long as there are any.
+%% Reports a full backlog for each connecting request, until there are none.
 fill_backlogs(Dials) ->
     case Dials of
         #dials{sidecar = needed} -> fill_backlogs(dials(comes_up, Dials));
@@ -657,7 +655,7 @@ fill_backlogs(Dials) ->
         #dials{} -> Dials
     end.
 
-%% Also of two that had to wait for a sidecar as well.
+%% The order also includes a request that came later and only had to wait for a sidecar.
 requests_that_were_put_off_keep_their_order(_Config) ->
     Dials = run_dials([{is_put_off, Node, 7000} || Node <- [a@host, b@host, a@host, c@host]]),
     #dials{connecting = Connecting} = run_dials([configured, {asks, b@host, 0}, comes_up], Dials),
@@ -674,7 +672,7 @@ unreachable_node_is_logged_once_a_minute(_Config) ->
     Soon = Fail(dials({time, ?MINUTE - 1}, First)),
     ?assertEqual(0, LoggedAt(Soon)),
     ?assertEqual(?MINUTE, LoggedAt(Fail(dials({time, 1}, Soon)))),
-    %% It was there meanwhile, so its end is news.
+    %% The node was reached meanwhile, so the failure is logged.
     ?assertEqual(?MINUTE - 1, LoggedAt(Fail(dials({reached, a@host}, Soon)))).
 
 run_dials(Events) ->
@@ -690,7 +688,7 @@ delays_double_up_to_the_limit(_Config) ->
     ?assertEqual([0, 25, 50, 100, 200, 400, 500, 500], delays(8, 500, uds_dist_backoff:new(25))),
     ?assertEqual([0, 1, 2, 4, 8, 10], delays(6, 10, uds_dist_backoff:new(1))),
     ?assertEqual([0, 7, 7], delays(3, 7, uds_dist_backoff:new(100))),
-    %% However long it goes on.
+    %% This holds for any number of failures.
     ?assertEqual(5000, lists:last(delays(10000, 5000, uds_dist_backoff:new(25)))).
 
 delays(Count, Max, Backoff) ->

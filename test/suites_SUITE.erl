@@ -1,4 +1,4 @@
-%% The suites themselves: a test case that no run includes proves nothing.
+%% Checks the suites themselves, because a test case that is never run proves nothing.
 -module(suites_SUITE).
 
 -export([all/0]).
@@ -6,13 +6,13 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% Functions that Common Test calls with a Config as well.
+%% Functions that Common Test also calls with a Config.
 -define(CONFIGURATION, [init_per_suite, end_per_suite]).
 
 all() ->
     [every_test_case_is_run, missing_test_case_is_found].
 
-%% Each exported test case of each suite is in its all/0, by way of groups or not.
+%% Each exported test case of each suite is in all/0, directly or in a group.
 every_test_case_is_run(_Config) ->
     Beams = filelib:wildcard(filename:join(filename:dirname(code:which(?MODULE)), "*_SUITE.beam")),
     Suites = [list_to_atom(filename:basename(Beam, ".beam")) || Beam <- Beams],
@@ -36,7 +36,7 @@ groups(Suite) ->
         false -> []
     end.
 
-%% What a suite exports besides, for nodes to call, does not take a Config.
+%% Other exported functions, which nodes call, do not take a Config.
 test_cases(Forms) ->
     Exported = lists:append([Functions || {attribute, _, export, Functions} <- Forms]),
     [
@@ -52,7 +52,7 @@ forms(Suite) ->
     {ok, {Suite, [{abstract_code, {_, Forms}}]}} = beam_lib:chunks(Beam, [abstract_code]),
     Forms.
 
-%% The test cases of what stands in all/0 or in a group.
+%% The test cases in an element of all/0 or of a group.
 expand(Items, Groups) ->
     lists:append([expand_item(Item, Groups) || Item <- Items]).
 

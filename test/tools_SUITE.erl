@@ -1,5 +1,5 @@
-%% What developers use with nodes: tools that start some of their own, find them, or look into them. The
-%% table in docs/applications.md says what each of them needs.
+%% Developers' tools that start nodes, find them, or inspect them. The table in docs/applications.md says what each of
+%% them needs.
 -module(tools_SUITE).
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
@@ -43,7 +43,7 @@ end_per_testcase(_Case, Config) ->
 remote_shell_with_a_name(Config) ->
     remote_shell("-sname b", Config).
 
-%% It gets its name from the node.
+%% The remote shell gets its name from the node.
 remote_shell_with_nothing_but_the_node(Config) ->
     remote_shell("", Config).
 
@@ -61,7 +61,7 @@ remote_shell(Name, Config) ->
     ),
     ?assertEqual(["a.sock"], filelib:wildcard("*.sock", dir(Config))).
 
-%% By default a peer is controlled over distribution.
+%% By default, a peer is controlled over distribution.
 peer_connects_to_its_origin(Config) ->
     A = start("a", Config),
     Options = #{name => peer, args => string:lexemes(flags(Config), " "), peer_down => continue},
@@ -71,7 +71,7 @@ peer_connects_to_its_origin(Config) ->
     ok = call(A, peer, stop, [Peer]),
     ?assertEqual([], call(A, erlang, nodes, [])).
 
-%% Neither knows of the other's arguments; both have what is in the environment.
+%% Each has its own arguments, but both read the environment.
 peer_inherits_flags_of_the_environment(Config) ->
     A = start_with_environment("a", #{}, Config),
     {ok, Peer, Node} = call(A, peer, start, [#{name => peer, peer_down => continue, wait_boot => ?BOOT}]),
@@ -79,8 +79,8 @@ peer_inherits_flags_of_the_environment(Config) ->
     ?assertEqual({ok, ["a", "peer"]}, call(A, erpc, call, [Node, uds_dist, names, []])),
     ok = call(A, peer, stop, [Peer]).
 
-%% As LocalCluster.start_link/2 does: members load their modules from their origin. Its server has a fixed
-%% port, and so the nodes have a network of their own.
+%% Does the same as LocalCluster.start_link/2, whose members load their modules from their origin. Its server has a
+%% fixed port, so the nodes have a network of their own.
 local_cluster_starts_members(Config) ->
     Namespace = ["unshare", "-n", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"],
     case test_project:output("exec unshare -n ip link set lo up", #{}) of
@@ -103,7 +103,7 @@ local_cluster_starts_members(Config) ->
             {skip, "only root can make a network namespace, by ip(8): " ++ Error}
     end.
 
-%% The cookie is in the file where everybody's is: a VM that is given it twice (-setcookie) takes neither.
+%% The cookie is in the usual file, because a VM with two -setcookie flags uses neither.
 start_with_environment(Name, Options, Config) ->
     Cookie = filename:join(dir(Config), ".erlang.cookie"),
     ok = file:write_file(Cookie, "uds_dist_test"),
@@ -130,7 +130,7 @@ common_test_runs_as_a_node(Config) ->
     ),
     test_node:expect_output_of(Output, "1 ok, 0 failed").
 
-%% It starts an epmd of its own if net_adm:names() fails.
+%% rebar3 starts an epmd if net_adm:names() fails.
 rebar3_shell_is_a_node(Config) ->
     A = atom_to_list(name(start("a", Config))),
     Dir = rebar3_project(Config),
@@ -210,7 +210,7 @@ iex_opens_a_remote_shell(Config) ->
         {0, _} = test_project:collect(Node)
     end).
 
-%% The strategy is the one that docs/applications.md has.
+%% The strategy is that of docs/applications.md.
 libcluster_finds_nodes(Config) ->
     with_elixir(fun() ->
         [A, B] = [name(start(Name, Config)) || Name <- ["a", "b"]],
@@ -244,7 +244,7 @@ with_elixir(Fun) ->
         _ -> Fun()
     end.
 
-%% The debugger's tracer, cover, nl/1 in the shell, and what observer asks the node that it shows.
+%% Tests dbg, cover, nl/1 of the shell, and the requests that observer sends to a node.
 nodes_look_into_each_other(Config) ->
     [A, B] = [start(Name, Config) || Name <- ["a", "b"]],
     pong = call(A, net_adm, ping, [name(B)]),
@@ -256,7 +256,7 @@ nodes_look_into_each_other(Config) ->
     System = call(A, rpc, call, [name(B), observer_backend, sys_info, []]),
     ?assert(is_integer(proplists:get_value(process_count, System))).
 
-%% By the instructions of uds_dist.appup, there and back, while messages are on their way.
+%% Upgrades and downgrades by the instructions of uds_dist.appup, while messages are on their way.
 release_handler_upgrades_a_running_node(Config) ->
     Old = filename:dirname(filename:dirname(code:which(uds_dist))),
     New = test_node:dir("uds_dist-0.1.1", Config),
@@ -287,7 +287,7 @@ release_handler_upgrades_a_running_node(Config) ->
     ?assertEqual(Md5, Loaded()),
     ?assertEqual(Controller, call(A, erlang, system_info, [dist_ctrl])),
     ok = call(A, test_traffic, exchange, [name(B), [[1, 100000], [1, 100000]], 1]),
-    %% No module is missing in it.
+    %% The .appup includes all modules.
     {ok, [{_, [{_, Up}], [{_, Down}]}]} = file:consult(Appup),
     {ok, Modules} = call(A, application, get_key, [uds_dist, modules]),
     [
@@ -295,7 +295,7 @@ release_handler_upgrades_a_running_node(Config) ->
      || Instructions <- [Up, Down]
     ].
 
-%% In a node: a call that the other node's tracer reports, here.
+%% Runs in a node: traces a call in the other node.
 trace(Node, Range) ->
     Self = self(),
     {ok, _} = dbg:tracer(process, {fun(Message, _) -> Self ! Message end, none}),
@@ -309,7 +309,7 @@ trace(Node, Range) ->
             apply(lists, seq, Range)
     end.
 
-%% In a node: a module's calls in the other one.
+%% Runs in a node: counts the calls of a module in the other one.
 cover(Node, Source) ->
     {ok, [Node]} = cover:start([Node]),
     {ok, probe} = cover:compile_module(Source),
@@ -318,7 +318,7 @@ cover(Node, Source) ->
     ok = cover:stop(),
     Calls.
 
-%% In a node: a module that is compiled here runs in the other one.
+%% Runs in a node: loads a module that is compiled here into the other one.
 load_everywhere(Node, Source) ->
     {ok, probe} = compile:file(Source, [{outdir, filename:dirname(Source)}]),
     true = code:add_patha(filename:dirname(Source)),
