@@ -547,7 +547,7 @@ deployment_files(Config) ->
         ]
     ].
 
-%% They name its paths.
+%% The paths in the files agree with the template.
 deployment_files_fit_the_template(Config) ->
     [EnvSh, Unit, Dockerfile, Pod] = deployment_files(Config),
     [Dir] = all_of("UDS_DIST_DIR:-(.*)}", EnvSh),

@@ -1,10 +1,10 @@
-%% The benchmark of the carriers: all of them side by side, so that whatever else the machine does
-%% meets all alike. It is run by scripts/bench, which describes the settings.
+%% The benchmark of the carriers. They take turns, so that other load on the machine affects all of them alike.
+%% scripts/bench runs it, and describes the settings.
 %%
-%% A round has stages. In each stage, every carrier gets nodes of its own. A case is run on one carrier
-%% after the other, then comes the next case; which carrier is first changes from round to round. Where
-%% the nodes of all carriers would be too many, one carrier after the other runs all cases. The figures
-%% go to a file of lines, their fields separated by tabs:
+%% A round has stages. In each stage, every carrier gets its own nodes. Each case is run on one carrier after the
+%% other before the next case begins, and the first carrier changes from round to round. If the nodes of all carriers
+%% would be too many, each carrier runs all cases before the next one. The figures are written to a file, in lines
+%% whose fields are separated by tabs:
 %%
 %%     machine  KEY    VALUE
 %%     figure   ROUND  CARRIER  CASE  NAME  VALUE
@@ -20,8 +20,7 @@
     failures = 0 :: non_neg_integer()
 }).
 
-%% Ends with status 0 when all that was asked for has been measured, 1 when some of it is missing,
-%% 2 when it was asked for wrongly.
+%% Ends with status 0 if everything was measured, 1 if some figures are missing, and 2 if the settings are wrong.
 -spec main() -> no_return().
 main() ->
     [OurEbin, Tool, Dir, File] = init:get_plain_arguments(),
@@ -84,7 +83,7 @@ stage({Round, Stage}, Run = #run{settings = Settings}) ->
         [Some || Cases =/= [], Some <- turns(Together, rotate(Round - 1, Carriers))]
     ).
 
-%% Which carriers have nodes at the same time.
+%% The groups of carriers that have nodes at the same time.
 turns(true, Carriers) -> [Carriers];
 turns(false, Carriers) -> [[Carrier] || Carrier <- Carriers, Carrier =/= floor].
 
@@ -118,7 +117,7 @@ start(Carrier, Peers, Arguments) -> bench_carrier:start(Carrier, Peers, Argument
 stop(floor) -> ok;
 stop(Group) -> bench_carrier:stop(Group).
 
-%% A carrier that fails is out of this stage.
+%% A carrier that fails is left out of the rest of the stage.
 measure({CaseName, Case}, Carrier, Round, {Groups, Run}) ->
     Name = name(Carrier),
     case Groups of

@@ -1,5 +1,5 @@
-%% The carriers that are compared, and groups of nodes that use one of them. A group is a hub and the
-%% peers that it is connected to.
+%% The carriers that are compared, and groups of nodes with one of them. A group consists of a hub and the peers to
+%% which it is connected.
 -module(bench_carrier).
 
 -export([prepare/1, start/3, stop/1]).
@@ -12,9 +12,9 @@
     name := string(),
     %% The value of -proto_dist.
     proto := string(),
-    %% What its nodes get on their command line beside that.
+    %% Other arguments of its nodes.
     args := [string()],
-    %% What is made for this run: the modules of the benchmark, an example of OTP, certificates.
+    %% Things that have to be made for the run: the modules of the benchmark, an example of OTP, certificates.
     dir := file:filename()
 }.
 
@@ -27,18 +27,18 @@
 %% A process of the operating system.
 -type process() :: {vm | sidecar, OsPid :: pos_integer()}.
 
-%% Milliseconds that one call of a node may take, far above what any does.
+%% Longest time for a call of a node, in milliseconds. No call takes nearly as long.
 -define(LIMIT, 300000).
 
-%% Nodes that boot at once.
+%% Most nodes that boot at the same time.
 -define(BOOTING, 8).
 
 -define(TLS_OPTIONS, "inet_tls.conf").
-%% Certificates as strong as those that people use, but quickly made.
+%% Certificates as strong as usual ones, but quick to make.
 -define(TLS_CERTIFICATE, [{key, {namedCurve, secp256r1}}, {digest, sha256}]).
 
-%% Makes what the carrier needs. It throws the reason why the carrier cannot run here, as far as that
-%% shows before a node starts.
+%% Makes everything that the carrier needs. Throws the reason if the carrier cannot run here, as far as this is known
+%% before a node starts.
 -spec prepare(carrier()) -> ok.
 prepare(#{proto := "inet_tls", dir := Dir}) ->
     write_tls_options(filename:join(Dir, ?TLS_OPTIONS));
@@ -66,8 +66,8 @@ paths([]) -> [].
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Starts a hub and its peers in a directory of their own, and connects them. Arguments are what the
-%% case wants on the command line of each node.
+%% Starts a hub and its peers in a new directory, and connects them. Arguments are added to the command line of each
+%% node.
 -spec start(carrier(), Peers :: pos_integer(), Arguments :: [string()]) -> group().
 start(Carrier, Count, Arguments) ->
     Config = test_node:init([]),
@@ -96,7 +96,7 @@ connect(From, To) ->
 stop(#{config := Config}) ->
     clean_up(Config).
 
-%% Whether a sidecar has outlived its VM is a question for the tests.
+%% This does not check that sidecars end with their VMs, because the tests do.
 clean_up(Config) ->
     _ = test_node:cleanup(Config),
     ok.
@@ -122,12 +122,12 @@ own_arguments(#{proto := Proto}) when Proto =:= "inet_tcp"; Proto =:= "inet_epmd
 own_arguments(#{}) ->
     ["-no_epmd"].
 
-%% For carriers over TCP, which need neither the epmd of this machine nor its other interfaces.
+%% Arguments for carriers over TCP, so that they use neither the epmd of this machine nor other interfaces.
 loopback() ->
     ["-start_epmd", "false", "-epmd_module", "bench_epmd"] ++
         ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"].
 
-%% The keys and certificates are for this run alone; each side knows the other's authority.
+%% Makes keys and certificates for this run only. Each side knows the authority of the other.
 write_tls_options(File) ->
     case code:ensure_loaded(public_key) of
         {module, public_key} ->
@@ -142,7 +142,7 @@ write_tls_options(File) ->
             throw("this OTP has come without public_key")
     end.
 
-%% The certificate is not made out to the host.
+%% The certificate does not contain the name of the host, so that is not checked.
 verify_client(Options) ->
     [{verify, verify_peer}, {server_name_indication, disable} | Options].
 
@@ -161,7 +161,7 @@ members(#{hub := Hub, peers := Peers}) -> [Hub | Peers].
 call_hub(#{hub := Hub}, Module, Function, Arguments) ->
     test_node:call(Hub, Module, Function, Arguments, ?LIMIT).
 
-%% Takes the connection of a peer down, and waits until both sides have seen that.
+%% Disconnects a peer, and waits until both sides have noticed.
 -spec disconnect(node(), group()) -> ok.
 disconnect(Name, #{hub := Hub, peers := Peers}) ->
     true = test_node:call(Hub, erlang, disconnect_node, [Name]),
@@ -169,7 +169,7 @@ disconnect(Name, #{hub := Hub, peers := Peers}) ->
     ok = test_node:expect_nodes(Peer, []),
     test_node:expect_nodes(Hub, [test_node:name(Other) || Other <- Peers, Other =/= Peer]).
 
-%% Connects the first two peers to each other while Fun runs, which gets the names of the three nodes.
+%% Connects the first two peers to each other while Fun runs. Its arguments are the names of the three nodes.
 -spec with_mesh(fun(([node()]) -> Result), group()) -> Result.
 with_mesh(Fun, #{hub := Hub, peers := [A, B | _]}) ->
     [HubName, AName, BName] = Names = [test_node:name(Node) || Node <- [Hub, A, B]],
@@ -182,7 +182,7 @@ with_mesh(Fun, #{hub := Hub, peers := [A, B | _]}) ->
     ok = test_node:expect_nodes(B, [HubName]),
     Result.
 
-%% The processes of the operating system that the group consists of.
+%% The operating system's processes of the group.
 -spec processes(group()) -> [process()].
 processes(Group) ->
     lists:append([processes_of(Node) || Node <- members(Group)]).

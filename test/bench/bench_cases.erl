@@ -1,8 +1,8 @@
-%% What is measured: each case takes a group of nodes and returns figures.
+%% The cases. Each of them takes a group of nodes and returns figures.
 %%
-%% The names of figures tell their unit: p50_us is microseconds, mb_s are megabytes (10^6 bytes) in a
-%% second. More is better where a name ends with _s, less elsewhere. A name that ends with _sidecars is
-%% the sidecars' part of the figure with the name before that.
+%% The names of figures contain their unit: p50_us is in microseconds, and mb_s in megabytes (10^6 bytes) per second.
+%% If a name ends with _s, more is better, and otherwise less. A figure whose name ends with _sidecars is the sidecars'
+%% part of the figure with the rest of the name.
 -module(bench_cases).
 
 -export([all/0, stages/0, plan/1, stage/1, peers/1, run/3, floor/2]).
@@ -27,9 +27,9 @@
 
 -type plan() :: #{
     title := string(),
-    %% Whether the nodes of all carriers live at once. Carriers with many nodes take turns.
+    %% Whether the nodes of all carriers run at the same time. With many nodes, carriers take turns.
     together := boolean(),
-    %% Whether each round measures it, or only the first one.
+    %% Whether it is measured in each round, or only in the first one.
     repeated := boolean(),
     %% Arguments of all nodes.
     arguments := [string()]
@@ -37,15 +37,15 @@
 
 -define(KIB, 1024).
 -define(MIB, (1024 * 1024)).
-%% Payloads up to here are counted in messages, longer ones in bytes.
+%% The rate of payloads up to this size is given in messages, and of longer ones in bytes.
 -define(MESSAGE, ?KIB).
-%% The messages that saturate a connection.
+%% Size of the messages that saturate a connection.
 -define(FLOOD_SIZE, (64 * ?KIB)).
-%% Processes that compute all the time in each node of the round trips between busy nodes.
+%% Number of processes that compute all the time in each of the busy nodes.
 -define(COMPUTING, 20).
 
-%% In each stage, long messages are measured before short ones: what many short ones in a mailbox leave
-%% in the allocators of a VM can make each long one cost a page fault for every 4 KiB.
+%% In each stage, long messages are measured before short ones. Many short messages in a mailbox can leave the VM's
+%% allocators in a state in which each long message costs a page fault for every 4 KiB.
 -spec all() -> [{Name :: string(), bench_case()}].
 all() ->
     [
@@ -88,7 +88,7 @@ ways(Name) when Name =:= "msg16"; Name =:= "bulk64k" ->
 ways(_) ->
     [{"", one, "", 1}, {"", one, "x8", 8}].
 
-%% In the order in which they are run.
+%% The cases, in the order in which they are run.
 -spec stages() -> [stage()].
 stages() ->
     [few_nodes, busy_nodes, fan_out, crowd].
@@ -109,7 +109,7 @@ stage({fan_out, _}) -> fan_out;
 stage({idle, _}) -> crowd;
 stage(_) -> few_nodes.
 
-%% How many nodes the hub has to be connected to.
+%% Number of nodes to which the hub has to be connected.
 -spec peers(bench_case()) -> pos_integer().
 peers({round_trips, beside}) -> 2;
 peers({round_trips, mesh}) -> 2;
@@ -119,14 +119,14 @@ peers({fan_out, Peers}) -> Peers;
 peers({idle, Connections}) -> Connections;
 peers(_) -> 1.
 
-%% Time is the length of a measurement in milliseconds; what is counted instead is in proportion.
+%% Time is the length of a measurement in milliseconds. Cases that use a count instead make it proportional.
 -spec run(bench_case(), Time :: pos_integer(), bench_carrier:group()) -> [figure()].
 run({round_trips, alone}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     Count = pings(Time),
     Percentiles = percentiles(traffic(Group, round_trips, [Peer, Count])),
     Processes = bench_carrier:processes(Group),
-    %% Once more, without the processors' time that the percentiles take.
+    %% Measured once more, without the processor time for the percentiles.
     {ok, Cpu, Switches} = used(fun() -> traffic(Group, trips, [Peer, Count]) end, Processes),
     Percentiles ++
         by_kind("cpu_us_trip", fun(Ns) -> Ns / 1000 / Count end, Cpu) ++
@@ -157,8 +157,8 @@ run({stream, Which, Senders, Size}, Time, Group) ->
 run({busy_stream, Direction, Busy, Senders, Size}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     BusyNode = busy_node(Direction, bench_carrier:hub(Group), Peer),
-    %% As in flow/4, but without those that work: a carrier that does badly among them takes long. Then
-    %% for longer, since each end of a stream waits for its turn among them.
+    %% As in flow/4, but the first run is without busy processes, because some carriers take very long with them. The
+    %% measurement takes longer, because each end of a stream waits for its turn among them.
     _ = traffic(Group, stream, [[Peer], Senders, Size, Time]),
     Flow = fun() ->
         traffic(Group, stream_busy, [BusyNode, Busy, Peer, Senders, Size, 4 * Time])
@@ -174,7 +174,7 @@ run(connect, Time, Group) ->
     [{"connects_s", Count * 1000000 / lists:sum(Times)}];
 run({fan_out, Count}, Time, Group) ->
     Peers = lists:sublist(bench_carrier:peers(Group), Count),
-    %% Of too few calls for the slowest in a thousand.
+    %% There are too few calls for the slowest one in a thousand.
     {P50, P99, _} = traffic(Group, multicalls, [Peers, 2 * Time]),
     [{"p50_us", P50}, {"p99_us", P99}];
 run({idle, _}, Time, Group) ->
@@ -205,11 +205,11 @@ reconnect(Peer, Group) ->
             throw(io_lib:format("connecting failed after ~b ms", [Microseconds div 1000]))
     end.
 
-%% What the traffic of messages of that size amounts to, and the processors' time that it takes.
+%% The rate of messages of this size, and the processor time that they take.
 flow(Function, Arguments, Size, Group) ->
     Flow = fun() -> traffic(Group, Function, Arguments) end,
-    %% It runs for as long first: the memory of a node that has just got its first large message is new
-    %% to it, and to the system.
+    %% It first runs for the same time without measuring, because memory for the first large messages is new to the
+    %% node and to the system.
     _ = Flow(),
     {{Messages, Microseconds}, Cpu, _} = used(Flow, bench_carrier:processes(Group)),
     transfer(Size, Messages, Microseconds, Cpu).
@@ -237,7 +237,7 @@ by_kind(Name, Scale, Measured) ->
             OfSidecars -> [{Name ++ "_sidecars", Scale(lists:sum(OfSidecars))}]
         end.
 
-%% Runs Fun; the nanoseconds of the processors and the context switches of each process meanwhile.
+%% Runs Fun. Returns the processor time in nanoseconds and the context switches of each process meanwhile.
 used(Fun, Processes) ->
     {CpuBefore, SwitchesBefore} = {cpu(Processes), switches(Processes)},
     Result = Fun(),
@@ -252,7 +252,7 @@ switches(Processes) ->
 grown(Before, After) ->
     [{Kind, Now - Then} || {{Kind, Then}, {Kind, Now}} <- lists:zip(Before, After)].
 
-%% Arguments of the tool that measures the same without a VM, where that makes sense.
+%% Arguments of the tool that measures the same without a VM, if that makes sense.
 -spec floor(bench_case(), Time :: pos_integer()) -> [string()] | none.
 floor({round_trips, alone}, Time) ->
     ["floor-round-trips", integer_to_list(pings(Time))];

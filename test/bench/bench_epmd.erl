@@ -1,5 +1,5 @@
-%% An epmd of files (-epmd_module bench_epmd): each node of a directory writes its port there, so
-%% that carriers over TCP need no daemon.
+%% An epmd that consists of files (-epmd_module bench_epmd). Each node writes its port to the directory, so carriers
+%% over TCP need no daemon.
 -module(bench_epmd).
 
 -export([start_link/0, register_node/3, listen_port_please/2]).
@@ -11,7 +11,7 @@
 start_link() ->
     ignore.
 
-%% At the start of distribution there is no file server yet on OTP 25: prim_file does without.
+%% On OTP 25, distribution starts before the file server, which prim_file does not need.
 -spec register_node(string() | atom(), inet:port_number(), inet:address_family()) ->
     {ok, Creation :: 4..16#FFFFFFFF}.
 register_node(Name, Port, _Family) ->
@@ -22,7 +22,7 @@ register_node(Name, Port, _Family) ->
 listen_port_please(_Name, _Host) ->
     {ok, 0}.
 
-%% Whatever the host is called, its nodes listen at the loopback address alone.
+%% Nodes listen only at the loopback address, whatever the name of the host is.
 -spec address_please(string(), string(), inet:address_family()) ->
     {ok, inet:ip4_address(), inet:port_number(), Version :: pos_integer()} | {error, file:posix()}.
 address_please(Name, _Host, _Family) ->

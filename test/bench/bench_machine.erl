@@ -1,5 +1,4 @@
-%% The machine that a benchmark runs on, with the arguments of all nodes, and what processes have used
-%% of it.
+%% The machine on which a benchmark runs, the arguments of all nodes, and the resources that processes have used.
 -module(bench_machine).
 
 -export([facts/0, cpu_ns/1, switches/1]).
@@ -26,13 +25,13 @@ first_match(File, Regexp) ->
         nomatch -> "unknown"
     end.
 
-%% Nanoseconds that the threads of a process have been on a processor (proc-schedstat). The ticks of
-%% proc(5) are too long for what a sidecar takes.
+%% Processor time of the threads of a process in nanoseconds (proc-schedstat). The ticks of proc(5) are too long to
+%% measure a sidecar.
 -spec cpu_ns(pos_integer()) -> non_neg_integer().
 cpu_ns(Pid) ->
     sum_of_threads(Pid, "schedstat", "^(\\d+) ").
 
-%% How often the threads of a process have left a processor, to wait or since others had to run.
+%% Number of context switches of the threads of a process, voluntary or not.
 -spec switches(pos_integer()) -> non_neg_integer().
 switches(Pid) ->
     sum_of_threads(Pid, "status", "^(?:non)?voluntary_ctxt_switches:\\s+(\\d+)$").
@@ -49,7 +48,7 @@ numbers(Text, Regexp) ->
     {match, Found} = re:run(Text, Regexp, [global, multiline, {capture, all_but_first, list}]),
     lists:append(Found).
 
-%% Files of proc have no size, so file:read_file/1 does not do for all of them on all OTPs.
+%% Files of proc have size 0, so file:read_file/1 cannot read all of them on all OTPs.
 read(Path) ->
     {ok, File} = file:open(Path, [read, raw, binary]),
     try

@@ -1,16 +1,15 @@
-%% The most memory that VMs and sidecars hold while something goes on.
+%% Measures the peak memory of VMs and sidecars.
 -module(bench_memory).
 
 -export([peaks/3]).
 %% Run in the nodes too.
 -export([watch_vm/0, peak/1]).
 
-%% Milliseconds between two looks.
+%% Milliseconds between two samples.
 -define(POLL, 20).
 
-%% Runs Fun. Returns its result, and the peak in bytes of each VM, by erlang:memory(total), and of
-%% each sidecar, by its resident set. What a VM keeps of earlier work does not count, as it would in
-%% its resident set.
+%% Runs Fun. Returns its result, and the peaks in bytes: of each VM by erlang:memory(total), and of each sidecar by its
+%% resident set. Memory that a VM retains from earlier work does not count, as it would in its resident set.
 -spec peaks(fun(() -> Result), [test_node:t()], [bench_carrier:process()]) ->
     {Result, [{vm | sidecar, Bytes :: non_neg_integer()}]}.
 peaks(Fun, Nodes, Processes) ->
@@ -24,7 +23,7 @@ peaks(Fun, Nodes, Processes) ->
 resident(OsPid) ->
     1024 * test_system:resident_kib(OsPid).
 
-%% Whatever else the VM does, the watcher gets its turn in time.
+%% The watcher has a high priority, so that it runs in time even in a busy VM.
 -spec watch_vm() -> pid().
 watch_vm() ->
     watch(high, fun() -> erlang:memory(total) end).

@@ -3,10 +3,10 @@
 
 -export([lines/2]).
 
-%% Milliseconds that a program may be silent, far above what any is.
+%% Longest time without output of a program, in milliseconds. No program is silent for nearly as long.
 -define(LIMIT, 120000).
 
-%% The lines that a program prints. It fails with the last one if the program does.
+%% Runs a program and returns the lines that it prints. If the program fails, the error is its last line.
 -spec lines(file:filename(), Arguments :: [string()]) -> [string()].
 lines(Program, Arguments) ->
     Options = [{args, Arguments}, {line, 1000}, exit_status, stderr_to_stdout, in],

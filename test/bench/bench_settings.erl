@@ -1,4 +1,4 @@
-%% What a run of the benchmark is asked to do; scripts/bench describes the settings.
+%% The settings of a run. scripts/bench describes them.
 -module(bench_settings).
 
 -export([read/2]).
@@ -7,14 +7,13 @@
 
 -type settings() :: #{
     rounds := pos_integer(),
-    %% Milliseconds of a measurement.
+    %% Length of a measurement in milliseconds.
     time := pos_integer(),
     cases := [{Name :: string(), bench_cases:bench_case()}],
     carriers := [bench_carrier:carrier() | floor]
 }.
 
-%% Reads the environment. Dir is for what carriers make for the run. A wrong setting is explained in
-%% one line.
+%% Reads the environment. Dir is for files that carriers make for the run. A wrong setting is explained in one line.
 -spec read(OurEbin :: file:filename(), Dir :: file:filename()) ->
     {ok, settings()} | {error, unicode:chardata()}.
 read(OurEbin, Dir) ->
@@ -30,7 +29,7 @@ read(OurEbin, Dir) ->
         throw:Why -> {error, Why}
     end.
 
-%% Both transports of ours, the carriers of OTP, and those of BENCH_CARRIERS.
+%% Our two transports, the carriers of OTP, and those of BENCH_CARRIERS.
 carriers(OurEbin, Dir, Others) ->
     Ours = ["-pa", filename:absname(OurEbin)],
     Known = [
@@ -70,7 +69,7 @@ other_carrier(Other) ->
             throw(["BENCH_CARRIERS: \"", Other, "\" is not of the form name=proto arguments"])
     end.
 
-%% Nodes run in other directories than this VM.
+%% Paths are made absolute, because nodes run in other directories than this VM.
 absolute([Flag, Dir | Rest]) when Flag =:= "-pa"; Flag =:= "-pz" ->
     [Flag, filename:absname(Dir) | absolute(Rest)];
 absolute([Word | Rest]) ->
@@ -89,7 +88,7 @@ number(Variable, Default) ->
             end
     end.
 
-%% Those that are named, in the order of the list; all of them if none is.
+%% The named elements, in the order of the list; all of them if none is named.
 chosen(Variable, Named) ->
     Names = [Name || {Name, _} <- Named],
     Chosen = string:lexemes(os:getenv(Variable, ""), " "),

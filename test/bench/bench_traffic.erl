@@ -1,5 +1,5 @@
-%% What the nodes of a benchmark send each other, and how long that takes. Runs in the nodes; knows
-%% nothing of carriers.
+%% The traffic between the nodes of a benchmark, and its measurement. Runs in the nodes, and does not depend on the
+%% carrier.
 -module(bench_traffic).
 
 -export([round_trips/2, round_trips_beside/4, round_trips_flooded/3, round_trips_busy/3]).
@@ -10,13 +10,13 @@
 %% Processes.
 -export([send/5, flood/3, compute/1, serve/1]).
 
-%% Microseconds that half of the round trips, 99% and 99.9% of them are not above.
+%% The median and the percentiles 99 and 99.9 of round trips, in microseconds.
 -type percentiles() :: {P50 :: float(), P99 :: float(), P999 :: float()}.
 
-%% Messages that came, and the microseconds from the first one sent until all had come.
+%% Number of messages, and the microseconds from the first one sent until all have arrived.
 -type transfer() :: {Messages :: pos_integer(), Microseconds :: pos_integer()}.
 
-%% A process sends a small message to one of another node and waits for the answer, again and again.
+%% A process repeatedly sends a small message to a process of another node and waits for the answer.
 -spec round_trips(node(), Count :: pos_integer()) -> percentiles().
 round_trips(Node, Count) ->
     Echo = start_echo(Node),
@@ -25,7 +25,7 @@ round_trips(Node, Count) ->
     Echo ! stop,
     percentiles(Times).
 
-%% The same without taking the time.
+%% The same without measuring the time.
 -spec trips(node(), Count :: pos_integer()) -> ok.
 trips(Node, Count) ->
     Echo = start_echo(Node),
@@ -33,7 +33,7 @@ trips(Node, Count) ->
     Echo ! stop,
     ok.
 
-%% Each node has round trips with each other one, all at once, for Time milliseconds.
+%% Each node has round trips with each other node at the same time, for Time milliseconds.
 -spec round_trips_mesh([node()], Time :: pos_integer()) -> percentiles().
 round_trips_mesh(Nodes, Time) ->
     percentiles(lists:append(on_each(Nodes, round_trips_to_all, [Time]))).
@@ -49,7 +49,7 @@ round_trips_to_all(Nodes, Time) ->
      || Pinger <- Pingers
     ]).
 
-%% The first tenth is for warming up.
+%% The first tenth only warms up.
 ping_for(Time, Node) ->
     Echo = start_echo(Node),
     _ = ping_until(now_us() + 100 * Time, Echo, []),
@@ -57,7 +57,7 @@ ping_for(Time, Node) ->
     Echo ! stop,
     Times.
 
-%% A process calls a function that does nothing on all nodes at once, so many times.
+%% A process calls a trivial function on all nodes at once, Count times.
 -spec multicalls([node()], Count :: pos_integer()) -> percentiles().
 multicalls(Nodes, Count) ->
     _ = [multicall(Nodes) || _ <- lists:seq(0, Count div 10)],
@@ -70,15 +70,15 @@ multicall(Nodes) ->
     Results = [{ok, Node} || Node <- Nodes],
     Time.
 
-%% The same while another process sends messages of Size bytes to Busy as fast as it may.
+%% The same while another process sends messages of Size bytes to Busy as fast as possible.
 -spec round_trips_beside(node(), Busy :: node(), Size :: pos_integer(), Count :: pos_integer()) ->
     percentiles().
 round_trips_beside(Node, Busy, Size, Count) ->
     with_flood(Busy, Size, fun(_) -> round_trips(Node, Count) end).
 
-%% How many microseconds a round trip takes on the average while another process sends messages of Size
-%% bytes on the same connection as fast as it may, for Time milliseconds. Where that process lets no
-%% other one send, the only round trip ends after it.
+%% The mean time of a round trip in microseconds, while another process sends messages of Size bytes on the same
+%% connection as fast as possible, for Time milliseconds. If that process lets no other one send, there is only one
+%% round trip, which ends after it.
 -spec round_trips_flooded(node(), Size :: pos_integer(), Time :: pos_integer()) -> float().
 round_trips_flooded(Node, Size, Time) ->
     Echo = start_echo(Node),
@@ -104,7 +104,7 @@ with_flood(Busy, Size, Fun) ->
         {'DOWN', Monitor, process, Flood, _} -> Result
     end.
 
-%% The same while so many processes compute in both nodes, each of which has one scheduler for that.
+%% The same while a number of processes compute in both nodes, each of which has one scheduler.
 -spec round_trips_busy(node(), Processes :: pos_integer(), Count :: pos_integer()) -> percentiles().
 round_trips_busy(Node, Processes, Count) ->
     Nodes = [node(), Node],
@@ -158,14 +158,14 @@ echo(From) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Runs Fun while so many processes run a function of this module in each of the nodes.
+%% Runs Fun while a number of processes run a function of this module in each of the nodes.
 while_working(Nodes, Function, Count, Fun) ->
     Leaders = [start_workers(Node, Function, Count) || Node <- Nodes],
     Result = Fun(),
     lists:foreach(fun stop_workers/1, Leaders),
     Result.
 
-%% The leader gets its turn in time.
+%% The leader has a high priority, so that it runs in time.
 start_workers(Node, Function, Count) ->
     Options = [link, {priority, high}],
     Leader = spawn_opt(Node, ?MODULE, workers, [self(), Function, Count], Options),
@@ -206,13 +206,13 @@ workers(Starter, Function, Count) ->
     ),
     Starter ! {self(), stopped}.
 
-%% The turn of such a process ends after a few microseconds: its reductions are cheap.
+%% The time slice of such a process ends after a few microseconds, because its reductions are cheap.
 -spec compute(non_neg_integer()) -> no_return().
 compute(Number) ->
     compute((Number + 1) band 16#FFFF).
 
-%% What ordinary processes do: they allocate, encode, decode and collect garbage. The turn of such a
-%% process takes some tenths of a millisecond.
+%% Ordinary work: allocating, encoding, decoding and garbage collection. The time slice of such a process takes some
+%% tenths of a millisecond.
 -spec serve(non_neg_integer()) -> no_return().
 serve(Number) ->
     Terms = maps:from_list([{Key, {Number, Key}} || Key <- lists:seq(1, 300)]),
@@ -221,8 +221,8 @@ serve(Number) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Processes of this node, so many for each other node, send messages of Size bytes for Time
-%% milliseconds, each to a process of its own.
+%% A number of processes for each other node send messages of Size bytes for Time milliseconds, each of them to a
+%% process of its own.
 -spec stream([node()], Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
     Time :: pos_integer().
 stream(Nodes, Senders, Size, Time) ->
@@ -237,15 +237,15 @@ stream(Nodes, Senders, Size, Time) ->
     Messages = lists:sum([await_count(Worker) || Worker <- Workers]),
     {Messages, now_us() - Start}.
 
-%% The same from each of the nodes to all others at once: the sum, and the time of the longest one.
+%% The same from each of the nodes to all others at once. Returns the sum, and the longest time.
 -spec stream_all([node()], Senders :: pos_integer(), Size :: pos_integer(), Time) -> transfer() when
     Time :: pos_integer().
 stream_all(Nodes, Senders, Size, Time) ->
     {Messages, Times} = lists:unzip(on_each(Nodes, stream, [Senders, Size, Time])),
     {lists:sum(Messages), lists:max(Times)}.
 
-%% The same as stream/4 to one node while so many ordinary processes work all the time in Busy, which is
-%% one of the two nodes.
+%% The same as stream/4 to one node, while a number of processes work all the time in Busy, which is one of the two
+%% nodes.
 -spec stream_busy(Busy, Processes, node(), Senders, Size, Time) -> transfer() when
     Busy :: node(),
     Processes :: pos_integer(),
@@ -253,11 +253,11 @@ stream_all(Nodes, Senders, Size, Time) ->
     Size :: pos_integer(),
     Time :: pos_integer().
 stream_busy(Busy, Processes, Node, Senders, Size, Time) ->
-    %% This process takes the time, and must not wait for a turn among those that work.
+    %% This process measures the time, so it must not wait among the busy processes.
     _ = process_flag(priority, high),
     while_working([Busy], serve, Processes, fun() -> stream([Node], Senders, Size, Time) end).
 
-%% Runs a function of this module on all nodes at once; its first argument is the other nodes.
+%% Runs a function of this module on all nodes at once. Its first argument is the list of the other nodes.
 on_each(Nodes, Function, Arguments) ->
     Requests = [
         erpc:send_request(Node, ?MODULE, Function, [lists:delete(Node, Nodes) | Arguments])
@@ -283,7 +283,7 @@ send(Starter, Node, Payload, Size, Time) ->
         start -> ok
     end,
     Deadline = erlang:monotonic_time(millisecond) + Time,
-    %% Looking at the clock costs about as much as a tenth of a message.
+    %% Reading the clock costs about as much as a tenth of a message.
     Sent = send_until(Deadline, Sink, Payload, max(1, min(64, 65536 div Size)), 0),
     Sink ! {ended, self()},
     receive
@@ -303,7 +303,7 @@ send_batch(Left, Sink, Payload) ->
     Sink ! Payload,
     send_batch(Left - 1, Sink, Payload).
 
-%% Its mailbox is off the heap: what a garbage collection of a long one takes is not the carrier's.
+%% Its mailbox is off the heap, because the garbage collection of a long mailbox is not the carrier's cost.
 start_sink(Node) ->
     Sink = spawn_opt(Node, ?MODULE, sink, [self()], [link, {message_queue_data, off_heap}]),
     receive
@@ -335,7 +335,7 @@ keep_sending(Sink, Payload) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Connects to a node; whether it could, and the microseconds that it took.
+%% Connects to a node. Returns whether that succeeded, and the time in microseconds.
 -spec connect(node()) -> {Microseconds :: non_neg_integer(), IsConnected :: boolean()}.
 connect(Node) ->
     timer:tc(net_kernel, connect_node, [Node]).
