@@ -1,6 +1,6 @@
 #!/usr/bin/env escript
-%% What scripts/demo shows. Both nodes are started and asked through their standard input and output
-%% (peer), so that all that passes between them goes over the sockets.
+%% The demonstration of scripts/demo. Both nodes are controlled through their standard input and output (peer), so
+%% that everything between them goes over the sockets.
 %%
 %%     scripts/demo.escript EBIN DIRECTORY
 -mode(compile).
@@ -51,7 +51,7 @@ show_processes([], []) ->
 show_processes(Before, Now) ->
     title("Their sidecars have the sockets. No process listens at a TCP port"),
     line("process                   sockets at start  connected  TCP listeners", []),
-    %% The title is true of what the table shows, or this ends here.
+    %% This ends here if the table does not show what its title says.
     true = [] =:= [Who || {{Who, _, Old}, {_, _, New}} <- lists:zip(Before, Now), Old =/= New, lists:suffix("VM", Who)],
     [
         line("~-16s ~7s ~17s ~10s ~14s", [Who, Pid, count(Old), count(New), tcp_listeners(New)])
@@ -62,7 +62,7 @@ show_processes(Before, Now) ->
 count(hidden) -> "for root";
 count(Sockets) -> integer_to_list(length(Sockets)).
 
-%% A sidecar ends when its VM has.
+%% Waits for the sidecars, which end after their VMs.
 await_end(Pids, Tries) ->
     case [Pid || Pid <- Pids, filelib:is_dir("/proc/" ++ Pid)] of
         [] ->
@@ -76,7 +76,7 @@ await_end(Pids, Tries) ->
 
 %% --- /proc ---------------------------------------------------------------------------------------
 
-%% The VMs of the nodes, their sidecars, and the VM that runs this, with the sockets they have open.
+%% The VMs of the nodes, their sidecars, and the VM that runs this, with their open sockets.
 processes(Nodes) ->
     case filelib:is_dir("/proc/self/fd") of
         true ->
@@ -90,7 +90,7 @@ processes(Nodes) ->
     end.
 
 sidecar(Vm) ->
-    %% The kernel keeps 15 bytes of a program's name.
+    %% The kernel truncates the name of a program to 15 bytes.
     [Sidecar] = [Pid || {"erl_child_setup", Starter} <- children(Vm), {"uds_dist_sideca", Pid} <- children(Starter)],
     Sidecar.
 
@@ -103,7 +103,7 @@ children(Parent) ->
         Parent0 =:= Parent
     ].
 
-%% A sidecar lets nobody look into it but root.
+%% Only root can inspect a sidecar.
 sockets(Pid) ->
     Dir = "/proc/" ++ Pid ++ "/fd",
     case file:list_dir(Dir) of
