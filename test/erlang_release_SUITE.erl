@@ -362,7 +362,7 @@ wrong_settings_end_the_boot(Config) ->
 %% Messages are on their way in both directions, and none is lost. The sidecar keeps running, and the next one is that
 %% of the new version.
 running_node_is_upgraded_and_downgraded(Config) ->
-    ok = test_project:run("cp -a first my_app && cp my_app-0.2.0.tar.gz my_app/releases/", #{
+    ok = test_project:run("rm -rf my_app && cp -a first my_app && cp my_app-0.2.0.tar.gz my_app/releases/", #{
         dir => release(upgrade, Config)
     }),
     ok = configure_version("0.1.0", Config),

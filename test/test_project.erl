@@ -70,10 +70,14 @@ start(Command, Before, Options) ->
     open_port({spawn_executable, "/bin/sh"}, [
         {args, ["-c", Before ++ Command, maps:get(argument, Options, "sh")]},
         {cd, maps:get(dir, Options, "/")},
-        %% Settings of rebar3 for the tests must not apply to other projects.
+        %% Settings for the tests must not apply to other projects, and their sidecar not to other nodes.
         {env,
-            [{"REBAR_BASE_DIR", false}, {"TERM", "dumb"}, {"ERL_LIBS", false}] ++
-                maps:get(env, Options, [])},
+            [
+                {"REBAR_BASE_DIR", false},
+                {"UDS_DIST_SIDECAR", false},
+                {"TERM", "dumb"},
+                {"ERL_LIBS", false}
+            ] ++ maps:get(env, Options, [])},
         exit_status,
         binary
     ]).
