@@ -100,7 +100,7 @@ explain_status(26, _Path) ->
     ", since somebody is writing to it; replace it by renaming a complete copy";
 %% What a program's loader exits with; what it says is on the node's standard error.
 explain_status(127, _Path) ->
-    ", since a shared library is missing here that it needs; standard error says which";
+    ", because a shared library that it needs is missing; standard error says which";
 explain_status(1, _Path) ->
     "; standard error says why";
 explain_status(_Status, _Path) ->

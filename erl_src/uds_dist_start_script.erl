@@ -58,7 +58,7 @@ check_lines(Text) ->
             %% The script passes a comment on as well, word by word.
             case {Has(<<"-uds_dist_dir">>), Has(<<"#">>)} of
                 {true, false} -> ok;
-                {true, true} -> {error, problem("a comment stands behind -proto_dist; give it a line of its own")};
+                {true, true} -> {error, problem("a comment follows -proto_dist; put it on a line of its own")};
                 {false, _} -> {error, problem("-uds_dist_dir is not on the line of -proto_dist; put it there")}
             end
     end.

@@ -227,7 +227,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         while !(all_read && self.switchboard.is_delivered()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                log::info!("the VM is gone before its peers had read everything");
+                log::info!("the VM ended before its peers had read everything");
                 return Ok(());
             }
             if !all_read {
@@ -252,16 +252,16 @@ fn handle_signals(signals: &mut Option<Signals>, switchboard: &mut Switchboard) 
     for signal in signals.iter_mut().flat_map(Signals::pending) {
         match signal {
             SIGUSR1 => switchboard.log_table(),
-            SIGTERM => log::info!(reason = Cause::Signal; "SIGTERM: going on until the VM ends"),
-            SIGINT => log::info!(reason = Cause::Signal; "SIGINT: going on until the VM ends"),
+            SIGTERM => log::info!(reason = Cause::Signal; "SIGTERM: continuing until the VM ends"),
+            SIGINT => log::info!(reason = Cause::Signal; "SIGINT: continuing until the VM ends"),
             SIGHUP => {
                 log::info!(
                     reason = Cause::Signal;
-                    "SIGHUP: going on until the VM ends, and looking after the socket files"
+                    "SIGHUP: continuing until the VM ends, and checking the socket files"
                 );
                 switchboard.check_listeners();
             }
-            other => log::info!("signal {other}: going on until the VM ends"),
+            other => log::info!("signal {other}: continuing until the VM ends"),
         }
     }
 }

@@ -158,7 +158,7 @@ sidecar_lacks_a_shared_library(Config) ->
     [Before, After] = binary:split(sidecar_binary(), <<0, "libgcc_s.so">>),
     Path = sidecar_file("sidecar", [Before, 0, "libgcc_x.so", After], 8#755, Config),
     Line = [
-        "the sidecar ", Path, " did not start: it exited with status 127, since a shared library is missing"
+        "the sidecar ", Path, " did not start: it exited with status 127, because a shared library that it needs is missing"
     ],
     {_, Output} = refuses_to_boot(sidecar_options(Path), Line, Config),
     test_node:expect_output_of(Output, "libgcc_x").

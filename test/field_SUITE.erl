@@ -462,7 +462,7 @@ start_scripts_that_lose_the_directory_are_told_of(Config) ->
     Lost = "the commands of this release .* will not find this node: ",
     Cases = [
         {Own, Relx, [Lost, "-uds_dist_dir is not on the line of -proto_dist; put it there .*vm\\.args"]},
-        {Comment, Relx, [Lost, "a comment stands behind -proto_dist"]},
+        {Comment, Relx, [Lost, "a comment follows -proto_dist"]},
         {Behind, Relx, [Lost, "no line begins with -proto_dist"]},
         {Right, Relx, none},
         %% The environment reaches every command, and other releases have other scripts.

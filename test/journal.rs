@@ -137,7 +137,7 @@ fn a_peer_that_leaves_without_a_name_is_logged_at_debug() {
     let directory = TempDir::new();
     sidecar.listen(directory.path("a.sock"));
     drop(connect_peer(directory.path("a.sock")));
-    let line = sidecar.expect_line("left before it said its name");
+    let line = sidecar.expect_line("left before it sent its name");
     assert_eq!(line.level, Level::Debug);
     assert_eq!(line.peer, ourselves());
 }

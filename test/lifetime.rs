@@ -373,7 +373,7 @@ fn termination_signals_do_not_end_it() {
     ] {
         sidecar.signal(signal);
         let line = sidecar.expect_log(name);
-        assert!(line.contains("going on until the VM ends"), "{line}");
+        assert!(line.contains("continuing until the VM ends"), "{line}");
         sidecar.send_data(conn, b"ping");
         assert_eq!(read(&mut peer, 4), b"ping");
     }

@@ -358,7 +358,7 @@ signals_leave_connections_up(Config) ->
     lists:foreach(
         fun({Signal, Logged}) ->
             ok = test_node:signal(Signal, Sidecar),
-            test_node:expect_output(A, [Logged, ": going on until the VM ends"]),
+            test_node:expect_output(A, [Logged, ": continuing until the VM ends"]),
             ok = round_trip(A, B)
         end,
         [{"TERM", "SIGTERM"}, {"INT", "SIGINT"}, {"HUP", "SIGHUP"}]

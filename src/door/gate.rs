@@ -184,7 +184,7 @@ impl Claim<'_> {
             return Err("the name is too long");
         }
         if !text.iter().all(is_printable) {
-            return Err("the name has characters that no node name has");
+            return Err("the name contains characters that are not allowed in node names");
         }
         let mut found = 0;
         for part in text.split(|byte| *byte == b'@') {

@@ -294,7 +294,7 @@ impl Door {
             };
             log::error!(
                 reason = Cause::CannotAccept;
-                "cannot accept connections: {error}; existing ones go on{advice}"
+                "cannot accept connections: {error}; existing connections are not affected{advice}"
             );
         }
     }
@@ -337,7 +337,7 @@ impl Door {
             Progress::Closed { conn, peer } => {
                 log::debug!(
                     uid = peer.uid, gid = peer.gid, pid = peer.pid;
-                    "process {} of uid {} left before it said its name", peer.pid, peer.uid
+                    "process {} of uid {} left before it sent its name", peer.pid, peer.uid
                 );
                 self.visitor_left(conn, now);
             }
@@ -488,7 +488,7 @@ impl Door {
         while let Some((conn, peer)) = self.visitors.expire(now) {
             log::debug!(
                 uid = peer.uid, gid = peer.gid, pid = peer.pid;
-                "closed the connection of process {} of uid {}, which has not said its name in time",
+                "closed the connection of process {} of uid {}, which did not send its name in time",
                 peer.pid, peer.uid
             );
             self.visitor_left(conn, now);
