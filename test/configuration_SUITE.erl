@@ -90,7 +90,7 @@ nothing_changes_without_new_settings(Config) ->
     ok = configure(A, []),
     ?assertEqual(Before, stat("%i", "a", Config)).
 
-%% The application says so by not starting; the node goes on as it was.
+%% The application does not start, and the node continues as before.
 wrong_settings_change_nothing(Config) ->
     A = start("a", Config),
     {error, _} = configure(A, [{socket_dirr, "/run/x"}]),
@@ -144,7 +144,7 @@ configure(Node, Settings) ->
 %% ---------------------------------------------------------------------------------------------
 %% Names
 
-%% Neither those of killed nodes, nor other files.
+%% Names of killed nodes and other files are left out.
 names_are_those_of_living_nodes(Config) ->
     A = start("a", Config),
     start("b", Config),
@@ -183,7 +183,7 @@ names_reports_a_missing_or_invalid_directory(Config) ->
     ?assertEqual({error, enoent}, call(A, uds_dist, names, [Missing])),
     ?assertMatch({error, [_ | _]}, call(A, uds_dist, names, [1])).
 
-%% Nor does it stand among what an rpc command of a release prints.
+%% The output of a release's rpc command does not contain it either.
 asking_for_names_is_not_logged(Config) ->
     [A, B] = test_node:start_all(["a", "b"], #{args => ["-kernel", "logger_level", "info"]}, Config),
     ?assertEqual({ok, ["a", "b"]}, call(A, uds_dist, names, [])),

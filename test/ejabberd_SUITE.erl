@@ -1,4 +1,4 @@
-%% ejabberd of Debian, set up as examples/ejabberd says: a cluster of two nodes.
+%% A cluster of two nodes of Debian's ejabberd, configured according to examples/ejabberd.
 -module(ejabberd_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1]).
@@ -16,7 +16,7 @@
 
 -define(USER, "ejabberd").
 -define(CTL, "/usr/sbin/ejabberdctl").
-%% The first one has the name that the template has.
+%% The first node has the name of the template.
 -define(NAMES, ["ejabberd", "ejabberd2"]).
 
 all() ->
@@ -54,7 +54,7 @@ init_per_group(Group, Config) ->
 
 set_up(Env) ->
     #{dir := Dir} = Package = test_package:set_up(?USER, Env),
-    %% No listener, since none is asked for, and all that a cluster replicates.
+    %% There are no listeners, because the test does not need them, and everything that a cluster replicates.
     Lines = [
         "hosts: [localhost]\n",
         "loglevel: info\n",
@@ -79,8 +79,8 @@ end_per_testcase(_Case, Config) ->
 
 %% ---------------------------------------------------------------------------------------------
 
-%% Accounts are in mnesia; what one node is told, the other one knows. Nobody listens to TCP, and no epmd
-%% has come up.
+%% Accounts are in mnesia, so an account that is created on one node exists on the other. No TCP port is open, and no
+%% epmd was started.
 node_joins_a_cluster(Config) ->
     [start(Name, Config) || Name <- ?NAMES],
     {0, _} = ctl("ejabberd2", "join_cluster ejabberd@localhost", Config),
@@ -90,7 +90,7 @@ node_joins_a_cluster(Config) ->
     ?assertEqual([[], []], [test_node:tcp_listeners(Vm) || Vm <- test_package:vms(package(Config))]),
     ?assertEqual("", os:cmd("pgrep -u " ?USER " -x epmd")).
 
-%% They leave no socket of their own, since they do not listen.
+%% The commands create no socket of their own, because they do not listen.
 commands_reach_the_node(Config) ->
     #{dir := Dir} = package(Config),
     {0, Status} = ctl("ejabberd", "status", Config),
@@ -112,7 +112,7 @@ killed_node_comes_back(Config) ->
     expect_cluster(Config),
     ?assertEqual({0, "alice\nbob\n"}, ctl("ejabberd2", "registered_users localhost", Config)).
 
-%% With the transport direct, connections outlive it, and mnesia sees no partition.
+%% With the transport direct, connections outlive the sidecar, and mnesia sees no partition.
 killed_sidecar_splits_nothing(Config) ->
     #{dir := Dir} = package(Config),
     [Sidecar] = test_node:sidecars(vm("ejabberd", Config)),
@@ -135,11 +135,11 @@ leaving_and_stopping_leaves_nothing(Config) ->
         {cluster_without, "ejabberd2"}
     ),
     [{0, _} = ctl(Name, Command, Config) || Name <- ["ejabberd"], Command <- ["stop", "stopped"]],
-    %% A node that has left stops by itself, or can be told to.
+    %% A node that has left the cluster stops by itself, or when it is told to.
     _ = ctl("ejabberd2", "stop", Config),
     test_package:expect_none_left(package(Config)).
 
-%% Each part of the template in turn. What shows that it is missing or wrong, docs/applications.md has too.
+%% Removes or breaks each part of the template in turn. docs/applications.md lists the symptoms.
 missing_lines_are_named(Config) ->
     Package = set_up([]),
     Config1 = [{package, Package} | Config],

@@ -1,5 +1,5 @@
 %% What goes wrong at people's hands: one line says what happened, where, and what to do; the VM
-%% ends in good order or goes on, and never hangs.
+%% ends in an orderly way or continues, and never hangs.
 -module(errors_SUITE).
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
@@ -71,7 +71,7 @@ sidecar_is_missing(Config) ->
         Config
     ).
 
-%% As in an escript. The node runs from there when it is told of a sidecar that is a file.
+%% The application is in an archive, as in an escript. The node runs if UDS_DIST_SIDECAR names a file.
 sidecar_is_in_an_archive(Config) ->
     Archive = filename:join(dir(Config), "uds_dist.ez"),
     Ebin = filename:dirname(code:which(uds_dist)),
@@ -135,7 +135,7 @@ sidecar_is_of_another_architecture(Config) ->
         Config
     ).
 
-%% One that was built for another C library, as for musl on a system with glibc.
+%% The sidecar was built for another C library, such as musl on a system with glibc.
 sidecar_is_of_another_libc(Config) ->
     [Before, After] = binary:split(sidecar_binary(), <<"/ld-linux">>),
     Path = sidecar_file("sidecar", [Before, "/ld-other", After], 8#755, Config),
@@ -145,7 +145,7 @@ sidecar_is_of_another_libc(Config) ->
         Config
     ).
 
-%% One that was built on a newer system. The loader says so itself.
+%% The sidecar was built on a newer system. The loader reports that.
 sidecar_needs_a_newer_libc(Config) ->
     Binary = binary:replace(sidecar_binary(), <<0, "GLIBC_2.">>, <<0, "GLIBC_9.">>, [global]),
     Path = sidecar_file("sidecar", Binary, 8#755, Config),
@@ -153,7 +153,7 @@ sidecar_needs_a_newer_libc(Config) ->
     {_, Output} = refuses_to_boot(sidecar_options(Path), Line, Config),
     test_node:expect_output_of(Output, [Path, ": .*libc.* not found"]).
 
-%% As on Alpine, where libgcc is a package of its own.
+%% This happens on Alpine, where libgcc is a separate package.
 sidecar_lacks_a_shared_library(Config) ->
     [Before, After] = binary:split(sidecar_binary(), <<0, "libgcc_s.so">>),
     Path = sidecar_file("sidecar", [Before, 0, "libgcc_x.so", After], 8#755, Config),
@@ -233,7 +233,7 @@ sidecar_exits_at_once(Config) ->
         Config
     ).
 
-%% net_kernel:start/2 returns an error and the VM goes on.
+%% net_kernel:start/2 returns an error, and the VM continues.
 sidecar_is_missing_at_run_time(Config) ->
     Path = filename:join(dir(Config), "no_such_sidecar"),
     Node = start(undefined, sidecar_options(Path), Config),
@@ -344,7 +344,7 @@ log_level(Text) ->
 arguments(Arguments) ->
     #{dir => none, args => Arguments}.
 
-%% Where nobody listens, the first connect finds out.
+%% A node that does not listen reports the error when it first connects.
 node_without_a_listener_reports_settings(Config) ->
     Options = (config(backlog, 0))#{args => ["-dist_listen", "false"]},
     Node = start("a", Options, Config),
@@ -396,7 +396,7 @@ strangers_are_cut_off(Config) ->
     [?assertEqual({error, timeout}, gen_tcp:recv(Client, 0, 0)) || Client <- Waiting],
     [?assertEqual({error, closed}, gen_tcp:recv(Client, 0, 20000)) || Client <- Waiting ++ Talking],
     expect_nodes(A, [name(B)]),
-    %% One is of the connection with B.
+    %% One of them belongs to the connection with B.
     expect(
         fun() ->
             case descriptors_of_sidecar(A) - Before of

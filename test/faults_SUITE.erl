@@ -171,7 +171,7 @@ stopped_sidecar_with_full_pipe_does_not_suspend_the_owner(Config) ->
     D = start("d", Config),
     expect(fun() -> ping(D, A) =:= pong end, connected).
 
-%% net_kernel:stop/0 returns within its time limit, and the VM goes on.
+%% net_kernel:stop/0 returns within its time limit, and the VM continues.
 distribution_stops_in_time_with_a_stopped_sidecar(Config) ->
     A = start(undefined, Config),
     Start = [a, #{name_domain => shortnames}],

@@ -109,7 +109,7 @@ retries_have_a_backoff_and_one_line_when_they_begin_and_end(Config) ->
     B = start("b", Config),
     expect(fun() -> call(B, net_kernel, connect_node, [name(A)]) end, reachable).
 
-%% -dist_listen false: nobody waits for the sidecar but whoever connects, each time anew.
+%% With -dist_listen false, only connecting processes wait for the sidecar, each time anew.
 retries_without_a_listener_are_one_line(Config) ->
     Options = #{
         args => ["-dist_listen", "false"],
@@ -191,7 +191,7 @@ working_directory_that_was_removed(Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% Paths
 
-%% Two units share a directory, and the one that stops removes what the other one has there.
+%% Two units share a directory, and the one that stops removes the files of the other one.
 path_that_vanishes_is_noticed_and_listened_at_again(Config) ->
     C = start("c", Config),
     D = start("d", #{args => test_node:on_demand()}, Config),
@@ -298,7 +298,7 @@ line_ends_of_windows_are_refused(Config) ->
     ?assertMatch(#{backlog := 7}, Settings),
     ?assertEqual(list_to_binary(Dir), maps:get(socket_dir, Settings)).
 
-%% What there is in a directory, without numbers and extensions.
+%% The names of the files in a directory, without numbers and extensions.
 entries(Dir) ->
     [hd(string:split(Entry, ".")) || Entry <- filelib:wildcard("*", Dir)].
 
@@ -398,7 +398,7 @@ is_readable_for_all(Config) ->
         [Beam, test_node:erl(), uds_dist_config:sidecar_path()]
     ).
 
-%% A node of our own user that says nothing was killed, or stands still.
+%% A node of our own user that does not answer was killed, or is stopped.
 advice_about_allowed_uids_needs_a_reason(Config) ->
     Quick = #{args => ["-kernel", "net_setuptime", "2" | test_node:on_demand()]},
     [A, B] = start_all(["a", "b"], Quick, Config),
@@ -537,7 +537,7 @@ requester_gets_a_reply_where_the_owner_makes_a_mistake(Config) ->
     C = start("c", Config),
     pong = call(A, net_adm, ping, [name(C)]).
 
-%% In a node: the owner's state is a record, whose sixth element is that of the dialer.
+%% Runs in a node. The owner's state is a record, whose sixth element is the dialer.
 break_dialer() ->
     replace_dialer(broken).
 

@@ -77,7 +77,7 @@ init_per_suite(Config) ->
     test_project:write(Project, "src/probe.app.src", [
         {application, probe, [{vsn, "1"}, {applications, [kernel, stdlib, uds_dist]}]}
     ]),
-    %% With a host: to find one, the start script would start a node, and with it an epmd.
+    %% The name includes a host. Otherwise, the start script would start a node to find it, and with it an epmd.
     Vm = "-sname probe@localhost\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
     ok = file:write_file(filename:join(Project, "vm.args"), Vm),
     {0, Output} = output("rebar3 compile", Project, []),
@@ -275,7 +275,7 @@ programs_that_are_there_need_no_cargo(Config) ->
     ?assertNotEqual(0, Status),
     test_node:expect_output_of(Output, "or use a sidecar that was built elsewhere: UDS_DIST_SIDECAR=path").
 
-%% As in the store of Nix.
+%% The tree is read-only, as in the store of Nix.
 read_only_tree_is_left_alone(Config) ->
     Tree = dependency(Config),
     Mount = "mount --bind . . && mount -o remount,ro,bind . && cd \"$PWD\"",
@@ -284,7 +284,7 @@ read_only_tree_is_left_alone(Config) ->
         {_, Error} -> {skip, "only root can mount: " ++ Error}
     end.
 
-%% Their metadata is complete, and the sidecar's package has what it is built of.
+%% Their metadata is complete, and the sidecar's package contains all its sources.
 crates_can_be_packaged(Config) ->
     Tree = proplists:get_value(repository, Config),
     {0, Listed} = output("cargo package --list --offline --package uds_dist", Tree, []),
@@ -312,7 +312,7 @@ missing_linker_fails_with_what_to_install(Config) ->
         Output, "(?s)cc is missing, and rustc needs it .*apt install gcc libc6-dev.*linker `cc` not found"
     ).
 
-%% As one says that builds, crates are downloaded. None is there.
+%% Crates have to be downloaded, and there is no network.
 missing_network_fails_with_what_to_read(Config) ->
     case output("exec unshare -n true", "/", []) of
         {0, _} ->
@@ -337,7 +337,7 @@ programs(Missing, Config) ->
     ),
     Bin.
 
-%% What the compiler says is shown, and what it means.
+%% The messages of the compiler are shown and explained.
 failing_cargo_fails_with_its_error(Config) ->
     Copy = copy(Config),
     ok = run("cp -a \"$0/target\" . && echo 'no rust' >> src/sidecar/main.rs", Copy, [], dependency(Config)),
@@ -372,7 +372,7 @@ mix_cures_what_errors_are_about(Config) ->
         Config
     ).
 
-%% By the command of the Dockerfile, which has nothing but mix.exs then. What is copied later changes nothing.
+%% The command of the Dockerfile builds the dependency with only mix.exs. Files that are copied later do not change it.
 dependencies_are_built_before_the_project(Config) ->
     {ok, Dockerfile} = file:read_file(
         filename:join(test_project:root(), "examples/kubernetes/Dockerfile")
@@ -416,7 +416,7 @@ mix_has_cargo_build_a_removed_sidecar_again(Config) ->
         Config
     ).
 
-%% Damages the sidecar in all ways that an error explains, and does what the error says.
+%% Damages the sidecar in every way that an error explains, and follows the advice of the error.
 cure_all(Ebin, Sidecar, Tool, Run, Config) ->
     {ok, Good} = file:read_file(Sidecar),
     <<Ident:18/binary, _Machine:16, Rest/binary>> = Good,
@@ -493,7 +493,7 @@ mix_project(Source, Config) ->
     ok = file:write_file(filename:join(Dir, "mix.exs"), Mix),
     Dir.
 
-%% Neither the programs nor what cargo made is left.
+%% Neither the programs nor cargo's build results are left.
 clean_removes_what_was_built(Config) ->
     Copy = copy(Config),
     ok = run("mkdir target && touch target/x priv/uds_dist priv/uds_dist_sidecar && rebar3 clean", Copy, []),
