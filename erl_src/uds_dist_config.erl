@@ -67,6 +67,7 @@ read() ->
     maybe_read(
         [
             fun known_keys/1,
+            fun known_flags/1,
             fun socket_dir/1,
             fun backlog/1,
             fun socket_mode/1,
@@ -120,6 +121,19 @@ known_keys(Config) ->
             invalid("uds_dist has no setting ~0tp; it has ~ts", [Key, Names])
     end.
 
+%% The same for flags of the command line.
+known_flags(Config) ->
+    Unknown = [
+        Flag
+     || {Flag, _} <- init:get_arguments(),
+        lists:prefix("uds_dist", atom_to_list(Flag)),
+        not lists:member(Flag, [uds_dist, uds_dist_dir])
+    ],
+    case Unknown of
+        [] -> {ok, Config};
+        [Flag | _] -> invalid("there is no flag -~ts; use -uds_dist_dir or -uds_dist SETTING VALUE", [Flag])
+    end.
+
 socket_dir(Config) ->
     Sources = [
         {"the command line", fun command_line/0},
@@ -130,7 +144,8 @@ socket_dir(Config) ->
         {error, _} = Error ->
             Error;
         {ok, []} ->
-            accept_socket_dir(".", "the default", [], Config#{is_set => false});
+            Lines = [misspelt(Name) || Name <- uds_dist_system:variables(), is_misspelt(Name)],
+            accept_socket_dir(".", "the default", [], Config#{is_set => false, overridden := Lines});
         {ok, [{Source, Value} | Weaker]} ->
             case is_relative(Value) andalso is_embedded() of
                 false ->
@@ -143,6 +158,14 @@ socket_dir(Config) ->
                     )
             end
     end.
+
+%% A variable that somebody has set instead of UDS_DIST_DIR. Others may have a use of their own, so this is not
+%% an error.
+is_misspelt(Name) ->
+    lists:prefix("UDS_DIST", Name) andalso string:find(Name, "DIR") =/= nomatch.
+
+misspelt(Name) ->
+    [Name, " is set but has no effect: the variable for socket_dir is UDS_DIST_DIR"].
 
 read_sources([]) ->
     {ok, []};
@@ -225,25 +248,26 @@ application_argument() ->
             undefined -> [];
             Given -> Given
         end,
-    case [Text || [<<"socket_dir">>, Text] <- lists:map(fun first_two/1, Occurrences)] of
+    case [Values || [<<"socket_dir">> | Values] <- Occurrences] of
         [] ->
             undefined;
-        Texts ->
-            Text = lists:last(Texts),
-            case parse_term(unicode:characters_to_list(Text)) of
-                {ok, Value} ->
-                    {ok, Value};
-                error ->
-                    invalid(
-                        "-uds_dist socket_dir ~ts is not an Erlang string; quote it twice, '\"~ts\"', "
-                        "or use -uds_dist_dir ~ts",
-                        lists:duplicate(3, printable(Text))
-                    )
-            end
+        Values ->
+            application_value(lists:last(Values))
     end.
 
-first_two([Key, Value | _]) -> [Key, Value];
-first_two(Other) -> Other.
+application_value([]) ->
+    invalid("-uds_dist socket_dir has no value; use -uds_dist_dir and a directory", []);
+application_value([Text | _]) ->
+    case parse_term(unicode:characters_to_list(Text)) of
+        {ok, Value} ->
+            {ok, Value};
+        error ->
+            invalid(
+                "-uds_dist socket_dir ~ts is not an Erlang string; quote it twice, '\"~ts\"', "
+                "or use -uds_dist_dir ~ts",
+                lists:duplicate(3, printable(Text))
+            )
+    end.
 
 parse_term(Text) when is_list(Text) ->
     case erl_scan:string(Text ++ ".") of

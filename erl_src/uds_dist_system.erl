@@ -5,7 +5,7 @@
 %% other programs look at the same path in another locale, or in none.
 -module(uds_dist_system).
 
--export([variable/1, argument/1]).
+-export([variable/1, variables/0, argument/1]).
 -export([remember_working_directory/0, working_directory/0]).
 -export([bytes/1, read_proc/1]).
 
@@ -43,6 +43,11 @@ first_environment() ->
 
 is_ambiguous(Text) ->
     lists:max(Text) >= 128 andalso lists:max(Text) =< 255.
+
+%% The names of all environment variables that are not empty.
+-spec variables() -> [string()].
+variables() ->
+    [Name || Variable <- os:getenv(), [Name, [_ | _]] <- [string:split(Variable, "=")]].
 
 %% The values of each occurrence of a flag, as init:get_argument/1 has them.
 -spec argument(Flag :: atom()) -> undefined | [[binary()]].

@@ -315,6 +315,8 @@ settings_are_invalid(Config) ->
         {config(socket_dir, "@"), "socket_dir \"@\" .* lacks the name of the abstract namespace"},
         {config(socket_dir, "a\0b"), "socket_dir a.x00b .* contains a control character; remove it"},
         {config(sockets_dir, "/x"), "no setting sockets_dir; it has socket_dir, backlog, socket_mode"},
+        {#{args => ["-uds_dist_socket_dir", "/x"]}, "there is no flag -uds_dist_socket_dir; use -uds_dist_dir"},
+        {#{dir => none, args => ["-uds_dist", "socket_dir"]}, "-uds_dist socket_dir has no value; use -uds_dist_dir"},
         {config(backlog, 0), "backlog 0 must be an integer from 1 to 65535"},
         {config(transport, relayed), "transport relayed must be relay or direct"},
         {config(transport, "direct"), "transport \"direct\" must be relay or direct"},

@@ -23,6 +23,7 @@
     character_sets_do_not_matter_to_bytes_that_are_no_text/1,
     character_sets_do_not_garble_the_first_lines/1,
     line_ends_of_windows_are_refused/1,
+    variables_that_are_misspelt_are_told_of/1,
     advice_is_to_run_it_as_the_nodes_user/1,
     advice_about_allowed_uids_needs_a_reason/1,
     advice_names_no_process_of_another_pid_namespace/1,
@@ -297,6 +298,15 @@ line_ends_of_windows_are_refused(Config) ->
     #{settings := Settings} = call(A, uds_dist, info, []),
     ?assertMatch(#{backlog := 7}, Settings),
     ?assertEqual(list_to_binary(Dir), maps:get(socket_dir, Settings)).
+
+%% The node starts, since the variable may be meant for others, in its working directory.
+variables_that_are_misspelt_are_told_of(Config) ->
+    Misspelt = [{"UDS_DIST_SOCKET_DIR", dir(Config)}],
+    A = start("a", #{dir => none, env => Misspelt}, Config),
+    expect_output(A, "uds_dist: UDS_DIST_SOCKET_DIR is set but has no effect: .* UDS_DIST_DIR"),
+    B = start("b", #{env => Misspelt}, Config),
+    ?assertEqual({ok, ["a", "b"]}, call(B, uds_dist, names, [])),
+    ?assertEqual([], lines("uds_dist: ", B)).
 
 %% The names of the files in a directory, without numbers and extensions.
 entries(Dir) ->
