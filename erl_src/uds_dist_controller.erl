@@ -380,7 +380,7 @@ send_tick(State) ->
 transmit(Size, Data, State) when Size < ?LONG ->
     write(Size, Data, State);
 transmit(Size, Data, State = #state{turn = Turn}) ->
-    write(Size, Data, State#state{turn = uds_dist_turn:give(Turn)}).
+    write(Size, Data, State#state{turn = uds_dist_turn:before_output(Turn)}).
 
 write(Size, Data, State = #state{transport = Transport, output = Output, counters = Counters}) ->
     case Transport:write(Size, Data, Output) of

@@ -27,8 +27,7 @@
     %% Busy-poll budget: how long a wait may spin before it blocks, in native time units.
     spin :: non_neg_integer(),
     %% Whether the next wait is expected to end within the budget.
-    is_short = false :: boolean(),
-    turn = uds_dist_turn:new() :: uds_dist_turn:turn()
+    is_short = false :: boolean()
 }).
 
 -opaque output() :: #output{}.
@@ -118,8 +117,7 @@ input(Socket, Spin) ->
     _ = socket:setopt(Socket, {otp, rcvbuf}, {1, ?READ}),
     #input{socket = Socket, spin = erlang:convert_time_unit(Spin, microsecond, native)}.
 
-%% Input is handled at once, even in a node with many runnable processes. Those get their turns between polls,
-%% and after long pieces (passed_on/2).
+%% Input is handled at once, even in a node with many runnable processes. Those get their turns between polls.
 -spec read(term(), input()) ->
     {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
 read(timeout, Input = #input{is_short = IsShort}) ->
@@ -161,16 +159,11 @@ receive_now(Input = #input{socket = Socket}) ->
         {ok, Bytes} ->
             {Bytes, again, Input};
         {select, {select_info, _, Handle}} ->
-            {<<>>, wait, Input#input{handle = Handle, turn = uds_dist_turn:rest(Input#input.turn)}};
+            {<<>>, wait, Input#input{handle = Handle}};
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
-passed_on(Count, Input) when Count < ?LONG ->
-    Input;
-passed_on(_, Input) ->
-    %% Let the receiver of a long message handle it while it is in the processor's cache, and before much
-    %% more arrives. The VM would not preempt this process: it counts a read as little work, whatever its
-    %% length.
-    Input#input{is_short = false, turn = uds_dist_turn:give(Input#input.turn)}.
+passed_on(Count, Input) ->
+    Input#input{is_short = Input#input.is_short andalso Count < ?LONG}.

@@ -22,6 +22,7 @@
     transport = uds_dist_relay :: module(),
     input :: uds_dist_transport:input(),
     counters :: uds_dist_counters:counters(),
+    turn = uds_dist_turn:new() :: uds_dist_turn:turn(),
     phase ::
         %% Bytes that dist_util has not asked for yet, and the call that waits for a complete packet.
         {handshake, binary(), undefined | gen_server:from()}
@@ -31,6 +32,9 @@
     %% Why the controller cannot send any more.
     output_failure :: undefined | uds_dist_transport:reason()
 }).
+
+%% Size in bytes from which a piece of input is a part of a bulk transfer.
+-define(LONG, 16384).
 
 -type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
@@ -142,10 +146,17 @@ pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
     #state{transport = Transport, input = Input} = State,
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
     ok = put_data(DHandle, Frames),
-    State#state{
+    give_turn(byte_size(Bytes), State#state{
         phase = {up, Controller, DHandle, Buffer1},
         input = Transport:passed_on(byte_size(Bytes), Input)
-    }.
+    }).
+
+%% Let the receiver of a long message handle it while it is in the processor's cache, and before much more
+%% arrives. The VM would not preempt this process: it counts little work for input of any length.
+give_turn(Size, State) when Size < ?LONG ->
+    State;
+give_turn(_, State = #state{turn = Turn}) ->
+    State#state{turn = uds_dist_turn:after_input(Turn)}.
 
 %% Answers the waiting call when a packet is complete or cannot become so. Nothing is acknowledged yet: the
 %% sidecar forwards no more than the handshake window of a peer that has not proved that it knows the
