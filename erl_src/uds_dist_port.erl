@@ -271,7 +271,7 @@ give_up({connection, Conn}, State = #state{connections = Connections, dialer = D
             end
     end;
 give_up(sidecar, State = #state{sidecar = Sidecar}) ->
-    {Event, Sidecar1} = uds_dist_sidecar:give_up("this node ended it because of the internal error above", Sidecar),
+    {Event, Sidecar1} = uds_dist_sidecar:give_up("this node ended it because of the error above", Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1});
 give_up(Part, State = #state{callers = Callers}) ->
     reply_all(uds_dist_callers:waiting(Part, Callers), State).
