@@ -15,7 +15,7 @@ install:
 	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
 	@install -m 755 priv/uds_dist "$(DESTDIR)$(PREFIX)/bin/uds_dist"
 	@PATH="$$(scripts/toolchain cargo)" && export PATH && cargo run --quiet --release --locked \
-		--target-dir target --package uds_dist_command_line --example write_docs "$(DESTDIR)$(PREFIX)/share"
+		--target-dir target --package uds_dist_command_line --features docs --bin write_docs "$(DESTDIR)$(PREFIX)/share"
 
 # Removes the files that install has installed, and nothing else.
 uninstall: PREFIX ?= /usr/local
