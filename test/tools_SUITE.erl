@@ -143,7 +143,14 @@ rebar3_shell_is_a_node(Config) ->
         ],
         #{dir => Dir, env => rebar3_env(Config)}
     ),
-    ?assertEqual(nomatch, string:find(Output, "rror")).
+    %% When a shell ends, OTP 25 sometimes complains of the driver of its own terminal.
+    Errors = [
+        Line
+     || Line <- string:split(Output, "\n", all),
+        string:find(Line, "rror") =/= nomatch,
+        string:find(Line, "driver gone away without deselecting") =:= nomatch
+    ],
+    ?assertEqual([], Errors).
 
 rebar3_ct_runs_as_a_node(Config) ->
     A = name(start("a", Config)),
