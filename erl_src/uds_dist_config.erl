@@ -207,7 +207,8 @@ show(Value) ->
 -spec printable(binary()) -> unicode:chardata().
 printable(Bytes) ->
     case unicode:characters_to_list(Bytes) of
-        Text when is_list(Text) -> lists:map(fun escape/1, Text);
+        Text when is_list(Text) ->
+            lists:map(fun escape/1, Text);
         {_, Text, <<Byte, Rest/binary>>} ->
             [lists:map(fun escape/1, Text), hexadecimal(Byte), printable(Rest)]
     end.

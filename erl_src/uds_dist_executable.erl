@@ -91,7 +91,7 @@ explain_status(2, Path) ->
 explain_status(13, Path) ->
     case file:read_file_info(Path, [raw]) of
         {ok, #file_info{type = regular}} ->
-            "; a security module, such as SELinux or AppArmor, may forbid to execute it";
+            "; a security module, such as SELinux or AppArmor, may forbid executing it";
         _ ->
             [", since ", explain(eacces, Path)]
     end;

@@ -71,7 +71,9 @@
     %% configure/0 changes them: listening and dialling must use the same.
     config :: undefined | config(),
     channel = uds_dist_channel:new() :: uds_dist_channel:channel(),
-    callers = uds_dist_callers:new() :: uds_dist_callers:callers()
+    callers = uds_dist_callers:new() :: uds_dist_callers:callers(),
+    %% Notices to be logged when the boot is over. Before that, logger would print them twice in a shell.
+    notices = [] :: [uds_dist_config:explanation()]
 }).
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
@@ -666,11 +668,12 @@ await_boot(State) ->
             State
     end.
 
-boot_is_over(State = #state{listener = Listener}) ->
-    ok = tell(uds_dist_config:check_epmd()),
+boot_is_over(State = #state{listener = Listener, notices = Notices}) ->
+    ok = lists:foreach(fun notice/1, Notices),
+    State1 = State#state{notices = []},
     case uds_dist_listener:wanted(Listener) of
-        undecided -> configure(boot, State);
-        _ -> dial_put_off(State)
+        undecided -> configure(boot, State1);
+        _ -> dial_put_off(State1)
     end.
 
 configure(Whose, State = #state{listener = Listener}) ->
@@ -711,8 +714,7 @@ request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) 
     State1 =
         case uds_dist_config:check_epmd() of
             ok -> State;
-            %% Before the boot is over, logger would print the line twice in a shell.
-            {error, _} -> await_boot(State)
+            {error, Notice} -> await_boot(State#state{notices = [Notice]})
         end,
     reply(From, {ok, Address}, State1);
 request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
@@ -754,10 +756,10 @@ check_commands(Config, #state{listener = Listener}) ->
         uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config),
         uds_dist_start_script:check()
     ],
-    lists:foreach(fun tell/1, Checks).
+    lists:foreach(fun notice/1, [Explanation || {error, Explanation} <- Checks]).
 
-tell(ok) -> ok;
-tell({error, Explanation}) -> uds_dist_log:listener(notice, Explanation).
+notice(Explanation) ->
+    uds_dist_log:listener(notice, Explanation).
 
 %% net_kernel has its own message for a name in use, which it prints for duplicate_name.
 cannot_listen(_Name, sidecar_failed, _Explanation) ->
