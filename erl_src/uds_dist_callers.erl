@@ -4,7 +4,7 @@
 %% the way leaves no caller with two replies, or with none.
 -module(uds_dist_callers).
 
--export([new/0, add/3, reply/3, waits_for/2, waiting/2, all/1, send/1]).
+-export([new/0, add/3, reply/3, reply_all/3, give_up/2, send/1]).
 
 -export_type([callers/0, part/0]).
 
@@ -34,17 +34,27 @@ reply(From, Reply, Callers = #callers{waiting = Waiting, replies = Replies}) ->
         error -> Callers
     end.
 
--spec waits_for(gen_server:from(), callers()) -> part() | nothing.
-waits_for(From, #callers{waiting = Waiting}) ->
-    maps:get(From, Waiting, nothing).
+%% Replies to everybody who waits for a part.
+-spec reply_all(part(), Reply :: term(), callers()) -> callers().
+reply_all(Part, Reply, Callers = #callers{waiting = Waiting}) ->
+    Those = [From || {From, P} <- maps:to_list(Waiting), P =:= Part],
+    lists:foldl(fun(From, C) -> reply(From, Reply, C) end, Callers, Those).
 
--spec waiting(part(), callers()) -> [gen_server:from()].
-waiting(Part, #callers{waiting = Waiting}) ->
-    [From || {From, P} <- maps:to_list(Waiting), P =:= Part].
+%% Gives up the request of a caller, everything that depends on a part, or everything. Whoever waits for it is
+%% told so, because an exception must leave nobody waiting in vain.
+-spec give_up({caller, gen_server:from()} | part() | all, callers()) -> callers().
+give_up({caller, From}, Callers = #callers{waiting = Waiting}) ->
+    case Waiting of
+        #{From := Part} -> reply(From, given_up(Part), Callers);
+        #{} -> Callers
+    end;
+give_up(all, Callers) ->
+    lists:foldl(fun give_up/2, Callers, [listener, dialer, status, state]);
+give_up(Part, Callers) ->
+    reply_all(Part, given_up(Part), Callers).
 
--spec all(callers()) -> [gen_server:from()].
-all(#callers{waiting = Waiting}) ->
-    maps:keys(Waiting).
+given_up(status) -> uds_dist_sidecar:unknown_status();
+given_up(_) -> {error, internal_error}.
 
 -spec send(callers()) -> callers().
 send(Callers = #callers{replies = []}) ->

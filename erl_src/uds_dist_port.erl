@@ -221,51 +221,26 @@ survive(Callback, Message, State) ->
             catch
                 Class1:Reason1:Stack1 ->
                     ok = uds_dist_log:mistake(Class1, Reason1, Stack1),
-                    send_replies(reply_all(uds_dist_callers:all(State#state.callers), State))
+                    send_replies(give_up(all, State))
             end
     end.
 
 about({caller, _} = Caller) -> Caller;
 about({established, {Conn, _}, _, _}) -> {connection, Conn};
-about({Port, {data, Packet}}) when is_port(Port) -> about_report(uds_dist_protocol:decode(Packet));
+about({Port, {data, Packet}}) when is_port(Port) -> uds_dist_protocol:concerns(Packet);
 about({Port, {exit_status, _}}) when is_port(Port) -> sidecar;
 about({'EXIT', Port, _}) when is_port(Port) -> sidecar;
-about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= status -> Part;
-about({timeout, _, channel}) -> nothing;
+about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= channel; Part =:= status -> Part;
 about({timeout, _, _}) -> sidecar;
 about({init, started}) -> dialer;
 about(_) -> nothing.
 
-about_report({hello, _}) ->
-    sidecar;
-about_report({error, _}) ->
-    sidecar;
-about_report({status, _}) ->
-    status;
-about_report(Report) when
-    element(1, Report) =:= log; element(1, Report) =:= channel; element(1, Report) =:= channel_failed
-->
-    nothing;
-about_report(Report) when
-    element(1, Report) =:= listening;
-    element(1, Report) =:= listen_failed;
-    element(1, Report) =:= unlistened;
-    element(1, Report) =:= listener_lost
-->
-    listener;
-about_report(Report) ->
-    {connection, element(2, Report)}.
-
-give_up(nothing, State) ->
-    State;
-give_up({caller, From}, State) ->
-    reply_all([From], State);
 give_up({connection, Conn}, State = #state{connections = Connections, dialer = Dialer}) ->
     case uds_dist_connections:dialled(Conn, Connections) of
         {Key, Connections1} ->
             {{_, From, _}, Dialer1} = uds_dist_dialer:connected(Key, Dialer),
             State1 = State#state{connections = Connections1, dialer = Dialer1},
-            transmit(uds_dist_protocol:close(Conn), reply_all([From], State1));
+            transmit(uds_dist_protocol:close(Conn), give_up({caller, From}, State1));
         error ->
             case uds_dist_connections:stop(Conn, Connections) of
                 ok -> State;
@@ -275,21 +250,11 @@ give_up({connection, Conn}, State = #state{connections = Connections, dialer = D
 give_up(sidecar, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:give_up("this node ended it because of the error above", Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1});
-give_up(Part, State = #state{callers = Callers}) ->
-    reply_all(uds_dist_callers:waiting(Part, Callers), State).
-
-%% Replies to callers whose request has been given up.
-reply_all(Callers, State) ->
-    lists:foldl(
-        fun(From, S) ->
-            case uds_dist_callers:waits_for(From, S#state.callers) of
-                status -> reply(From, uds_dist_sidecar:unknown_status(), S);
-                _ -> reply(From, {error, internal_error}, S)
-            end
-        end,
-        State,
-        Callers
-    ).
+give_up(What, State) when What =:= channel; What =:= log; What =:= nothing ->
+    %% No caller waits for it.
+    State;
+give_up(What, State = #state{callers = Callers}) ->
+    State#state{callers = uds_dist_callers:give_up(What, Callers)}.
 
 reply(From, Reply, State = #state{callers = Callers}) ->
     State#state{callers = uds_dist_callers:reply(From, Reply, Callers)}.
@@ -476,8 +441,7 @@ sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connec
 
 %% Replies to all callers that wait for the sidecar's status.
 status(Status, State = #state{callers = Callers}) ->
-    Waiting = uds_dist_callers:waiting(status, Callers),
-    lists:foldl(fun(From, S) -> reply(From, Status, S) end, State, Waiting).
+    State#state{callers = uds_dist_callers:reply_all(status, Status, Callers)}.
 
 report({data, Conn, Bytes}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:data(Conn, Bytes, Connections)};

@@ -7,7 +7,7 @@
 -export([version/0]).
 -export([admit/1, listen/5, unlisten/1, connect/2]).
 -export([established/2, open_channel/2, hand_over/2, close/1, ask_status/0, data_head/1, ack/2]).
--export([decode/1]).
+-export([decode/1, concerns/1]).
 
 -export_type([conn/0, listener/0, address/0, policy/0, peer/0, reason/0, line/0, status/0, report/0]).
 
@@ -178,6 +178,23 @@ decode(Packet) when byte_size(Packet) =< ?MAX_CONTROL_BODY ->
     end;
 decode(Packet) ->
     {error, {bad_packet, Packet}}.
+
+%% The part of the VM that a packet of the sidecar concerns.
+-spec concerns(binary()) -> {connection, conn()} | listener | channel | sidecar | status | log.
+concerns(Packet) ->
+    case decode(Packet) of
+        {hello, _} -> sidecar;
+        {error, _} -> sidecar;
+        {status, _} -> status;
+        {log, _} -> log;
+        {channel, _} -> channel;
+        {channel_failed, _} -> channel;
+        {listening, _} -> listener;
+        {listen_failed, _, _, _} -> listener;
+        {unlistened, _} -> listener;
+        {listener_lost, _, _} -> listener;
+        Report -> {connection, element(2, Report)}
+    end.
 
 control(<<?ACK, Conn:32, Count:32>>) when ?IS_CONN(Conn) ->
     {ack, Conn, Count};

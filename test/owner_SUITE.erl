@@ -788,7 +788,7 @@ is_unharmed(Sidecar, Conn, Mistakes) ->
     ok = test_sidecar:say(Sidecar, {connect_failed, Conn, not_listening, "nobody"}),
     ?assertEqual({error, not_listening}, answer(Calling)),
     ?assertEqual(Mistakes, lines("internal error")),
-    ?assertEqual([], uds_dist_callers:all(element(?CALLERS, sys:get_state(uds_dist_port)))),
+    ?assertEqual(uds_dist_callers:new(), element(?CALLERS, sys:get_state(uds_dist_port))),
     ok.
 
 %% ---------------------------------------------------------------------------------------------
