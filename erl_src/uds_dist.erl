@@ -23,6 +23,10 @@
 %% or net_kernel would end with them. A connection's supervisor, controller and input handler end
 %% together. The owner monitors the controller, and makes the sidecar close the socket when it ends.
 %%
+%% The owner only routes. What to do is decided by modules that keep a part of its state each:
+%% uds_dist_sidecar, uds_dist_connections, uds_dist_listener, uds_dist_dialer, uds_dist_channel and
+%% uds_dist_settings; and by uds_dist_requests, which decides what callers are told.
+%%
 %% The path of a message to another node: the VM's queue for the connection -> uds_dist_controller ->
 %% uds_dist_relay -> uds_dist_pipe -> port -> sidecar -> socket; and from another node: socket -> sidecar ->
 %% port -> uds_dist_port -> uds_dist_input -> the VM. With the transport `direct`, uds_dist_direct connects

@@ -10,7 +10,7 @@
 
 -export([new/0, open/4, put_off/3, move/4, close/2]).
 -export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
--export([name/1, wanted/1, actual/1, is_requested/1]).
+-export([name/1, wanted/1, has_place/1, actual/1, is_requested/1]).
 
 -export_type([listener/0, place/0, tag/0, effect/0]).
 
@@ -84,6 +84,11 @@ name(#listener{name = Name}) -> Name.
 
 -spec wanted(listener()) -> wanted().
 wanted(#listener{wanted = Wanted}) -> Wanted.
+
+%% Whether this node should listen, and it is decided where.
+-spec has_place(listener()) -> boolean().
+has_place(#listener{wanted = {_, _, _}}) -> true;
+has_place(#listener{}) -> false.
 
 %% Whether a request is being carried out.
 -spec is_requested(listener()) -> boolean().

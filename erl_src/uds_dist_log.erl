@@ -8,9 +8,6 @@
 -module(uds_dist_log).
 
 -export([
-    cannot_listen/2,
-    wrong_settings/1,
-    overridden/2,
     listener/2,
     no_answer/1,
     unconfirmed_close/1,
@@ -32,22 +29,7 @@
 %% ---------------------------------------------------------------------------------------------
 %% The listener and the settings
 
--spec cannot_listen(Name :: atom(), line()) -> ok.
-cannot_listen(Name, Explanation) ->
-    error_line(["cannot listen as ", atom_to_list(Name), ": ", Explanation], #{}).
-
--spec wrong_settings(line()) -> ok.
-wrong_settings(Explanation) ->
-    error_line(Explanation, #{}).
-
-%% Lists settings that a source of higher precedence has overridden, unless they were listed before.
--spec overridden(uds_dist_config:config(), Before :: undefined | uds_dist_config:config()) -> ok.
-overridden(#{overridden := Lines}, #{overridden := Lines}) ->
-    ok;
-overridden(#{overridden := Lines}, _) ->
-    lists:foreach(fun(Line) -> notice(Line, #{}) end, Lines).
-
-%% A change of the listener, or advice about its name.
+%% A line about the listener or the settings, in the words of the module that it comes from.
 -spec listener(notice | error, line()) -> ok.
 listener(notice, Line) -> notice(Line, #{});
 listener(error, Line) -> error_line(Line, #{}).

@@ -50,14 +50,14 @@
     uds_dist_protocol,
     uds_dist_reflection,
     uds_dist_relay,
+    uds_dist_requests,
+    uds_dist_settings,
     uds_dist_sidecar,
     uds_dist_start_script,
     uds_dist_system,
     uds_dist_turn,
     uds_dist_window
 ]).
-
--type config() :: uds_dist_config:config().
 
 -record(state, {
     sidecar = uds_dist_sidecar:new() :: uds_dist_sidecar:sidecar(),
@@ -66,14 +66,10 @@
     connections = uds_dist_connections:new() :: uds_dist_connections:connections(),
     listener = uds_dist_listener:new() :: uds_dist_listener:listener(),
     dialer = uds_dist_dialer:new() :: uds_dist_dialer:dialer(),
-    timers = #{} :: #{listener | dialer | channel => reference()},
-    %% The settings in force. They are read when the listener is opened, and kept while there is one unless
-    %% configure/0 changes them: listening and dialling must use the same.
-    config :: undefined | config(),
     channel = uds_dist_channel:new() :: uds_dist_channel:channel(),
+    settings = uds_dist_settings:new() :: uds_dist_settings:settings(),
     callers = uds_dist_callers:new() :: uds_dist_callers:callers(),
-    %% Notices to be logged when the boot is over. Before that, logger would print them twice in a shell.
-    notices = [] :: [uds_dist_config:explanation()]
+    timers = #{} :: #{listener | dialer | channel => reference()}
 }).
 
 -spec start_link() -> {ok, pid()} | {error, term()}.
@@ -179,13 +175,7 @@ init([]) ->
 -spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
 handle_call(Request, From, State = #state{callers = Callers}) ->
     State1 = State#state{callers = uds_dist_callers:add(From, part(Request), Callers)},
-    Call = fun() ->
-        case call(Request, From, State1) of
-            {reply, Reply, State2} -> reply(From, Reply, State2);
-            {noreply, State2} -> State2
-        end
-    end,
-    {noreply, survive(Call, {caller, From}, State1)}.
+    {noreply, survive(fun() -> call(Request, From, State1) end, {caller, From}, State1)}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast(Request, State) ->
@@ -266,41 +256,25 @@ send_replies(State = #state{callers = Callers}) ->
     end.
 
 %% ---------------------------------------------------------------------------------------------
-%% What this node wants
+%% Requests of other processes
 
 call({listen, Name}, From, State) ->
-    case settings(State) of
-        put_off ->
-            Tag = {{listen, From}, undefined},
-            PutOff = fun(L) -> uds_dist_listener:put_off(Name, Tag, L) end,
-            {noreply, await_boot(listener(PutOff, State))};
-        {ok, Config} ->
-            case uds_dist_config:place(Name, Config) of
-                {ok, Place} ->
-                    Request = {{{listen, From}, Config}, now_ms() + ?BUSY_TIMEOUT},
-                    Open = fun(L) -> uds_dist_listener:open(Name, Place, Request, L) end,
-                    {noreply, listener(Open, use(Config, State))};
-                {error, Explanation} ->
-                    {reply, cannot_listen(Name, bad_configuration, Explanation), State}
-            end;
-        {error, Explanation} ->
-            {reply, cannot_listen(Name, bad_configuration, Explanation), State}
-    end;
+    listen(Name, From, State);
 call({close_listener, _Name}, From, State) ->
-    {noreply, listener(fun(L) -> uds_dist_listener:close({close, From}, L) end, State)};
+    listener(fun(L) -> uds_dist_listener:close({close, From}, L) end, State);
 call(configure, From, State) ->
-    {noreply, configure({configure, From}, State)};
+    configure({configure, From}, State);
 call({connect, Node, GiveUp}, From, State) ->
-    {noreply, connect(Node, From, GiveUp, State)};
-call(info, _From, State) ->
-    {reply, describe(State), State};
-call(sidecar_status, _From, State = #state{sidecar = Sidecar}) ->
+    connect(Node, From, GiveUp, State);
+call(info, From, State) ->
+    reply(From, describe(State), State);
+call(sidecar_status, From, State = #state{sidecar = Sidecar}) ->
     case uds_dist_sidecar:is_up(Sidecar) of
-        true -> {noreply, State#state{sidecar = uds_dist_sidecar:ask_status(Sidecar)}};
-        false -> {reply, uds_dist_sidecar:unknown_status(), State}
+        true -> State#state{sidecar = uds_dist_sidecar:ask_status(Sidecar)};
+        false -> reply(From, uds_dist_sidecar:unknown_status(), State)
     end;
-call(connections, _From, State = #state{connections = Connections}) ->
-    {reply, uds_dist_connections:list(Connections), State}.
+call(connections, From, State = #state{connections = Connections}) ->
+    reply(From, uds_dist_connections:list(Connections), State).
 
 %% What the reply to a request depends on.
 part({listen, _}) -> listener;
@@ -310,31 +284,101 @@ part({connect, _, _}) -> dialer;
 part(sidecar_status) -> status;
 part(_) -> state.
 
-describe(#state{listener = Listener, config = Config} = State) ->
-    #state{sidecar = Sidecar, connections = Connections} = State,
+listen(Name, From, State = #state{settings = Settings}) ->
+    case uds_dist_settings:place(Name, is_listening(State), Settings) of
+        {ok, {Address, _, _} = Place, Config} ->
+            Request = {{listen, From, Address}, Name, Config},
+            Open = fun(L) -> uds_dist_listener:open(Name, Place, {Request, busy_until()}, L) end,
+            listener(Open, use(Config, State));
+        put_off ->
+            Request = {{listen, From, undefined}, Name, undefined},
+            await_boot(listener(fun(L) -> uds_dist_listener:put_off(Name, Request, L) end, State));
+        {error, Explanation} ->
+            Request = {{listen, From, undefined}, Name, undefined},
+            request_done(Request, {error, bad_configuration, Explanation}, State)
+    end.
+
+%% Reads the settings again, for a caller or because the boot is over.
+configure(Whose, State = #state{listener = Listener}) ->
+    Name = uds_dist_listener:name(Listener),
+    case {uds_dist_config:read(), uds_dist_listener:wanted(Listener)} of
+        {{ok, Config}, none} ->
+            request_done({Whose, Name, Config}, ok, State);
+        {{ok, Config}, undecided} ->
+            %% The sidecar, which opens the listener, needs them.
+            move({Whose, Name, Config}, use(Config, State));
+        {{ok, Config}, _} ->
+            move({Whose, Name, Config}, State);
+        {{error, Explanation}, _} ->
+            request_done({Whose, Name, undefined}, {error, bad_configuration, Explanation}, State)
+    end.
+
+move({_, Name, Config} = Request, State) ->
+    case uds_dist_config:place(Name, Config) of
+        {ok, Place} ->
+            listener(fun(L) -> uds_dist_listener:move(Place, Request, busy_until(), L) end, State);
+        {error, Explanation} ->
+            request_done(Request, {error, bad_configuration, Explanation}, State)
+    end.
+
+busy_until() ->
+    now_ms() + ?BUSY_TIMEOUT.
+
+connect(Node, From, GiveUp, State = #state{dialer = Dialer, settings = Settings}) ->
+    case uds_dist_settings:address(Node, is_listening(State), Settings) of
+        {ok, Address, Config} ->
+            Dial = fun(D) -> uds_dist_dialer:dial(Node, Address, {From, GiveUp}, D) end,
+            dialer(Dial, use(Config, State));
+        put_off ->
+            await_boot(State#state{dialer = uds_dist_dialer:put_off(Node, From, GiveUp, Dialer)});
+        {error, Explanation} ->
+            unreachable(Node, bad_configuration, Explanation, reply(From, {error, bad_configuration}, State))
+    end.
+
+is_listening(#state{listener = Listener}) ->
+    uds_dist_listener:has_place(Listener).
+
+use(Config, State) ->
+    settings(fun(S) -> uds_dist_settings:use(Config, S) end, State).
+
+%% Settings can become known late: distribution starts with kernel, the config providers of an Elixir release
+%% run after it, and the application uds_dist starts after them. In releases that do not start the
+%% application, the end of the boot is the last chance to read them.
+await_boot(State) ->
+    case init:notify_when_started(self()) of
+        ok ->
+            State;
+        started ->
+            self() ! {init, started},
+            State
+    end.
+
+boot_is_over(State) ->
+    State1 = settings(fun uds_dist_settings:boot_is_over/1, State),
+    case uds_dist_listener:wanted(State1#state.listener) of
+        undecided -> configure(boot, State1);
+        _ -> dial_put_off(State1)
+    end.
+
+dial_put_off(State = #state{dialer = Dialer}) ->
+    {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),
+    lists:foldl(
+        fun({Node, From, GiveUp}, S) -> connect(Node, From, GiveUp, S) end,
+        State#state{dialer = Dialer1},
+        Requests
+    ).
+
+describe(State = #state{sidecar = Sidecar, connections = Connections, listener = Listener}) ->
     #{
         name => uds_dist_listener:name(Listener),
         listening_at => address(uds_dist_listener:actual(Listener)),
         should_listen_at => address(uds_dist_listener:wanted(Listener)),
         transport => transport(State),
-        settings =>
-            case Config of
-                undefined -> undefined;
-                _ -> uds_dist_config:settings(Config)
-            end,
+        settings => uds_dist_settings:describe(State#state.settings),
         sidecar => uds_dist_sidecar:info(Sidecar),
         connections => length(uds_dist_connections:list(Connections)),
         totals => uds_dist_connections:totals(Connections)
     }.
-
-%% The transport of new connections.
-transport(#state{config = #{transport := direct}, channel = Channel}) ->
-    case uds_dist_channel:is_open(Channel) of
-        true -> direct;
-        false -> relay
-    end;
-transport(#state{}) ->
-    relay.
 
 address({Address, _, _}) -> uds_dist_config:format_address(Address);
 address(_) -> undefined.
@@ -371,8 +415,15 @@ choose_transport(Conn, Node, State = #state{connections = Connections}) ->
             transmit(uds_dist_protocol:established(Conn, Node), State#state{connections = Connections1})
     end.
 
+%% The transport of new connections.
+transport(#state{settings = Settings, channel = Channel}) ->
+    case uds_dist_settings:transport(Settings) =:= direct andalso uds_dist_channel:is_open(Channel) of
+        true -> direct;
+        false -> relay
+    end.
+
 %% ---------------------------------------------------------------------------------------------
-%% What happens
+%% Messages of the sidecar, and others
 
 info({timeout, Timer, Whose}, State = #state{timers = Timers}) when is_map_key(Whose, Timers) ->
     case Timers of
@@ -408,8 +459,7 @@ close_connection(Conn, State) -> transmit(uds_dist_protocol:close(Conn), State).
 timeout(listener, State) ->
     listener(fun uds_dist_listener:timeout/1, State);
 timeout(dialer, State) ->
-    Now = now_ms(),
-    dialer(fun(D) -> uds_dist_dialer:timeout(Now, D) end, State);
+    dialer(fun(D) -> uds_dist_dialer:timeout(now_ms(), D) end, State);
 timeout(channel, State) ->
     channel(fun uds_dist_channel:retry/1, State).
 
@@ -419,12 +469,13 @@ sidecar({report, Report}, State) ->
     report(Report, State);
 sidecar({status, Status}, State) ->
     status(Status, State);
-sidecar({up, Window, Tries}, State = #state{config = #{policy := Policy} = Config}) ->
+sidecar({up, Window, Tries}, State = #state{settings = Settings}) ->
     ok = uds_dist_log:sidecar_up(Tries),
-    State1 = transmit(uds_dist_protocol:admit(Policy), State#state{window = Window}),
+    State1 = effects(settings, uds_dist_settings:admit(Settings), State#state{window = Window}),
     %% Listening comes first, because it creates the directory, which the channel needs too.
-    State2 = want_channel(Config, listener(fun uds_dist_listener:up/1, State1)),
-    dialer(fun uds_dist_dialer:up/1, State2);
+    State2 = listener(fun uds_dist_listener:up/1, State1),
+    State3 = effects(settings, uds_dist_settings:want_channel(Settings), State2),
+    dialer(fun uds_dist_dialer:up/1, State3);
 sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connections}) ->
     %% A caller that waits for the listener has to see each failure in the log.
     IsAwaited = uds_dist_listener:is_requested(State#state.listener),
@@ -467,16 +518,13 @@ report({connected, Conn, _} = Report, State) ->
 report({connect_failed, Conn, _, _} = Report, State) ->
     dialled(uds_dist_connections:dialled(Conn, State#state.connections), Report, State);
 report({listening, Id}, State) ->
-    Now = now_ms(),
-    listener(fun(L) -> uds_dist_listener:listening(Id, Now, L) end, State);
+    listener(fun(L) -> uds_dist_listener:listening(Id, now_ms(), L) end, State);
 report({listen_failed, Id, Reason, Explanation}, State) ->
-    Now = now_ms(),
-    listener(fun(L) -> uds_dist_listener:listen_failed(Id, Reason, Explanation, Now, L) end, State);
+    listener(fun(L) -> uds_dist_listener:listen_failed(Id, Reason, Explanation, now_ms(), L) end, State);
 report({unlistened, Id}, State) ->
     listener(fun(L) -> uds_dist_listener:unlistened(Id, L) end, State);
 report({listener_lost, Id, Explanation}, State) ->
-    Now = now_ms(),
-    listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, Now, L) end, State);
+    listener(fun(L) -> uds_dist_listener:lost(Id, Explanation, now_ms(), L) end, State);
 report({relayed, Conn} = Report, State = #state{connections = Connections}) ->
     case uds_dist_connections:not_handed_over(Conn, Connections) of
         {ok, Connections1} -> State#state{connections = Connections1};
@@ -500,7 +548,8 @@ end_reason(_, Explanation) -> {connection_failed, Explanation}.
 ended({silent_node, Node}, {closed, Reason, Explanation}, State) ->
     unreachable(Node, Reason, Explanation, State);
 ended({refusing_node, Node}, {closed, Reason, _}, State) ->
-    Explanation = "it closed the connection during the handshake; most often the cookies differ, and its log says so",
+    Explanation =
+        "it closed the connection during the handshake; most often the cookies differ, and its log says so",
     unreachable(Node, Reason, Explanation, State);
 ended(What, Why, State) ->
     ok = uds_dist_log:ended(What, Why),
@@ -508,8 +557,7 @@ ended(What, Why, State) ->
 
 %% The dialer limits how often this is logged.
 unreachable(Node, Reason, Explanation, State) ->
-    Now = now_ms(),
-    dialer(fun(D) -> uds_dist_dialer:failed(Node, Reason, Explanation, Now, D) end, State).
+    dialer(fun(D) -> uds_dist_dialer:failed(Node, Reason, Explanation, now_ms(), D) end, State).
 
 %% Handles the answer to a CONNECT.
 dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dialer}) ->
@@ -519,11 +567,10 @@ dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dia
     {Connection, Connections1} =
         uds_dist_connections:connected(relay_link(Conn, State), Peer, Called, Address, Connections),
     reply(From, {ok, Connection}, State#state{connections = Connections1, dialer = Dialer1});
-dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State) ->
-    Now = now_ms(),
-    Whole = [Explanation, uds_dist_config:default_hint(State#state.config)],
+dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State = #state{settings = Settings}) ->
+    Whole = [Explanation, uds_dist_settings:default_hint(Settings)],
     dialer(
-        fun(D) -> uds_dist_dialer:connect_failed(Key, Reason, Whole, Now, D) end,
+        fun(D) -> uds_dist_dialer:connect_failed(Key, Reason, Whole, now_ms(), D) end,
         State#state{connections = Connections}
     );
 dialled(error, Report, State) ->
@@ -536,8 +583,94 @@ broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:broke_protocol(Report, Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1}).
 
+%% Sockets that the sidecar hands over, where the transport is direct.
+handed_over(Conn, {ok, Socket}, State = #state{connections = Connections, settings = Settings}) ->
+    Spin = uds_dist_settings:spin(Settings),
+    State#state{connections = uds_dist_connections:handed_over(Conn, Socket, Spin, Connections)};
+handed_over(Conn, {error, Explanation}, State = #state{connections = Connections}) ->
+    Reason = {connection_failed, handover},
+    {Node, Connections1} = uds_dist_connections:handover_failed(Conn, Reason, Connections),
+    ok = uds_dist_log:lost_handover(Node, Explanation),
+    State#state{connections = Connections1}.
+
 %% ---------------------------------------------------------------------------------------------
-%% Effects
+%% The state machines, and the effects that come out of them
+
+listener(Event, State) ->
+    {Effects, Listener} = Event(State#state.listener),
+    effects(listener, Effects, State#state{listener = Listener}).
+
+dialer(Event, State) ->
+    {Effects, Dialer} = Event(State#state.dialer),
+    effects(dialer, Effects, State#state{dialer = Dialer}).
+
+settings(Event, State) ->
+    {Effects, Settings} = Event(State#state.settings),
+    effects(settings, Effects, State#state{settings = Settings}).
+
+request_done(Request, Result, State) ->
+    effects(request, uds_dist_requests:done(Request, Result), State).
+
+channel(Event, State) ->
+    {Effect, Channel} = Event(State#state.channel),
+    effect(channel, Effect, State#state{channel = Channel}).
+
+channel(not_asked_for, Report, State) -> broke_protocol(Report, State);
+channel({Effect, Channel}, _, State) -> effect(channel, Effect, State#state{channel = Channel}).
+
+effects(Part, Effects, State) ->
+    lists:foldl(fun(Effect, S) -> effect(Part, Effect, S) end, State, Effects).
+
+effect(Part, {timer, Milliseconds}, State = #state{timers = Timers}) ->
+    _ = [erlang:cancel_timer(Timer) || #{Part := Timer} <- [Timers]],
+    State#state{timers = Timers#{Part => erlang:start_timer(Milliseconds, self(), Part)}};
+effect(_, {log, Level, Line}, State) ->
+    ok = uds_dist_log:listener(Level, Line),
+    State;
+effect(_, need_sidecar, State = #state{sidecar = Sidecar, settings = Settings}) ->
+    State#state{sidecar = uds_dist_sidecar:need(uds_dist_settings:program(Settings), Sidecar)};
+effect(listener, {listen, Id, {Address, Backlog, Mode}}, State) ->
+    VmPid = list_to_integer(os:getpid()),
+    transmit(uds_dist_protocol:listen(Id, Backlog, Mode, VmPid, Address), State);
+effect(listener, {unlisten, Id}, State) ->
+    transmit(uds_dist_protocol:unlisten(Id), State);
+effect(listener, {done, Request, Result}, State) ->
+    request_done(Request, Result, State);
+effect(request, {reply, From, Reply}, State) ->
+    reply(From, Reply, State);
+effect(request, {configured, Config}, State) ->
+    dial_put_off(use(Config, State));
+effect(request, {put_off_notice, Notice}, State = #state{settings = Settings}) ->
+    await_boot(State#state{settings = uds_dist_settings:put_off_notice(Notice, Settings)});
+effect(request, end_vm, State) ->
+    ok = init:stop(1),
+    State;
+effect(dialer, {connect, Key, Address}, State = #state{connections = Connections}) ->
+    {Conn, Connections1} = uds_dist_connections:dial(Key, Connections),
+    transmit(uds_dist_protocol:connect(Conn, Address), State#state{connections = Connections1});
+effect(dialer, {failed, From, Reason}, State) ->
+    reply(From, {error, Reason}, State);
+effect(dialer, {unreachable, Node, not_listening, Explanation}, State = #state{settings = Settings}) ->
+    Hint = uds_dist_settings:case_hint(Node, Settings),
+    ok = uds_dist_log:unreachable(Node, not_listening, [Explanation, Hint]),
+    State;
+effect(dialer, {unreachable, Node, Reason, Explanation}, State) ->
+    ok = uds_dist_log:unreachable(Node, Reason, Explanation),
+    State;
+effect(settings, {admit, Policy}, State) ->
+    transmit(uds_dist_protocol:admit(Policy), State);
+effect(settings, {want_channel, Dir}, State = #state{sidecar = Sidecar}) ->
+    case uds_dist_sidecar:is_up(Sidecar) of
+        true -> channel(fun(C) -> uds_dist_channel:want(Dir, C) end, State);
+        false -> State
+    end;
+effect(channel, {send, Packet}, State) ->
+    transmit(Packet, State);
+effect(channel, {failed, Explanation}, State) ->
+    ok = uds_dist_log:no_channel(Explanation),
+    State;
+effect(channel, none, State) ->
+    State.
 
 transmit(Packet, State = #state{sidecar = Sidecar}) ->
     case uds_dist_sidecar:is_up(Sidecar) of
@@ -545,267 +678,6 @@ transmit(Packet, State = #state{sidecar = Sidecar}) ->
         %% The connection or listener that it is about has ended with the sidecar.
         false -> State
     end.
-
-listener(Event, State) ->
-    {Effects, Listener} = Event(State#state.listener),
-    lists:foldl(fun listener_effect/2, State#state{listener = Listener}, Effects).
-
-listener_effect({listen, Id, {Address, Backlog, Mode}}, State) ->
-    VmPid = list_to_integer(os:getpid()),
-    transmit(uds_dist_protocol:listen(Id, Backlog, Mode, VmPid, Address), State);
-listener_effect({unlisten, Id}, State) ->
-    transmit(uds_dist_protocol:unlisten(Id), State);
-listener_effect(need_sidecar, State) ->
-    need_sidecar(State);
-listener_effect({timer, Milliseconds}, State) ->
-    start_timer(listener, Milliseconds, State);
-listener_effect({log, Level, Line}, State) ->
-    ok = uds_dist_log:listener(Level, Line),
-    State;
-listener_effect({done, Tag, Result}, State) ->
-    request_done(Tag, Result, State).
-
-dialer(Event, State) ->
-    {Effects, Dialer} = Event(State#state.dialer),
-    lists:foldl(fun dialer_effect/2, State#state{dialer = Dialer}, Effects).
-
-dialer_effect({connect, Key, Address}, State = #state{connections = Connections}) ->
-    {Conn, Connections1} = uds_dist_connections:dial(Key, Connections),
-    transmit(uds_dist_protocol:connect(Conn, Address), State#state{connections = Connections1});
-dialer_effect(need_sidecar, State) ->
-    need_sidecar(State);
-dialer_effect({timer, Milliseconds}, State) ->
-    start_timer(dialer, Milliseconds, State);
-dialer_effect({failed, From, Reason}, State) ->
-    reply(From, {error, Reason}, State);
-dialer_effect({unreachable, Node, not_listening, Explanation}, State = #state{config = Config}) ->
-    Hint = uds_dist_config:case_hint(Node, Config),
-    ok = uds_dist_log:unreachable(Node, not_listening, [Explanation, Hint]),
-    State;
-dialer_effect({unreachable, Node, Reason, Explanation}, State) ->
-    ok = uds_dist_log:unreachable(Node, Reason, Explanation),
-    State.
-
-need_sidecar(State = #state{sidecar = Sidecar, config = Config}) ->
-    Settings =
-        case Config of
-            undefined -> #{spin => 0, log => info};
-            _ -> maps:with([spin, log], Config)
-        end,
-    State#state{sidecar = uds_dist_sidecar:need(Settings, Sidecar)}.
-
-start_timer(Whose, Milliseconds, State = #state{timers = Timers}) ->
-    _ = [erlang:cancel_timer(Timer) || #{Whose := Timer} <- [Timers]],
-    State#state{timers = Timers#{Whose => erlang:start_timer(Milliseconds, self(), Whose)}}.
-
-%% ---------------------------------------------------------------------------------------------
-%% Settings
-
-%% The settings in force if there is a listener; otherwise the current ones.
-settings(#state{config = Config, listener = Listener}) ->
-    case uds_dist_listener:wanted(Listener) of
-        {_, _, _} when Config =/= undefined -> {ok, Config};
-        _ -> uds_dist_config:read_if_complete()
-    end.
-
-%% Puts settings in force.
-use(Config, State = #state{config = Config}) ->
-    State;
-use(#{policy := Policy} = Config, State = #state{config = Before}) ->
-    ok = uds_dist_log:overridden(Config, Before),
-    State1 = want_channel(Config, State#state{config = Config}),
-    case Before of
-        #{policy := Policy} -> State1;
-        %% A sidecar that is not up yet gets the policy when it comes up.
-        _ -> transmit(uds_dist_protocol:admit(Policy), State1)
-    end.
-
-%% Settings can become known late: distribution starts with kernel, the config providers of an Elixir release
-%% run after it, and the application uds_dist starts after them. In releases that do not start the
-%% application, the end of the boot is the last chance to read them.
-await_boot(State) ->
-    case init:notify_when_started(self()) of
-        ok ->
-            State;
-        started ->
-            self() ! {init, started},
-            State
-    end.
-
-boot_is_over(State = #state{listener = Listener, notices = Notices}) ->
-    ok = lists:foreach(fun notice/1, Notices),
-    State1 = State#state{notices = []},
-    case uds_dist_listener:wanted(Listener) of
-        undecided -> configure(boot, State1);
-        _ -> dial_put_off(State1)
-    end.
-
-configure(Whose, State = #state{listener = Listener}) ->
-    case uds_dist_config:read() of
-        {ok, Config} ->
-            Name = uds_dist_listener:name(Listener),
-            case uds_dist_listener:wanted(Listener) of
-                none -> request_done({Whose, Config}, ok, State);
-                undecided -> move(Whose, uds_dist_config:place(Name, Config), Config, use(Config, State));
-                _ -> move(Whose, uds_dist_config:place(Name, Config), Config, State)
-            end;
-        {error, Explanation} ->
-            request_done({Whose, undefined}, {error, bad_configuration, Explanation}, State)
-    end.
-
-move(Whose, {ok, Place}, Config, State) ->
-    Tag = {Whose, Config},
-    GiveUp = now_ms() + ?BUSY_TIMEOUT,
-    listener(fun(L) -> uds_dist_listener:move(Place, Tag, GiveUp, L) end, State);
-move(Whose, {error, Explanation}, Config, State) ->
-    request_done({Whose, Config}, {error, bad_configuration, Explanation}, State).
-
-%% Answers a completed listen/1, configure/0 or close_listener/1, or ends the configuration after the boot.
-request_done({close, From}, ok, State) ->
-    reply(From, ok, State);
-request_done({boot, _}, {error, closed, _}, State) ->
-    State;
-request_done({{_, From}, _}, {error, closed, _}, State) ->
-    %% The process that closed the listener knows why, so nothing is logged.
-    reply(From, {error, closed}, State);
-request_done({{listen, From}, Config}, ok, State = #state{listener = Listener}) ->
-    Address =
-        case uds_dist_listener:wanted(Listener) of
-            undecided -> undefined;
-            {Wanted, _, _} -> Wanted
-        end,
-    ok = check_commands(Config, State),
-    State1 =
-        case uds_dist_config:check_epmd() of
-            ok -> State;
-            {error, Notice} -> await_boot(State#state{notices = [Notice]})
-        end,
-    reply(From, {ok, Address}, State1);
-request_done({{listen, From}, Config}, {error, Reason, Explanation}, State) ->
-    Name = uds_dist_listener:name(State#state.listener),
-    Hint =
-        case Reason of
-            name_busy -> "; stop that node, or start this one under another name";
-            _ -> uds_dist_config:default_hint(Config)
-        end,
-    reply(From, cannot_listen(Name, Reason, [Explanation, Hint]), State);
-request_done({Whose, Config}, ok, State) ->
-    State1 = dial_put_off(use(Config, State)),
-    ok = check_commands(Config, State1),
-    case Whose of
-        {configure, From} -> reply(From, ok, State1);
-        boot -> State1
-    end;
-request_done({Whose, _}, {error, Reason, Explanation}, State) ->
-    Reply =
-        case uds_dist_listener:name(State#state.listener) of
-            undefined ->
-                ok = uds_dist_log:wrong_settings(Explanation),
-                {error, Reason};
-            Name ->
-                cannot_listen(Name, Reason, Explanation)
-        end,
-    case Whose of
-        {configure, From} ->
-            reply(From, Reply, State);
-        %% Kernel does the same if it cannot start distribution.
-        boot ->
-            ok = init:stop(1),
-            State
-    end.
-
-%% The commands of a release run in their own nodes, with longer names and perhaps without a flag.
-check_commands(Config, #state{listener = Listener}) ->
-    Checks = [
-        uds_dist_config:check_command_name(uds_dist_listener:name(Listener), Config),
-        uds_dist_start_script:check()
-    ],
-    lists:foreach(fun notice/1, [Explanation || {error, Explanation} <- Checks]).
-
-notice(Explanation) ->
-    uds_dist_log:listener(notice, Explanation).
-
-%% net_kernel has its own message for a name in use, which it prints for duplicate_name.
-cannot_listen(_Name, sidecar_failed, _Explanation) ->
-    %% The line about the sidecar has been logged, and explains this failure too.
-    {error, sidecar_failed};
-cannot_listen(Name, Reason, Explanation) ->
-    ok = uds_dist_log:cannot_listen(Name, Explanation),
-    case Reason of
-        name_busy -> {error, duplicate_name};
-        _ -> {error, Reason}
-    end.
-
-%% ---------------------------------------------------------------------------------------------
-%% Connections that we make
-
-connect(Node, From, GiveUp, State = #state{dialer = Dialer}) ->
-    case settings(State) of
-        put_off ->
-            await_boot(State#state{dialer = uds_dist_dialer:put_off(Node, From, GiveUp, Dialer)});
-        {ok, Config} ->
-            case uds_dist_config:address(Node, Config) of
-                {ok, Address} ->
-                    dialer(
-                        fun(D) -> uds_dist_dialer:dial(Node, Address, {From, GiveUp}, D) end,
-                        use(Config, State)
-                    );
-                {error, Explanation} ->
-                    cannot_connect(Node, From, Explanation, State)
-            end;
-        {error, Explanation} ->
-            cannot_connect(Node, From, Explanation, State)
-    end.
-
-cannot_connect(Node, From, Explanation, State) ->
-    unreachable(Node, bad_configuration, Explanation, reply(From, {error, bad_configuration}, State)).
-
-dial_put_off(State = #state{dialer = Dialer}) ->
-    {Requests, Dialer1} = uds_dist_dialer:take_put_off(Dialer),
-    lists:foldl(
-        fun({Node, From, GiveUp}, S) -> connect(Node, From, GiveUp, S) end,
-        State#state{dialer = Dialer1},
-        Requests
-    ).
-
-%% ---------------------------------------------------------------------------------------------
-%% Sockets that the sidecar hands over, where the transport is direct
-
-want_channel(#{transport := direct, socket_dir := Dir}, State = #state{sidecar = Sidecar}) ->
-    case uds_dist_sidecar:is_up(Sidecar) of
-        true -> channel(fun(C) -> uds_dist_channel:want(Dir, C) end, State);
-        false -> State
-    end;
-want_channel(_, State) ->
-    State.
-
-channel(Event, State) ->
-    {Effect, Channel} = Event(State#state.channel),
-    channel_effect(Effect, State#state{channel = Channel}).
-
-channel(not_asked_for, Report, State) -> broke_protocol(Report, State);
-channel({Effect, Channel}, _, State) -> channel_effect(Effect, State#state{channel = Channel}).
-
-channel_effect(none, State) ->
-    State;
-channel_effect({send, Packet}, State) ->
-    transmit(Packet, State);
-channel_effect({timer, Milliseconds}, State) ->
-    start_timer(channel, Milliseconds, State);
-channel_effect({failed, Explanation}, State) ->
-    ok = uds_dist_log:no_channel(Explanation),
-    State.
-
-handed_over(Conn, {ok, Socket}, State = #state{connections = Connections, config = Config}) ->
-    #{spin := Spin} = Config,
-    State#state{
-        connections = uds_dist_connections:handed_over(Conn, Socket, Spin, Connections)
-    };
-handed_over(Conn, {error, Explanation}, State = #state{connections = Connections}) ->
-    Reason = {connection_failed, handover},
-    {Node, Connections1} = uds_dist_connections:handover_failed(Conn, Reason, Connections),
-    ok = uds_dist_log:lost_handover(Node, Explanation),
-    State#state{connections = Connections1}.
 
 %% ---------------------------------------------------------------------------------------------
 

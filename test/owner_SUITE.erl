@@ -673,14 +673,14 @@ choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
 -define(CONNECTIONS, 4).
 -define(LISTENER, 5).
 -define(DIALER, 6).
--define(CONFIG, 8).
--define(CALLERS, 10).
+-define(SETTINGS, 8).
+-define(CALLERS, 9).
 
 mistake_about_a_call_is_that_callers(Config) ->
     Sidecar = listening(Config),
     First = ask(fun() -> connect(b@host) end),
     {connect, 1, _} = test_sidecar:hear(Sidecar),
-    ok = broken(?CONFIG, fun() ->
+    ok = broken(?SETTINGS, fun() ->
         ?assertEqual({error, internal_error}, answer(ask(fun() -> connect(c@host) end)))
     end),
     ok = test_sidecar:say(Sidecar, {connect_failed, 1, not_listening, "nobody"}),
@@ -751,7 +751,7 @@ mistake_about_the_sidecar_ends_that(Config) ->
     Calling = ask(fun() -> connect(b@host) end),
     Sidecar = test_sidecar:next(scripted(Config)),
     ok = test_sidecar:read(Sidecar),
-    ok = broken(?CONFIG, fun() ->
+    ok = broken(?SETTINGS, fun() ->
         ok = test_sidecar:say(Sidecar, test_sidecar:hello()),
         ?assertEqual({error, sidecar_failed}, answer(Calling))
     end),

@@ -1,6 +1,7 @@
 %% Tests the pure state machines uds_dist_listener and uds_dist_dialer with random events, in a small model of their
 %% world: a sidecar that comes and goes, two pipes with packets to and from it, a clock, and callers with requests at
-%% any time. Also tests uds_dist_backoff, which both of them use.
+%% any time. Also tests uds_dist_settings and uds_dist_requests with all cases that make a difference, and
+%% uds_dist_backoff.
 %%
 %% Each sequence of events has its own seed, and all runs test the same sequences. Of the sequences that fail, the
 %% shortest is shown with its seed. UDS_DIST_SEQUENCES sets their number.
@@ -27,6 +28,18 @@
     unreachable_node_is_logged_once_a_minute/1
 ]).
 -export([
+    settings_are_kept_while_the_node_listens/1,
+    sidecar_is_told_what_has_changed/1,
+    overridden_settings_are_logged_once/1,
+    notices_wait_for_the_end_of_the_boot/1
+]).
+-export([
+    each_caller_gets_one_reply/1,
+    failure_is_logged_once/1,
+    settings_are_put_in_force_once_they_work/1,
+    failure_at_the_end_of_the_boot_ends_the_vm/1
+]).
+-export([
     delays_double_up_to_the_limit/1,
     failure_is_news_when_its_text_changes/1
 ]).
@@ -42,7 +55,7 @@
 -define(MINUTE, 60000).
 
 all() ->
-    [{group, listener}, {group, dialer}, {group, backoff}].
+    [{group, listener}, {group, dialer}, {group, settings}, {group, requests}, {group, backoff}].
 
 groups() ->
     [
@@ -64,6 +77,18 @@ groups() ->
             full_backlog_is_retried_until_the_caller_gives_up,
             requests_that_were_put_off_keep_their_order,
             unreachable_node_is_logged_once_a_minute
+        ]},
+        {settings, [parallel], [
+            settings_are_kept_while_the_node_listens,
+            sidecar_is_told_what_has_changed,
+            overridden_settings_are_logged_once,
+            notices_wait_for_the_end_of_the_boot
+        ]},
+        {requests, [parallel], [
+            each_caller_gets_one_reply,
+            failure_is_logged_once,
+            settings_are_put_in_force_once_they_work,
+            failure_at_the_end_of_the_boot_ends_the_vm
         ]},
         {backoff, [parallel], [
             delays_double_up_to_the_limit,
@@ -680,6 +705,160 @@ run_dials(Events) ->
 
 run_dials(Events, Dials) ->
     lists:foldl(fun dials/2, Dials, Events).
+
+%% ---------------------------------------------------------------------------------------------
+%% The settings
+
+settings_are_kept_while_the_node_listens(_Config) ->
+    Config = config(<<"/kept">>, relay, nobody, []),
+    Settings = in_force(Config),
+    ?assertEqual({ok, <<"/kept/b.sock">>, Config}, uds_dist_settings:address(b@host, true, Settings)),
+    ?assertEqual(
+        {ok, {<<"/kept/a.sock">>, 5, 8#600}, Config}, uds_dist_settings:place(a, true, Settings)
+    ),
+    ?assertMatch({error, _}, uds_dist_settings:address('../b@host', true, Settings)),
+    %% A node that does not listen has the current ones.
+    {ok, _, Current} = uds_dist_settings:address(b@host, false, Settings),
+    ?assertNotEqual(Config, Current),
+    ?assertMatch({ok, _, Current}, uds_dist_settings:address(b@host, true, uds_dist_settings:new())).
+
+%% A sidecar that comes up is told everything, and one that is up what has changed.
+sidecar_is_told_what_has_changed(_Config) ->
+    [
+        begin
+            {Effects, Settings} = uds_dist_settings:use(After, in_force(Before)),
+            #{policy := Policy, transport := Transport, socket_dir := Dir} = After,
+            Channel = [{want_channel, Dir} || Transport =:= direct],
+            ?assertEqual([{admit, Policy}], uds_dist_settings:admit(Settings)),
+            ?assertEqual(Channel, uds_dist_settings:want_channel(Settings)),
+            ?assertEqual(Transport, uds_dist_settings:transport(Settings)),
+            IsNew = Before =:= undefined orelse Policy =/= maps:get(policy, Before),
+            ?assertEqual([{admit, Policy} || IsNew], [Told || {admit, _} = Told <- Effects]),
+            Asked = [Told || {want_channel, _} = Told <- Effects],
+            ?assertEqual([Told || Told <- Channel, Before =/= After], Asked)
+        end
+     || Before <- [undefined | configs()], After <- configs()
+    ].
+
+overridden_settings_are_logged_once(_Config) ->
+    [First, Second] = [config(<<"/a">>, relay, Base, ["x is not used"]) || Base <- [nobody, anybody]],
+    Third = config(<<"/a">>, relay, anybody, ["y is not used"]),
+    Logged = fun(Config, Settings) ->
+        {Effects, Settings1} = uds_dist_settings:use(Config, Settings),
+        {[Line || {log, notice, Line} <- Effects], Settings1}
+    end,
+    {Lines, _} = lists:mapfoldl(Logged, uds_dist_settings:new(), [First, Second, Second, Third]),
+    ?assertEqual([["x is not used"], [], [], ["y is not used"]], Lines).
+
+notices_wait_for_the_end_of_the_boot(_Config) ->
+    Settings = lists:foldl(fun uds_dist_settings:put_off_notice/2, uds_dist_settings:new(), ["a", "b", "a"]),
+    {Effects, Settings1} = uds_dist_settings:boot_is_over(Settings),
+    ?assertEqual(["a", "b"], lists:sort([Line || {log, notice, Line} <- Effects])),
+    %% Init says as often as it was asked that the boot is over.
+    ?assertEqual({[], Settings1}, uds_dist_settings:boot_is_over(Settings1)).
+
+in_force(undefined) ->
+    uds_dist_settings:new();
+in_force(Config) ->
+    {_, Settings} = uds_dist_settings:use(Config, uds_dist_settings:new()),
+    Settings.
+
+configs() ->
+    [
+        config(Dir, Transport, Base, [])
+     || Dir <- [<<"/a">>, <<"/b">>], Transport <- [relay, direct], Base <- [nobody, anybody]
+    ].
+
+config(Dir, Transport, Base, Overridden) ->
+    #{
+        socket_dir => Dir,
+        is_set => true,
+        backlog => 5,
+        socket_mode => 8#600,
+        policy => {Base, [], []},
+        transport => Transport,
+        spin => 0,
+        log => info,
+        sources => #{},
+        overridden => Overridden
+    }.
+
+%% ---------------------------------------------------------------------------------------------
+%% Requests
+
+-define(FROM, {self(), tag}).
+
+each_caller_gets_one_reply(_Config) ->
+    [
+        begin
+            Replies = [Reply || {reply, _, Reply} <- uds_dist_requests:done(Request, Result)],
+            ?assertEqual(replies(Request, Result), Replies, {Request, Result})
+        end
+     || {Request, Result} <- outcomes()
+    ].
+
+replies({close, _}, ok) -> [ok];
+replies({boot, _, _}, _) -> [];
+replies({{listen, _, Address}, _, _}, ok) -> [{ok, Address}];
+replies({{configure, _}, _, _}, ok) -> [ok];
+%% net_kernel knows only this reason.
+replies(_, {error, name_busy, _}) -> [{error, duplicate_name}];
+replies(_, {error, Reason, _}) -> [{error, Reason}].
+
+%% There is no line if the process that closed the listener knows why, or the line about the sidecar says it.
+failure_is_logged_once(_Config) ->
+    [
+        begin
+            Lines = [
+                unicode:characters_to_list(Line)
+             || {log, error, Line} <- uds_dist_requests:done(Request, Result)
+            ],
+            case Result of
+                {error, Reason, _} when Reason =/= closed, Reason =/= sidecar_failed ->
+                    [Line] = Lines,
+                    ?assertNotEqual(nomatch, string:find(Line, "why"));
+                _ ->
+                    ?assertEqual([], Lines, {Request, Result})
+            end
+        end
+     || {Request, Result} <- outcomes()
+    ].
+
+%% Those of a new listener are in force already, because the sidecar that opens it needs them.
+settings_are_put_in_force_once_they_work(_Config) ->
+    [
+        begin
+            Used = [Config || {configured, Config} <- uds_dist_requests:done(Request, Result)],
+            case {Request, Result} of
+                {{{listen, _, _}, _, _}, ok} -> ?assertEqual([], Used);
+                {{_, _, Config}, ok} -> ?assertEqual([Config], Used);
+                _ -> ?assertEqual([], Used)
+            end
+        end
+     || {Request, Result} <- outcomes()
+    ].
+
+failure_at_the_end_of_the_boot_ends_the_vm(_Config) ->
+    Fatal = [
+        {Request, Result}
+     || {Request, Result} <- outcomes(), lists:member(end_vm, uds_dist_requests:done(Request, Result))
+    ],
+    Failed = [
+        {Request, Result}
+     || {{boot, _, _} = Request, {error, Reason, _} = Result} <- outcomes(), Reason =/= closed
+    ],
+    ?assertEqual(Failed, Fatal).
+
+%% Each kind of request with each of its results.
+outcomes() ->
+    Config = config(<<"/a">>, relay, nobody, []),
+    Reasons = [closed, name_busy, duplicate_name, sidecar_failed, bad_configuration],
+    [{{close, ?FROM}, ok}] ++
+        [
+            {{Whose, name, Config}, Result}
+         || Whose <- [{listen, ?FROM, <<"/a/name.sock">>}, {configure, ?FROM}, boot],
+            Result <- [ok | [{error, Reason, "why"} || Reason <- Reasons]]
+        ].
 
 %% ---------------------------------------------------------------------------------------------
 %% Backoff
