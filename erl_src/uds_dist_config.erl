@@ -159,8 +159,8 @@ socket_dir(Config) ->
             end
     end.
 
-%% A variable that somebody has set instead of UDS_DIST_DIR. Others may have a use of their own, so this is not
-%% an error.
+%% A variable that somebody has set instead of UDS_DIST_DIR. Others may have a use of their own, so this is
+%% not an error.
 is_misspelt(Name) ->
     lists:prefix("UDS_DIST", Name) andalso string:find(Name, "DIR") =/= nomatch.
 
@@ -568,8 +568,8 @@ check_command_name(Name, Config) ->
     end.
 
 %% Checks that this node was not started together with an epmd that it does not need. `erl` starts one for a
-%% name on its command line, unless -no_epmd or -start_epmd false forbids it. Other carriers do need one. Remote
-%% shells and the commands of releases say nothing, because their output belongs to the user.
+%% name on its command line, unless -no_epmd or -start_epmd false forbids it. Other carriers do need one.
+%% Remote shells and the commands of releases say nothing, because their output belongs to the user.
 -spec check_epmd() -> ok | {error, explanation()}.
 check_epmd() ->
     Is = fun(Flag) -> init:get_argument(Flag) =/= error end,

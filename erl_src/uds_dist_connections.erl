@@ -90,8 +90,8 @@
     | {refusing_node, node()}
     | none.
 
-%% Bytes of the shortest status and challenge, which are more than a status alone. See "Distribution Handshake"
-%% in the ERTS User's Guide.
+%% Bytes of the shortest status and challenge, which are more than a status alone. See "Distribution
+%% Handshake" in the ERTS User's Guide.
 -define(CHALLENGE, 28).
 
 -define(MAX_CONN, 16#3FFFFFFF).
@@ -306,8 +306,8 @@ what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
 %% ---------------------------------------------------------------------------------------------
 %% The end of the handshake, and the choice of the transport
 
-%% Records that the handshake is complete, with a node whose end is logged at Level. Returns which side dialled,
-%% or that the connection has ended.
+%% Records that the handshake is complete, with a node whose end is logged at Level. Returns which side
+%% dialled, or that the connection has ended.
 -spec established(
     {uds_dist_protocol:conn(), Controller :: pid()},
     {node(), Level :: info | debug},

@@ -77,8 +77,8 @@ sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
         format("; connections ~ts: ~b", [Which, Count])
      || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
-    Path = uds_dist_system:bytes(uds_dist_config:sidecar_path()),
-    Line = format("the sidecar ~ts ~ts: ~ts~ts", [uds_dist_config:printable(Path), What, Explanation, Connections]),
+    Program = uds_dist_config:printable(uds_dist_system:bytes(uds_dist_config:sidecar_path())),
+    Line = format("the sidecar ~ts ~ts: ~ts~ts", [Program, What, Explanation, Connections]),
     error_line(Line, Metadata#{reason => Explanation}).
 
 %% The transport direct is configured, but not available.

@@ -1,6 +1,6 @@
-%% The life of the sidecar. It is started when it is needed, has to send HELLO in time, and is started again with a
-%% backoff when it has ended. Its owner, uds_dist_port, keeps this state and passes all its messages on. Nothing
-%% here waits for the sidecar.
+%% The life of the sidecar. It is started when it is needed, has to send HELLO in time, and is started again
+%% with a backoff when it has ended. Its owner, uds_dist_port, keeps this state and passes all its messages
+%% on. Nothing here waits for the sidecar.
 -module(uds_dist_sidecar).
 
 -export([new/0, need/2, send/2, ask_status/1, handle/2, broke_protocol/2, give_up/2, close/1]).
@@ -27,8 +27,8 @@
     release :: undefined | binary(),
     os_pid :: undefined | non_neg_integer(),
     up_since = 0 :: integer(),
-    %% The sidecar has been asked for its status, and is asked again only after it has answered. The timer runs
-    %% while a caller waits for the answer.
+    %% The sidecar has been asked for its status, and is asked again only after it has answered. The timer
+    %% runs while a caller waits for the answer.
     is_asked = false :: boolean(),
     status_timer :: undefined | reference(),
     %% Number of starts, including failed ones.
@@ -41,7 +41,8 @@
 -opaque sidecar() :: #sidecar{}.
 
 -type event() ::
-    %% The sidecar is up. Its window is in bytes, and Tries counts those before it that ended or did not start.
+    %% The sidecar is up. Its window is in bytes, and Tries counts those before it that ended or did not
+    %% start.
     {up, Window :: pos_integer(), Tries :: non_neg_integer()}
     | {report, uds_dist_protocol:report()}
     %% The answer for all callers that wait for its status. If the sidecar ends first, there is only `down`.
@@ -58,12 +59,13 @@
     }}
     | none.
 
-%% Most milliseconds from the start of a sidecar to its HELLO. It usually takes two, and longer on a busy machine.
+%% Most milliseconds from the start of a sidecar to its HELLO. It usually takes two, and longer on a busy
+%% machine.
 -define(HELLO_TIMEOUT, 5000).
 %% Milliseconds until a request for its status is answered without it.
 -define(STATUS_TIMEOUT, 500).
-%% The longest backoff in milliseconds, for a sidecar that dies again and again, and for one that cannot be started,
-%% for example because its binary is missing or has another version.
+%% The longest backoff in milliseconds, for a sidecar that dies again and again, and for one that cannot be
+%% started, for example because its binary is missing or has another version.
 -define(MAX_BACKOFF_DIED, 500).
 -define(MAX_BACKOFF_NOT_STARTED, 5000).
 %% If a sidecar has been up for this number of milliseconds, the backoff starts from the beginning.

@@ -1,8 +1,8 @@
 %% Checks whether the commands of a relx release will find this node. Its start script runs ping, rpc, stop
 %% and the like in nodes of their own, and passes on only whole lines of vm.args that begin with certain
 %% flags, such as -proto_dist. If the directory is on another line, the commands look for the socket in the
-%% wrong place, and daemon waits for ever. So they do if the lines end as on Windows: Erlang drops the carriage
-%% returns, and the script takes them for a part of the node's name.
+%% wrong place, and daemon waits for ever. So they do if the lines end as on Windows: Erlang drops the
+%% carriage returns, and the script takes them for a part of the node's name.
 -module(uds_dist_start_script).
 
 -export([check/0]).
@@ -57,9 +57,12 @@ check_lines(Text) ->
             Has = fun(Part) -> binary:match(iolist_to_binary(Passed), Part) =/= nomatch end,
             %% The script passes a comment on as well, word by word.
             case {Has(<<"-uds_dist_dir">>), Has(<<"#">>)} of
-                {true, false} -> ok;
-                {true, true} -> {error, problem("a comment follows -proto_dist; put it on a line of its own")};
-                {false, _} -> {error, problem("-uds_dist_dir is not on the line of -proto_dist; put it there")}
+                {true, false} ->
+                    ok;
+                {true, true} ->
+                    {error, problem("a comment follows -proto_dist; put it on a line of its own")};
+                {false, _} ->
+                    {error, problem("-uds_dist_dir is not on the line of -proto_dist; put it there")}
             end
     end.
 

@@ -20,9 +20,9 @@ variable(Name) ->
         Text -> original(Name, Text)
     end.
 
-%% In a UTF-8 locale, the VM decodes a value that is not valid UTF-8 as Latin-1, so that the byte FF and the text
-%% U+00FF look the same. Linux has the environment with which the VM was started; a value that a program has
-%% set since then is text. Without that file, the value is taken for text.
+%% In a UTF-8 locale, the VM decodes a value that is not valid UTF-8 as Latin-1, so that the byte FF and the
+%% text U+00FF look the same. Linux has the environment with which the VM was started; a value that a program
+%% has set since then is text. Without that file, the value is taken for text.
 original(Name, Text) ->
     case file:native_name_encoding() =:= utf8 andalso is_ambiguous(Text) of
         true ->
@@ -57,8 +57,8 @@ argument(Flag) ->
         error -> undefined
     end.
 
-%% The original bytes of what the VM has decoded. Init passes on the result of its decoder, also where that has
-%% failed.
+%% The original bytes of what the VM has decoded. Init passes on the result of its decoder, also where that
+%% has failed.
 -spec bytes(binary() | string() | {error | incomplete, string(), binary()}) -> binary().
 bytes(Bytes) when is_binary(Bytes) ->
     Bytes;
