@@ -23,9 +23,10 @@
 %% or net_kernel would end with them. A connection's supervisor, controller and input handler end
 %% together. The owner monitors the controller, and makes the sidecar close the socket when it ends.
 %%
-%% The owner only routes. What to do is decided by modules that keep a part of its state each:
-%% uds_dist_sidecar, uds_dist_connections, uds_dist_listener, uds_dist_dialer, uds_dist_channel and
-%% uds_dist_settings; and by uds_dist_requests, which decides what callers are told.
+%% Other processes call the owner through uds_dist_owner. The owner only routes. What to do is
+%% decided by modules that keep a part of its state each: uds_dist_sidecar, uds_dist_connections,
+%% uds_dist_listener, uds_dist_dialer, uds_dist_channel and uds_dist_settings; and by
+%% uds_dist_requests, which decides what callers are told.
 %%
 %% The path of a message to another node: the VM's queue for the connection -> uds_dist_controller ->
 %% uds_dist_relay -> uds_dist_pipe -> port -> sidecar -> socket; and from another node: socket -> sidecar ->
@@ -153,7 +154,7 @@ childspecs() ->
 -spec listen(Name :: atom()) ->
     {ok, {listener(), #net_address{}, Creation :: 4..16#FFFFFFFF}} | {error, Reason :: atom()}.
 listen(Name) ->
-    case uds_dist_port:listen(Name) of
+    case uds_dist_owner:listen(Name) of
         {ok, Address} ->
             {ok, {Name, net_address(Address), creation()}};
         {error, _} = Error ->
@@ -177,7 +178,7 @@ address(_Host) ->
 
 -spec close(listener()) -> ok.
 close(Listener) ->
-    uds_dist_port:close_listener(Listener).
+    uds_dist_owner:close_listener(Listener).
 
 -spec accept(listener()) -> Acceptor :: pid().
 accept(_Listener) ->
@@ -226,7 +227,7 @@ when
     SetupTime :: non_neg_integer(), Started :: integer().
 init_setup(Kernel, Node, Type, MyNode, SetupTime, Started) ->
     Timer = dist_util:start_timer(SetupTime),
-    case uds_dist_port:connect(Node, Started + SetupTime) of
+    case uds_dist_owner:connect(Node, Started + SetupTime) of
         {ok, Connection} ->
             dist_util:reset_timer(Timer),
             HsData = hs_data(Kernel, Connection, MyNode, Timer),
@@ -282,7 +283,7 @@ select(Node) ->
             false;
         {error, _} ->
             %% No carrier handles such a name, and net_kernel does not say so.
-            ok = uds_dist_port:not_a_name(Node),
+            ok = uds_dist_owner:not_a_name(Node),
             false;
         {{_Name, Host}, {ok, [[_, _ | _] | _]}} ->
             is_this_host(Host, split(node()));

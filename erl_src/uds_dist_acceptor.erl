@@ -63,5 +63,5 @@ code_change(_OldVersion, State, _Extra) ->
     {ok, State}.
 
 ready(State) ->
-    ok = uds_dist_port:accept(self()),
+    ok = uds_dist_owner:accept(self()),
     State#state{connection = undefined}.

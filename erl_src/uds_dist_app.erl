@@ -11,7 +11,7 @@
 %% Fails on an invalid setting, so that a release does not run while nobody can reach it.
 -spec start(application:start_type(), []) -> {ok, pid()} | {error, Reason :: term()}.
 start(_Type, []) ->
-    case uds_dist_port:configure() of
+    case uds_dist_owner:configure() of
         ok -> supervisor:start_link({local, ?MODULE}, ?MODULE, []);
         {error, _} = Error -> Error
     end.

@@ -205,7 +205,7 @@ handle_call({established, Node, DHandle}, _From, State) ->
     %% Only the input handler may put data, and only the controller may register the input handler.
     ok = erlang:dist_ctrl_input_handler(DHandle, InputHandler),
     ok = uds_dist_input:established(InputHandler, self(), DHandle),
-    ok = uds_dist_port:established(Owner, {Conn, self()}, Node, DHandle),
+    ok = uds_dist_owner:established(Owner, {Conn, self()}, Node, DHandle),
     _ = erlang:dist_ctrl_set_opt(DHandle, get_size, true),
     Phase =
         case State#state.phase of

@@ -98,9 +98,9 @@
 -spec info() -> info() | {error, not_distributed}.
 info() ->
     ask(fun() ->
-        #{sidecar := Sidecar} = Known = uds_dist_port:info(),
+        #{sidecar := Sidecar} = Known = uds_dist_owner:info(),
         Known#{
-            version => version(), sidecar := maps:merge(Sidecar, uds_dist_port:sidecar_status())
+            version => version(), sidecar := maps:merge(Sidecar, uds_dist_owner:sidecar_status())
         }
     end).
 
@@ -112,7 +112,7 @@ version() ->
 
 -spec peers() -> [peer()] | {error, not_distributed}.
 peers() ->
-    case ask(fun uds_dist_port:connections/0) of
+    case ask(fun uds_dist_owner:connections/0) of
         {error, _} = Error -> Error;
         Entries -> lists:sort(fun by_node/2, [peer(Entry) || Entry <- Entries])
     end.

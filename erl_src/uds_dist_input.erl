@@ -190,7 +190,7 @@ look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/bi
     #state{owner = Owner, called = Called} = State,
     case Called =:= undefined orelse atom_to_binary(Called, utf8) =:= Name of
         true -> ok;
-        false -> uds_dist_port:another_node(Owner, Called, Name)
+        false -> uds_dist_owner:another_node(Owner, Called, Name)
     end;
 look_at_name(_, _) ->
     ok.
@@ -224,7 +224,8 @@ end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output
             {connection_closed, {connection_failed, _}} -> Failure;
             _ -> Ended
         end,
-    ok = uds_dist_controller:stop(Controller, Reason),
+    %% The same as uds_dist_controller:stop/2, but that module calls this one.
+    true = exit(Controller, Reason),
     State.
 
 %% After the output has failed, the connection ends as soon as the peer's input is exhausted.

@@ -9,23 +9,8 @@
 -behaviour(gen_server).
 
 -export([start_link/0]).
-%% For uds_dist.
--export([listen/1, close_listener/1, connect/2, not_a_name/1]).
-%% For uds_dist_app.
--export([configure/0]).
-%% For uds_dist_info.
--export([info/0, sidecar_status/0, connections/0]).
-%% For uds_dist_acceptor.
--export([accept/1]).
-%% For uds_dist_controller and uds_dist_input.
--export([established/4, another_node/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 
--define(SERVER, ?MODULE).
-
-%% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever.
--define(LISTEN_TIMEOUT, 10000).
--define(CLOSE_TIMEOUT, 2000).
 %% How long to retry a name whose previous owner is just shutting down, in milliseconds.
 -define(BUSY_TIMEOUT, 1000).
 
@@ -45,6 +30,7 @@
     uds_dist_listener,
     uds_dist_log,
     uds_dist_log_writer,
+    uds_dist_owner,
     uds_dist_pipe,
     uds_dist_program,
     uds_dist_protocol,
@@ -78,88 +64,7 @@ start_link() ->
     %% off_heap: a garbage collection must not copy input that waits in the message queue.
     %% 0: binaries that have been passed on are freed while they are still in the processor's cache.
     SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],
-    gen_server:start_link({local, ?SERVER}, ?MODULE, [], [{spawn_opt, SpawnOptions}]).
-
-%% Takes the node's name and listens under it. If the configuration is not complete yet, this is put off until
-%% configure/0, and there is no address yet.
--spec listen(Name :: atom()) ->
-    {ok, undefined | uds_dist_protocol:address()} | {error, Reason :: atom()}.
-listen(Name) ->
-    try
-        gen_server:call(?SERVER, {listen, Name}, ?LISTEN_TIMEOUT)
-    catch
-        exit:{timeout, _} ->
-            ok = uds_dist_log:no_answer(["listen as ", atom_to_list(Name)]),
-            {error, timeout}
-    end.
-
-%% Gives up the name. When it returns, the socket file is gone, unless the sidecar is stuck.
--spec close_listener(Name :: atom()) -> ok.
-close_listener(Name) ->
-    try
-        gen_server:call(?SERVER, {close_listener, Name}, ?CLOSE_TIMEOUT)
-    catch
-        exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
-    end.
-
-%% All information but the list of connections and what only the sidecar knows.
--spec info() -> uds_dist_info:known().
-info() ->
-    gen_server:call(?SERVER, info).
-
-%% The sidecar's use of resources. If the sidecar takes longer than half a second, the values are undefined.
--spec sidecar_status() -> uds_dist_protocol:status().
-sidecar_status() ->
-    gen_server:call(?SERVER, sidecar_status).
-
--spec connections() -> [uds_dist_connections:entry()].
-connections() ->
-    gen_server:call(?SERVER, connections).
-
-%% Reports that the acceptor is ready for the next incoming connection.
--spec accept(Acceptor :: pid()) -> ok.
-accept(Acceptor) ->
-    gen_server:cast(?SERVER, {accept, Acceptor}).
-
-%% Reads the settings again, after the application environment is complete. If they give the listener another
-%% address, it moves there; connections are unaffected. An error is logged, and changes nothing.
--spec configure() -> ok | {error, Reason :: atom()}.
-configure() ->
-    try
-        gen_server:call(?SERVER, configure, ?LISTEN_TIMEOUT)
-    catch
-        %% This VM is not distributed.
-        exit:{noproc, _} ->
-            ok;
-        exit:{timeout, _} ->
-            ok = uds_dist_log:no_answer("change the configuration"),
-            {error, timeout}
-    end.
-
-%% Connects to a node. The caller becomes the connection's supervisor. While the node's backlog is full, it
-%% retries until GiveUp, in monotonic milliseconds.
--spec connect(node(), GiveUp :: integer()) ->
-    {ok, uds_dist_controller:connection()} | {error, Reason :: atom()}.
-connect(Node, GiveUp) ->
-    gen_server:call(?SERVER, {connect, Node, GiveUp}, infinity).
-
-%% Reports that somebody wants to connect to an atom that is not the name of a node.
--spec not_a_name(atom()) -> ok.
-not_a_name(Node) ->
-    gen_server:cast(?SERVER, {not_a_name, Node}).
-
-%% Reports that the handshake of a connection is complete. The owner then chooses the transport and tells
-%% the connection's processes.
--spec established(
-    Owner :: pid(), {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()
-) -> ok.
-established(Owner, Connection, Node, DHandle) ->
-    gen_server:cast(Owner, {established, Connection, Node, DHandle}).
-
-%% Reports that the node at the address of Called has another name.
--spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
-another_node(Owner, Called, Name) ->
-    gen_server:cast(Owner, {another_node, Called, Name}).
+    gen_server:start_link({local, ?MODULE}, ?MODULE, [], [{spawn_opt, SpawnOptions}]).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -172,12 +77,12 @@ init([]) ->
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 
--spec handle_call(term(), gen_server:from(), #state{}) -> {noreply, #state{}}.
+-spec handle_call(uds_dist_owner:call(), gen_server:from(), #state{}) -> {noreply, #state{}}.
 handle_call(Request, From, State = #state{callers = Callers}) ->
     State1 = State#state{callers = uds_dist_callers:add(From, part(Request), Callers)},
     {noreply, survive(fun() -> call(Request, From, State1) end, {caller, From}, State1)}.
 
--spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+-spec handle_cast(uds_dist_owner:cast(), #state{}) -> {noreply, #state{}}.
 handle_cast(Request, State) ->
     {noreply, survive(fun() -> cast(Request, State) end, Request, State)}.
 

@@ -163,7 +163,7 @@ end_per_testcase(_Case, Config) ->
 %% The start of a sidecar
 
 hello_may_be_late(Config) ->
-    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Listening = ask(fun() -> uds_dist_owner:listen(name) end),
     Sidecar = test_sidecar:next(scripted(Config)),
     Connecting = ask(fun() -> connect(b@host) end),
     ok = test_sidecar:read(Sidecar),
@@ -200,7 +200,7 @@ hello_without_a_window_is_refused(Config) ->
     is_refused([Hello], "it broke the port protocol with", Config).
 
 is_refused(Reports, Why, Config) ->
-    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Listening = ask(fun() -> uds_dist_owner:listen(name) end),
     Sidecar = test_sidecar:next(scripted(Config)),
     ok = test_sidecar:read(Sidecar),
     ok = test_sidecar:say(Sidecar, Reports),
@@ -266,10 +266,10 @@ truncated_packet_is_rejected(Config) ->
 %% The end of a sidecar
 
 end_before_the_listener_is_open(Config) ->
-    First = ask(fun() -> uds_dist_port:listen(name) end),
+    First = ask(fun() -> uds_dist_owner:listen(name) end),
     ok = test_sidecar:exit(test_sidecar:next(scripted(Config)), 1),
     ?assertEqual({error, sidecar_failed}, answer(First)),
-    Second = ask(fun() -> uds_dist_port:listen(name) end),
+    Second = ask(fun() -> uds_dist_owner:listen(name) end),
     Sidecar = says_hello(Config),
     {listen, 0, _, _} = test_sidecar:hear(Sidecar),
     ok = test_sidecar:exit(Sidecar, 1),
@@ -283,7 +283,7 @@ end_while_listening(Config) ->
     Sidecar1 = listens_again(Sidecar, Config),
     expect_lines(1, "listening again at .*/name.sock"),
     ?assertEqual(1, lines("is gone: it was ended by signal 9")),
-    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    Closing = ask(fun() -> uds_dist_owner:close_listener(name) end),
     {unlisten, 0} = test_sidecar:hear(Sidecar1),
     ok = test_sidecar:exit(Sidecar1, 0),
     %% The socket has ended with the sidecar.
@@ -293,7 +293,7 @@ end_while_listening(Config) ->
 end_in_a_move_at_the_same_address(Config) ->
     Sidecar = listening(Config),
     ok = application:set_env(uds_dist, backlog, 7),
-    Moving = ask(fun uds_dist_port:configure/0),
+    Moving = ask(fun uds_dist_owner:configure/0),
     {unlisten, 0} = test_sidecar:hear(Sidecar),
     ok = test_sidecar:say(Sidecar, {unlistened, 0}),
     {listen, 0, {_, 7, _}, _} = test_sidecar:hear(Sidecar),
@@ -301,7 +301,7 @@ end_in_a_move_at_the_same_address(Config) ->
     ?assertEqual({error, sidecar_failed}, answer(Moving)),
     Sidecar1 = listens_again(Sidecar, Config),
     %% The second attempt succeeds.
-    Again = ask(fun uds_dist_port:configure/0),
+    Again = ask(fun uds_dist_owner:configure/0),
     {unlisten, 0} = test_sidecar:hear(Sidecar1),
     ok = test_sidecar:say(Sidecar1, {unlistened, 0}),
     {listen, 0, {_, 7, _}, _} = test_sidecar:hear(Sidecar1),
@@ -312,12 +312,12 @@ end_in_a_move_at_the_same_address(Config) ->
 end_in_a_move_to_another_address(Config) ->
     Sidecar = listening(Config),
     true = os:putenv("UDS_DIST_DIR", test_node:dir("other", Config)),
-    First = ask(fun uds_dist_port:configure/0),
+    First = ask(fun uds_dist_owner:configure/0),
     {listen, 1, _, _} = test_sidecar:hear(Sidecar),
     ok = test_sidecar:exit(Sidecar, 1),
     ?assertEqual({error, sidecar_failed}, answer(First)),
     Sidecar1 = listens_again(Sidecar, Config),
-    Second = ask(fun uds_dist_port:configure/0),
+    Second = ask(fun uds_dist_owner:configure/0),
     {listen, 1, _, _} = test_sidecar:hear(Sidecar1),
     ok = test_sidecar:say(Sidecar1, {listening, 1}),
     {unlisten, 0} = test_sidecar:hear(Sidecar1),
@@ -360,9 +360,9 @@ lost_listener_is_opened_again(Config) ->
 close_ends_a_move(Config) ->
     Sidecar = listening(Config),
     ok = application:set_env(uds_dist, backlog, 7),
-    Moving = ask(fun uds_dist_port:configure/0),
+    Moving = ask(fun uds_dist_owner:configure/0),
     {unlisten, 0} = test_sidecar:hear(Sidecar),
-    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    Closing = ask(fun() -> uds_dist_owner:close_listener(name) end),
     ?assertEqual({error, closed}, answer(Moving)),
     ok = test_sidecar:say(Sidecar, {unlistened, 0}),
     ?assertEqual(ok, answer(Closing)),
@@ -587,9 +587,9 @@ talk(End, Sidecar, Callers, Starts, Config) ->
 
 call() ->
     Call = choose([
-        {2, fun() -> uds_dist_port:listen(name) end},
-        {1, fun() -> uds_dist_port:close_listener(name) end},
-        {1, fun uds_dist_port:configure/0},
+        {2, fun() -> uds_dist_owner:listen(name) end},
+        {1, fun() -> uds_dist_owner:close_listener(name) end},
+        {1, fun uds_dist_owner:configure/0},
         {4, fun() -> connect(choose([{1, a@host}, {1, b@host}, {1, c@host}])) end}
     ]),
     ask(Call).
@@ -711,7 +711,7 @@ mistake_about_a_connection_ends_that_one(Config) ->
     ok = is_unharmed(Sidecar, 5, 2).
 
 mistake_about_the_listener_answers_who_waits_for_it(Config) ->
-    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Listening = ask(fun() -> uds_dist_owner:listen(name) end),
     Sidecar = says_hello(Config),
     {listen, 0, _, _} = test_sidecar:hear(Sidecar),
     Calling = calling(1, Sidecar),
@@ -723,7 +723,7 @@ mistake_about_the_listener_answers_who_waits_for_it(Config) ->
     ?assertEqual({error, not_listening}, answer(Calling)),
     %% The listener can still be closed. A caller that has its reply gets no other.
     ok = test_sidecar:say(Sidecar, {listening, 0}),
-    Closing = ask(fun() -> uds_dist_port:close_listener(name) end),
+    Closing = ask(fun() -> uds_dist_owner:close_listener(name) end),
     ?assertEqual({unlisten, 0}, test_sidecar:hear(Sidecar)),
     ok = broken(?LISTENER, fun() ->
         ok = test_sidecar:say(Sidecar, {unlistened, 0}),
@@ -734,7 +734,7 @@ mistake_about_the_listener_answers_who_waits_for_it(Config) ->
 mistake_about_the_status_leaves_it_unknown(Config) ->
     Sidecar = listening(Config),
     Calling = calling(1, Sidecar),
-    Asking = ask(fun uds_dist_port:sidecar_status/0),
+    Asking = ask(fun uds_dist_owner:sidecar_status/0),
     ?assertEqual(ask_status, test_sidecar:hear(Sidecar)),
     ok = broken(?SIDECAR, fun() ->
         ok = test_sidecar:say(
@@ -848,7 +848,7 @@ stopped_sidecar_does_not_stop_the_owner(Config) ->
     ok = shake_hands(4, <<"q@host">>, Sidecar),
     ok = fill_pipe(Node, Sidecar),
     _ = test_node:call(Node, sys, get_state, [uds_dist_port, ?AT_ONCE]),
-    #{sidecar := #{status := up}} = test_node:call(Node, uds_dist_port, info, []),
+    #{sidecar := #{status := up}} = test_node:call(Node, uds_dist_owner, info, []),
     %% Enough input to require an acknowledgement.
     ok = test_sidecar:say(Sidecar, [{data, 4, frame(N, <<"q@host">>, 100000)} || N <- [1, 2, 3, 4, 5, 6]]),
     ?assertEqual([up, up, 1, 2, 3, 4, 5, 6], collected(8, Node)),
@@ -997,7 +997,7 @@ socket(Name, Config) ->
 
 %% A sidecar that listens for this node.
 listening(Config) ->
-    Listening = ask(fun() -> uds_dist_port:listen(name) end),
+    Listening = ask(fun() -> uds_dist_owner:listen(name) end),
     Sidecar = test_sidecar:next(scripted(Config)),
     {0, {Address, _, _}} = test_sidecar:serve(Sidecar),
     ?assertEqual({ok, Address}, answer(Listening)),
@@ -1031,7 +1031,7 @@ replace_program(Script, Config) ->
     fun() -> file:rename(Kept, Path) end.
 
 connect(Node) ->
-    uds_dist_port:connect(Node, now_ms() + 7000).
+    uds_dist_owner:connect(Node, now_ms() + 7000).
 
 %% Connects a peer, and gives the connection to a supervisor.
 connect_peer(Conn, Sidecar) ->
