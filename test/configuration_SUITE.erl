@@ -24,7 +24,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [

@@ -56,7 +56,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 all() ->
-    [{group, relay}, {group, direct} | of_no_connection()].
+    test_node:transports() ++ of_no_connection().
 
 groups() ->
     [{relay, [], of_connections()}, {direct, [], of_connections()}].

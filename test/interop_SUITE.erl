@@ -17,7 +17,7 @@
 -define(SIZES, [0, 1, 1000, 65535, 65536, 65537, 1 bsl 20, 16 bsl 20]).
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [

@@ -13,7 +13,7 @@ suite() ->
     test_node:suite().
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [

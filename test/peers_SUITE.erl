@@ -21,7 +21,7 @@ suite() ->
     test_node:suite().
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [

@@ -60,7 +60,7 @@
 -define(PROMPT, 20000).
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [

@@ -6,7 +6,7 @@
 %% failed. Every expect_* waits for an event, up to a time limit, and fails with what it saw instead.
 -module(test_node).
 
--export([cases/1, suite/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
+-export([cases/1, suite/0, transports/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
 %% Running nodes, and erl commands that may end by themselves.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
@@ -75,8 +75,12 @@ cases(Suite) ->
 suite() ->
     [{timetrap, {minutes, 3}}].
 
-%% Configures the groups `relay` and `direct`, in which suites test connections with each transport. Nodes in
-%% `relay` get no setting, so this also tests the default.
+%% The groups of suites that test connections with each transport. scripts/test may leave one of them out.
+transports() ->
+    Wanted = string:lexemes(os:getenv("UDS_DIST_TEST_TRANSPORTS", "relay direct"), " "),
+    [{group, Transport} || Transport <- [relay, direct], lists:member(atom_to_list(Transport), Wanted)].
+
+%% Configures these groups. Nodes in `relay` get no setting, so this also tests the default.
 init_group(direct, Config) -> [{transport, direct} | Config];
 init_group(_Group, Config) -> Config.
 

@@ -37,7 +37,7 @@
 -define(GREETINGS, 10).
 
 all() ->
-    [{group, relay}, {group, direct}].
+    test_node:transports().
 
 groups() ->
     [
