@@ -1,6 +1,6 @@
 %% Random combinations of faults: nodes exchange messages while sidecars and nodes are killed, stopped,
 %% flooded and sent garbage. Every acknowledged message must have arrived, connections must have kept the
-%% order, and at the end nothing may be left behind.
+%% order, and at the end nothing may be left behind. One more case repeats one fault, a killed sidecar.
 %%
 %% `make chaos` runs it for longer: UDS_DIST_CHAOS_SECONDS sets the duration, and UDS_DIST_CHAOS_SEED the
 %% random choices. The same seed makes the same choices, though not at the same microseconds.
@@ -8,9 +8,9 @@
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
--export([everything_at_once/1]).
+-export([everything_at_once/1, hundred_kills_under_traffic/1]).
 
--define(DEFAULT_SECONDS, "10").
+-define(DEFAULT_SECONDS, "5").
 -define(DEFAULT_SEED, "1").
 -define(NODES, 4).
 %% Most garbage clients that are connected at the same time.
@@ -46,7 +46,7 @@ suite() ->
     [{timetrap, {seconds, 180 + 2 * seconds()}}].
 
 all() ->
-    [{group, relay}, {group, mixed}].
+    [{group, relay}, {group, mixed}, hundred_kills_under_traffic].
 
 %% In `mixed`, the two ends of a connection may have different transports.
 groups() ->
@@ -329,3 +329,41 @@ processes_of(Dir) ->
         Environment <- [test_system:environment(Pid)],
         string:find(Environment, Dir) =/= nomatch
     ].
+
+%% ---------------------------------------------------------------------------------------------
+%% The same fault, again and again
+
+%% A hundred kills, of each sidecar in turn and of both at once, while both nodes exchange messages. The nodes
+%% reconnect each time.
+hundred_kills_under_traffic(Config) ->
+    [A, B] = Nodes = test_node:start_all(["a", "b"], Config),
+    [ok = test_load:prepare(Node) || Node <- Nodes],
+    true = test_node:call(A, net_kernel, connect_node, [test_node:name(B)]),
+    test_node:expect_nodes(B, [test_node:name(A)]),
+    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
+    [
+        ok = test_load:start_traffic(Node, Other, Size)
+     || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
+    ],
+    Times = [
+        kill_and_recover(Victims, Nodes)
+     || _ <- lists:seq(1, 25), Victims <- [[A], [B], [A, B]]
+    ],
+    ct:pal("from kill to connected again, ms: median ~b, slowest ~b", [
+        test_system:percentile(50, Times), lists:max(Times)
+    ]),
+    [test_load:expect_traffic(Node) || Node <- Nodes],
+    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
+    [1 = length(test_node:call(Node, test_load, controllers, [])) || Node <- Nodes],
+    [
+        ok = test_node:call(From, test_traffic, round_trips, [test_node:name(To), 1, 0])
+     || {From, To} <- [{A, B}, {B, A}]
+    ].
+
+kill_and_recover(Victims, Nodes) ->
+    Downs = [{Node, test_load:downs(Node)} || Node <- Nodes],
+    Sidecars = [test_node:sidecar(Victim) || Victim <- Victims],
+    Start = test_system:now_ms(),
+    ok = test_node:signal("KILL", Sidecars),
+    [ok = test_load:await_reconnected(Node, Count) || {Node, Count} <- Downs],
+    test_system:now_ms() - Start.

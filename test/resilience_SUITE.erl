@@ -5,7 +5,7 @@
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
 %% Death of the sidecar.
--export([killed_sidecar_is_replaced/1, hundred_kills_under_traffic/1, restarts_are_paced/1]).
+-export([killed_sidecar_is_replaced/1, restarts_are_paced/1]).
 -export([replaced_binary_is_taken_by_the_next_start/1, other_protocol_version_is_refused/1]).
 %% End of the VM.
 -export([sidecar_ends_with_its_idle_vm/1, sidecar_ends_with_its_flooding_vm/1]).
@@ -45,7 +45,6 @@ groups() ->
         {direct, [], [{group, vm_dies}]},
         {sidecar_dies, [], [
             killed_sidecar_is_replaced,
-            hundred_kills_under_traffic,
             restarts_are_paced,
             replaced_binary_is_taken_by_the_next_start,
             other_protocol_version_is_refused
@@ -136,35 +135,6 @@ recovery(Round, Node) ->
     [Listening, Gone | _] = lists:reverse(Times),
     Day = 24 * 60 * 60 * 1000,
     (Listening - Gone + Day) rem Day.
-
-%% A hundred kills, of each sidecar in turn and of both at once, while both nodes exchange messages. The nodes
-%% reconnect each time.
-hundred_kills_under_traffic(Config) ->
-    [A, B] = Nodes = pair(Config),
-    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
-    [
-        ok = test_load:start_traffic(Node, Other, Size)
-     || {Node, Other} <- [{A, B}, {B, A}], Size <- [16, 100000]
-    ],
-    Times = [
-        kill_and_recover(Victims, Nodes)
-     || _ <- lists:seq(1, 25), Victims <- [[A], [B], [A, B]]
-    ],
-    ct:pal("from kill to connected again, ms: median ~b, slowest ~b", [
-        test_system:percentile(50, Times), lists:max(Times)
-    ]),
-    [test_load:expect_traffic(Node) || Node <- Nodes],
-    Before = [test_node:call(Node, test_load, owner_and_acceptor, []) || Node <- Nodes],
-    [1 = length(test_node:call(Node, test_load, controllers, [])) || Node <- Nodes],
-    [ok = round_trip(From, To) || {From, To} <- [{A, B}, {B, A}]].
-
-kill_and_recover(Victims, Nodes) ->
-    Downs = [{Node, test_load:downs(Node)} || Node <- Nodes],
-    Sidecars = [test_node:sidecar(Victim) || Victim <- Victims],
-    Start = test_system:now_ms(),
-    ok = test_node:signal("KILL", Sidecars),
-    [ok = test_load:await_reconnected(Node, Count) || {Node, Count} <- Downs],
-    test_system:now_ms() - Start.
 
 %% A sidecar that ends as soon as it has started is restarted less and less often. One line reports that, and
 %% another one that it is back, with the number of attempts. The VM continues.
