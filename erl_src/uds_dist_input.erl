@@ -155,8 +155,8 @@ pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
 %% arrives. The VM would not preempt this process: it counts little work for input of any length.
 give_turn(Size, State) when Size < ?LONG ->
     State;
-give_turn(_, State = #state{turn = Turn}) ->
-    State#state{turn = uds_dist_turn:after_input(Turn)}.
+give_turn(Size, State = #state{turn = Turn}) ->
+    State#state{turn = uds_dist_turn:after_input(Size, Turn)}.
 
 %% Answers the waiting call when a packet is complete or cannot become so. Nothing is acknowledged yet: the
 %% sidecar forwards no more than the handshake window of a peer that has not proved that it knows the
