@@ -4,9 +4,9 @@
 -module(uds_dist_channel).
 
 -export([new/0, want/2, offered/2, failed/2, retry/1, close/1]).
--export([is_open/1, take/1, give/2, close_socket/1]).
+-export([is_open/1, take/1, give/2, close_handles/1]).
 
--export_type([channel/0, event/0]).
+-export_type([channel/0, event/0, handles/0]).
 
 -opaque channel() ::
     none
@@ -25,6 +25,12 @@
     %% There is no channel, so connections are relayed.
     | {failed, uds_dist_config:explanation()}.
 
+%% The two handles of a socket in this VM, each with a descriptor of its own (see uds_dist_direct), and the
+%% descriptor of the port.
+-type handles() :: #{
+    socket := socket:socket(), port := gen_tcp:socket(), descriptor := non_neg_integer()
+}.
+
 %% How often to retry while strangers fill the channel's backlog, and the delay in milliseconds.
 -define(TRIES, 20).
 -define(RETRY, 50).
@@ -32,6 +38,11 @@
 %% Time limit for receiving a socket, in milliseconds. The sidecar sends it before it reports that it did, so
 %% it is there; the owner must not wait for one that is not.
 -define(TAKE_TIMEOUT, 0).
+
+%% The port is closed together with its descriptor, not when the peer closes the connection.
+-define(PORT_OPTIONS, [
+    {inet_backend, inet}, local, binary, {active, false}, {exit_on_close, false}
+]).
 
 %% Bytes for a control message with one descriptor, which needs 24 on 64-bit Linux.
 -define(CONTROL_SIZE, 64).
@@ -144,7 +155,7 @@ close(_) ->
 %% Sockets that come through the channel
 
 %% Receives the next socket that the sidecar has sent. The caller becomes its owner.
--spec take(channel()) -> {ok, socket:socket()} | {error, uds_dist_config:explanation()}.
+-spec take(channel()) -> {ok, handles()} | {error, uds_dist_config:explanation()}.
 take({open, Socket}) ->
     case socket:recvmsg(Socket, 1, ?CONTROL_SIZE, [cmsg_cloexec], ?TAKE_TIMEOUT) of
         {ok, #{ctrl := [#{data := <<Descriptor:32/native-signed>>}]}} ->
@@ -156,15 +167,22 @@ take({open, Socket}) ->
             {error, explain(Reason)}
     end.
 
-%% The module socket closes only descriptors that it has created itself. So it duplicates this one, which is
-%% then closed by the only function that can close a foreign descriptor, an undocumented one.
+%% The port uses the received descriptor, and the module socket a duplicate of it, so that each can wait for
+%% input in its own way.
 adopt(Descriptor) ->
-    Opened = socket:open(Descriptor, #{dup => true}),
-    {ok, File} = prim_file:file_desc_to_ref(Descriptor, [raw]),
-    ok = prim_file:close(File),
-    case Opened of
-        {ok, Socket} -> {ok, Socket};
-        {error, Reason} -> {error, explain(Reason)}
+    case socket:open(Descriptor, #{dup => true}) of
+        {ok, Socket} ->
+            case gen_tcp:fdopen(Descriptor, ?PORT_OPTIONS) of
+                {ok, Port} ->
+                    {ok, #{socket => Socket, port => Port, descriptor => Descriptor}};
+                {error, Reason} ->
+                    close_socket(Socket),
+                    close_descriptor(Descriptor),
+                    {error, explain(Reason)}
+            end;
+        {error, Reason} ->
+            close_descriptor(Descriptor),
+            {error, explain(Reason)}
     end.
 
 explain(Reason) when Reason =:= emfile; Reason =:= enfile ->
@@ -173,16 +191,34 @@ explain(Reason) when Reason =:= emfile; Reason =:= enfile ->
 explain(Reason) ->
     io_lib:format("its socket cannot be taken over (~0tp)", [Reason]).
 
-%% Makes Pid the owner of a socket, which is closed when that process ends.
--spec give(socket:socket(), pid()) -> ok.
-give(Socket, Pid) ->
+%% Gives Pid the socket, which is closed when that process ends.
+-spec give(handles(), pid()) -> ok.
+give(#{socket := Socket}, Pid) ->
     case socket:setopt(Socket, {otp, controlling_process}, Pid) of
         ok -> ok;
         %% The process has ended already.
         {error, _} -> close_socket(Socket)
     end.
 
--spec close_socket(socket:socket()) -> ok.
+%% Closes what is left after the end of a connection. The caller is the process that has received the socket.
+-spec close_handles(handles()) -> ok.
+close_handles(#{socket := Socket, port := Port, descriptor := Descriptor}) ->
+    %% The port has to be gone before its descriptor, whose number may be used again at once.
+    unlink(Port),
+    try
+        true = port_close(Port)
+    catch
+        error:badarg -> closed
+    end,
+    close_descriptor(Descriptor),
+    close_socket(Socket).
+
 close_socket(Socket) ->
     _ = socket:close(Socket),
     ok.
+
+%% Neither a port nor the module socket closes a descriptor that it was given. The only function that does is
+%% undocumented.
+close_descriptor(Descriptor) ->
+    {ok, File} = prim_file:file_desc_to_ref(Descriptor, [raw]),
+    ok = prim_file:close(File).

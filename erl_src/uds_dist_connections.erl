@@ -11,7 +11,7 @@
 -export([data/3, acknowledged/3, closed/3]).
 -export([established/4, await_handover/2, relayed/2, not_handed_over/2]).
 -export([handed_over/4, handover_failed/3]).
--export([acceptor/2, stop/2, controller_ended/2, sidecar_ended/1]).
+-export([acceptor/2, stop/2, controller_ended/2, sidecar_ended/1, close_handles/1]).
 -export([count/1, list/1, totals/1]).
 
 -export_type([connections/0, ended/0, entry/0]).
@@ -51,7 +51,10 @@
         uds_dist_protocol:conn() => {dialling, uds_dist_dialer:key()} | {reference(), #conn{}}
     },
     by_monitor = #{} :: #{
-        reference() => {number, uds_dist_protocol:conn()} | {handed_over, #conn{}} | {lost, #conn{}}
+        reference() =>
+            {number, uds_dist_protocol:conn()}
+            | {{handed_over, uds_dist_channel:handles()}, #conn{}}
+            | {lost, #conn{}}
     },
     %% The latest number given to an outgoing connection.
     last = -1 :: integer(),
@@ -105,7 +108,7 @@ new() ->
 count(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
     {
         length([Monitor || {Monitor, #conn{}} <- maps:values(ByNumber), is_reference(Monitor)]),
-        length([C || {handed_over, C} <- maps:values(ByMonitor)])
+        length([C || {{handed_over, _}, C} <- maps:values(ByMonitor)])
     }.
 
 %% All connections, with either transport.
@@ -360,24 +363,24 @@ stage(Stage, Conn, Connections = #connections{by_number = ByNumber}) ->
     update(Conn, Monitor, C#conn{stage = Stage}, Connections).
 
 %% Gives the socket, which has arrived in this VM, to the processes of the connection. The number is free now.
--spec handed_over(uds_dist_protocol:conn(), socket:socket(), Spin, connections()) ->
+-spec handed_over(uds_dist_protocol:conn(), uds_dist_channel:handles(), Spin, connections()) ->
     connections()
 when
     Spin :: non_neg_integer().
-handed_over(Conn, Socket, Spin, Connections) ->
+handed_over(Conn, Handles, Spin, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor} = Connections,
     case maps:take(Conn, ByNumber) of
         {{Monitor, #conn{stage = handing_over} = C}, ByNumber1} ->
             #conn{controller = Controller, input_handler = InputHandler} = C,
-            ok = uds_dist_controller:handed_over(Controller, Socket),
-            ok = uds_dist_input:handed_over(InputHandler, Socket, Spin),
+            ok = uds_dist_controller:handed_over(Controller, Handles),
+            ok = uds_dist_input:handed_over(InputHandler, Handles, Spin),
             C1 = C#conn{transport = direct},
             Connections#connections{
-                by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := {handed_over, C1}}
+                by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := {{handed_over, Handles}, C1}}
             };
         _ ->
             %% The controller has ended in the meantime.
-            ok = uds_dist_channel:close_socket(Socket),
+            ok = uds_dist_channel:close_handles(Handles),
             Connections
     end.
 
@@ -425,7 +428,8 @@ controller_ended(Monitor, Connections = #connections{by_monitor = ByMonitor}) ->
                 by_monitor = ByMonitor1,
                 unclaimed = lists:delete(Conn, Unclaimed)
             })};
-        {{handed_over, C}, ByMonitor1} ->
+        {{{handed_over, Handles}, C}, ByMonitor1} ->
+            ok = uds_dist_channel:close_handles(Handles),
             {none, what_to_log(C), forget(C, Connections#connections{by_monitor = ByMonitor1})};
         {{lost, C}, ByMonitor1} ->
             {none, none, forget(C, Connections#connections{by_monitor = ByMonitor1})};
@@ -466,3 +470,11 @@ sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMo
         ),
         unclaimed = []
     }.
+
+%% Closes all sockets in this VM, when nobody will see the ends of their connections any more.
+-spec close_handles(connections()) -> ok.
+close_handles(#connections{by_monitor = ByMonitor}) ->
+    lists:foreach(
+        fun uds_dist_channel:close_handles/1,
+        [Handles || {{handed_over, Handles}, _} <- maps:values(ByMonitor)]
+    ).

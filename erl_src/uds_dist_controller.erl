@@ -136,9 +136,9 @@ relayed(Controller) ->
     gen_server:cast(Controller, relayed).
 
 %% Gives the controller the connection's socket, which the sidecar has handed over.
--spec handed_over(Controller :: pid(), socket:socket()) -> ok.
-handed_over(Controller, Socket) ->
-    ok = uds_dist_channel:give(Socket, Controller),
+-spec handed_over(Controller :: pid(), uds_dist_channel:handles()) -> ok.
+handed_over(Controller, #{socket := Socket} = Handles) ->
+    ok = uds_dist_channel:give(Handles, Controller),
     gen_server:cast(Controller, {handed_over, Socket}).
 
 %% ---------------------------------------------------------------------------------------------

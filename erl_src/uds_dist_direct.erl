@@ -1,7 +1,7 @@
 %% The transport `direct`, which bypasses the sidecar. After the handshake, the sidecar hands over the
 %% connection's socket (see uds_dist_channel), and this VM reads and writes it.
 %%
-%% Such a connection outlives its sidecar. It costs a descriptor in the VM. At halt(), which flushes only
+%% Such a connection outlives its sidecar. It costs two descriptors in the VM. At halt(), which flushes only
 %% ports, data is lost that the controller has taken but the socket has not.
 -module(uds_dist_direct).
 -behaviour(uds_dist_transport).
@@ -19,15 +19,22 @@
     handle :: undefined | reference()
 }).
 -record(input, {
+    %% The two handles of the socket. The first one reads.
     socket :: socket:socket(),
-    %% Handle of the message that there is something to read.
-    handle :: undefined | reference(),
+    port :: gen_tcp:socket(),
+    %% What reports the next input. Only one of them may read: the order of the bytes depends on it.
+    wait = none :: none | port | {select, Handle :: reference()},
     %% Start of the current wait, in native time units.
     since = 0 :: integer(),
     %% Busy-poll budget: how long a wait may spin before it blocks, in native time units.
     spin :: non_neg_integer(),
     %% Whether the next wait is expected to end within the budget.
-    is_short = false :: boolean()
+    is_short = false :: boolean(),
+    %% Number of short waits that block before the next one spins, and the same after the next spin in vain.
+    skip = 0 :: non_neg_integer(),
+    penalty = 1 :: pos_integer(),
+    %% Number of waits for which a bulk transfer is taken to continue.
+    bulk = 0 :: non_neg_integer()
 }).
 
 -opaque output() :: #output{}.
@@ -43,9 +50,19 @@
 %% and polling for it would only take processor time from its sender.
 -define(LONG, 16384).
 
+%% After a read of a bulk transfer, the transfer is taken to continue for this many waits.
+-define(BULK_WAITS, 8).
+
 %% A blocking wait of up to this many budgets may be followed by one within the budget, as much of it was
 %% spent on two wake-ups.
 -define(SHORT_WAIT, 4).
+
+%% Largest number of waits that block after a spin in vain.
+-define(MAX_PENALTY, 64).
+
+%% Most messages that the port sends before the input handler has to ask for more. If the input handler is
+%% suspended, they are all that its message queue has to hold.
+-define(PORT_MESSAGES, 64).
 
 %% ---------------------------------------------------------------------------------------------
 %% Output
@@ -111,59 +128,136 @@ reason(Reason) ->
 %% Input
 
 %% The input half for a socket. Spin is the busy-poll budget in microseconds.
--spec input(socket:socket(), Spin :: non_neg_integer()) -> input().
-input(Socket, Spin) ->
+-spec input(uds_dist_channel:handles(), Spin :: non_neg_integer()) -> input().
+input(#{socket := Socket, port := Port}, Spin) ->
+    ok = connect_port(Port),
     %% A receive reads the socket once, and does not go on while the peer sends more.
     _ = socket:setopt(Socket, {otp, rcvbuf}, {1, ?READ}),
-    #input{socket = Socket, spin = erlang:convert_time_unit(Spin, microsecond, native)}.
+    #input{
+        socket = Socket,
+        port = Port,
+        spin = erlang:convert_time_unit(Spin, microsecond, native)
+    }.
+
+%% The port sends its messages to this process. The owner of the port closes it when the connection has ended.
+connect_port(Port) ->
+    try
+        true = port_connect(Port, self()),
+        true = unlink(Port),
+        inet:setopts(Port, [{buffer, ?LONG}])
+    catch
+        %% The connection has ended already.
+        error:badarg -> ok
+    end.
 
 %% Input is handled at once, even in a node with many runnable processes. Those get their turns between polls.
 -spec read(term(), input()) ->
-    {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
-read(timeout, Input = #input{is_short = IsShort}) ->
-    Input1 = Input#input{since = erlang:monotonic_time()},
-    case IsShort of
-        true -> poll(Input1);
-        false -> receive_now(Input1)
+    {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()}.
+read(timeout, Input = #input{wait = port}) ->
+    %% The input handler wants to know whether there is anything left to read.
+    {<<>>, again, stop_port(Input)};
+read(timeout, Input) ->
+    wait(Input#input{since = erlang:monotonic_time()});
+read({tcp, Port, Bytes}, Input = #input{port = Port, wait = port}) ->
+    Input1 = woken(Input),
+    case byte_size(Bytes) >= ?LONG orelse may_spin(Input1) of
+        true -> {Bytes, again, stop_port(Input1)};
+        false -> {Bytes, wait, Input1}
     end;
-read({'$socket', Socket, select, Handle}, #input{socket = Socket, handle = Handle} = Input) ->
-    #input{since = Since, spin = Spin} = Input,
-    IsShort = erlang:monotonic_time() - Since < ?SHORT_WAIT * Spin,
-    receive_now(Input#input{handle = undefined, is_short = IsShort});
-read({'$socket', Socket, abort, {Handle, Reason}}, #input{socket = Socket, handle = Handle}) ->
+read({tcp, Port, Bytes}, Input = #input{port = Port}) ->
+    %% The port sent this before it was stopped.
+    {Bytes, again, Input};
+read({tcp_passive, Port}, Input = #input{port = Port}) ->
+    {<<>>, again, Input#input{wait = none}};
+read({tcp_closed, Port}, #input{port = Port}) ->
+    {ended, connection_closed};
+read({tcp_error, Port, Reason}, #input{port = Port}) ->
     {ended, reason(Reason)};
-read(_, _) ->
-    ignored.
+read({'$socket', Socket, select, Handle}, Input = #input{socket = Socket, wait = {select, Handle}}) ->
+    #input{bulk = Bulk} = Input1 = woken(Input),
+    receive_now(Input1#input{wait = none, bulk = Bulk - 1});
+read({'$socket', Socket, abort, {Handle, Reason}}, #input{socket = Socket, wait = {select, Handle}}) ->
+    {ended, reason(Reason)};
+read(_, Input = #input{wait = none}) ->
+    %% Whatever this message is, it must not keep the input handler from going on.
+    {<<>>, again, Input};
+read(_, Input) ->
+    {<<>>, wait, Input}.
 
-%% Waking a sleeping processor takes tens of microseconds, and so does waking the thread that reports a
-%% ready socket. So a wait that is likely to be short begins with polling. Between polls, other processes
-%% of the node run.
+%% Notes the end of a wait that blocked.
+woken(Input = #input{since = Since, spin = Spin, skip = Skip}) ->
+    Now = erlang:monotonic_time(),
+    case Now - Since < ?SHORT_WAIT * Spin of
+        true -> Input#input{since = Now, is_short = true, skip = max(0, Skip - 1)};
+        false -> Input#input{since = Now, is_short = false}
+    end.
+
+wait(Input) ->
+    case may_spin(Input) of
+        true -> poll(Input);
+        false -> block(Input)
+    end.
+
+may_spin(#input{is_short = IsShort, skip = Skip}) ->
+    IsShort andalso Skip =:= 0.
+
+%% Waking a sleeping processor takes tens of microseconds. So a wait that is likely to be short begins with
+%% polling. Between polls, other processes of the node run. Polling in vain takes time from whoever is to send
+%% the answer, for example where many nodes share few processors, so it is not repeated soon.
 poll(Input = #input{socket = Socket, since = Since, spin = Spin}) ->
     case socket:recv(Socket, 0, [], 0) of
         {ok, Bytes} ->
-            {Bytes, again, Input};
+            {Bytes, again, Input#input{penalty = 1}};
         {error, timeout} ->
             case erlang:monotonic_time() - Since < Spin of
                 true ->
                     ok = uds_dist_turn:give(),
                     poll(Input);
                 false ->
-                    receive_now(Input)
+                    block(polled_in_vain(Input))
             end;
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
+
+polled_in_vain(Input = #input{penalty = Penalty}) ->
+    Input#input{skip = Penalty, penalty = min(2 * Penalty, ?MAX_PENALTY)}.
+
+%% The schedulers poll the descriptor of a port themselves, while a separate thread polls the sockets of the
+%% module socket and then wakes a scheduler: that costs two more switches, and can wait for a processor in
+%% a busy node. But a port copies what it reads, and reads less at once. So it is used unless a bulk transfer is
+%% going on.
+block(Input = #input{bulk = 0, socket = Socket}) ->
+    case socket:recv(Socket, 0, [], 0) of
+        {ok, Bytes} -> {Bytes, again, Input};
+        {error, timeout} -> start_port(Input);
+        {error, Reason} -> {ended, reason(Reason)}
+    end;
+block(Input) ->
+    receive_now(Input).
+
+start_port(Input = #input{port = Port}) ->
+    case inet:setopts(Port, [{active, ?PORT_MESSAGES}]) of
+        ok -> {<<>>, wait, Input#input{wait = port}};
+        {error, Reason} -> {ended, reason(Reason)}
+    end.
+
+stop_port(Input = #input{port = Port}) ->
+    _ = inet:setopts(Port, [{active, false}]),
+    Input#input{wait = none}.
 
 receive_now(Input = #input{socket = Socket}) ->
     case socket:recv(Socket, 0, [], nowait) of
         {ok, Bytes} ->
             {Bytes, again, Input};
         {select, {select_info, _, Handle}} ->
-            {<<>>, wait, Input#input{handle = Handle}};
+            {<<>>, wait, Input#input{wait = {select, Handle}}};
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
-passed_on(Count, Input) ->
-    Input#input{is_short = Input#input.is_short andalso Count < ?LONG}.
+passed_on(Count, Input) when Count >= ?LONG ->
+    Input#input{is_short = false, bulk = ?BULK_WAITS};
+passed_on(_, Input) ->
+    Input.

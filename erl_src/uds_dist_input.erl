@@ -79,9 +79,9 @@ output_failed(InputHandler, Reason) ->
 
 %% Gives the input handler the connection's socket, after everything that the sidecar read from it has been
 %% passed on. Spin is the busy-poll budget in microseconds.
--spec handed_over(InputHandler :: pid(), socket:socket(), Spin :: non_neg_integer()) -> ok.
-handed_over(InputHandler, Socket, Spin) ->
-    gen_server:cast(InputHandler, {handed_over, Socket, Spin}).
+-spec handed_over(InputHandler :: pid(), uds_dist_channel:handles(), Spin :: non_neg_integer()) -> ok.
+handed_over(InputHandler, Handles, Spin) ->
+    gen_server:cast(InputHandler, {handed_over, Handles, Spin}).
 
 %% ---------------------------------------------------------------------------------------------
 
@@ -100,8 +100,8 @@ handle_call(recv, _From, State) ->
 handle_cast({established, Controller, DHandle}, State = #state{phase = {handshake, Bytes, _}}) ->
     State1 = State#state{phase = {up, Controller, DHandle, uds_dist_frames:new()}},
     {noreply, end_if_over(pass_on(Bytes, State1))};
-handle_cast({handed_over, Socket, Spin}, State) ->
-    Input = uds_dist_direct:input(Socket, Spin),
+handle_cast({handed_over, Handles, Spin}, State) ->
+    Input = uds_dist_direct:input(Handles, Spin),
     {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
 handle_cast({output_failed, Reason}, State = #state{transport = uds_dist_relay}) ->
     %% The sidecar is gone. A message reports that, after everything that the sidecar passed on.
@@ -114,6 +114,8 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
     case Transport:read(Message, Input) of
         {<<>>, wait, Input1} ->
             {noreply, end_if_output_failed(State#state{input = Input1})};
+        {<<>>, again, Input1} ->
+            {noreply, State#state{input = Input1}, 0};
         {Bytes, wait, Input1} ->
             {noreply, give(Bytes, State#state{input = Input1})};
         {Bytes, again, Input1} ->

@@ -91,10 +91,10 @@ handle_info(Message, State) ->
     {noreply, survive(fun() -> info(Message, State) end, Message, State)}.
 
 -spec terminate(term(), #state{}) -> ok.
-terminate(_Reason, #state{sidecar = Sidecar}) ->
+terminate(_Reason, #state{sidecar = Sidecar, connections = Connections}) ->
     %% The sidecar reads the end of its stdin, and removes the socket.
     _ = uds_dist_sidecar:close(Sidecar),
-    ok.
+    uds_dist_connections:close_handles(Connections).
 
 -spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
 code_change(_OldVersion, State, _Extra) ->

@@ -5,11 +5,12 @@
 -export([suite/0, all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([bytes_bypass_the_sidecar/1, vm_has_the_sockets_of_its_peers/1]).
 -export([connections_outlive_their_sidecars/1, stopped_sidecar_delays_no_message/1]).
--export([ends_may_use_different_transports/1]).
+-export([ends_may_use_different_transports/1, bytes_stay_in_order_however_they_are_read/1]).
+-export([stray_messages_do_not_stop_the_input/1]).
 -export([node_without_descriptors_loses_only_new_connections/1]).
 -export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
--export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1]).
+-export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1, disturb_input_handlers/0]).
 
 -import(test_node, [
     start/3, start_all/2, start_all/3, call/4, name/1, os_pid/1, sidecar/1, expect_output/2
@@ -29,6 +30,8 @@ all() ->
         connections_outlive_their_sidecars,
         stopped_sidecar_delays_no_message,
         ends_may_use_different_transports,
+        bytes_stay_in_order_however_they_are_read,
+        stray_messages_do_not_stop_the_input,
         node_without_descriptors_loses_only_new_connections,
         connections_are_relayed_without_a_channel,
         transport_may_change_later
@@ -54,17 +57,17 @@ bytes_bypass_the_sidecar(Config) ->
     ok = call(A, test_traffic, exchange, [name(B), [[16 * ?MIB], [100, 100]], 1]),
     ?assertEqual(Before, [test_node:work(sidecar(Node)) || Node <- [A, B]]).
 
-%% The VM has a socket for each connection, in addition to its end of the channel, which is open from the
-%% start. It does not listen.
+%% The VM has a socket for each connection, with two descriptors, in addition to its end of the channel, which
+%% is open from the start. It does not listen.
 vm_has_the_sockets_of_its_peers(Config) ->
     Options = #{args => test_node:on_demand()},
     [A, B, C, Undistributed] = start_all(["a", "b", "c", undefined], Options, Config),
     Usual = length(test_node:sockets(os_pid(Undistributed))),
     connect(A, B),
-    ?assertEqual(Usual + 1 + 1, length(test_node:sockets(os_pid(A)))),
+    ?assertEqual(Usual + 1 + 2, length(test_node:sockets(os_pid(A)))),
     SidecarHas = length(test_node:descriptors(sidecar(A))),
     connect(A, C),
-    ?assertEqual(Usual + 1 + 2, length(test_node:sockets(os_pid(A)))),
+    ?assertEqual(Usual + 1 + 4, length(test_node:sockets(os_pid(A)))),
     ?assertEqual(SidecarHas, length(test_node:descriptors(sidecar(A)))),
     ?assertEqual([], test_node:listeners(os_pid(A))),
     ?assertMatch([_], test_node:listeners(sidecar(A))).
@@ -126,6 +129,42 @@ ends_may_use_different_transports(Config) ->
     test_node:signal("USR1", [sidecar(Node) || Node <- [A, B]]),
     expect_output(A, "0 connections, 0 in handshake, 1 handed over so far"),
     expect_output(B, "1 connections, 0 in handshake, 0 handed over so far").
+
+%% An input handler spins, waits for a port, or reads the socket itself, depending on the length of what it read
+%% and of its waits. Messages of lengths around the limits, in bursts and one at a time, make it change.
+bytes_stay_in_order_however_they_are_read(Config) ->
+    [A, B] = pair(Config),
+    Short = [1, 100, 4000],
+    Around = [16000, 16370, 16384, 16400, 131072],
+    [
+        begin
+            ok = call(A, test_traffic, exchange, [name(B), Processes, 50]),
+            ok = call(A, test_traffic, round_trips, [name(B), 300, 1])
+        end
+     || Processes <- [[Short], [Around], [Short, Around, [300000, 10]]]
+    ].
+
+%% Any process can send an input handler a message, also between two reads.
+stray_messages_do_not_stop_the_input(Config) ->
+    [A, B] = Nodes = pair(Config),
+    Disturbers = [{Node, call(Node, ?MODULE, disturb_input_handlers, [])} || Node <- Nodes],
+    ok = call(A, test_traffic, exchange, [name(B), [[100, 16384, ?MIB], [1, 2, 3]], 50]),
+    [true = call(Node, erlang, exit, [Pid, kill]) || {Node, Pid} <- Disturbers],
+    ok = call(A, test_traffic, exchange, [name(B), [[100, ?MIB]], 1]),
+    [?assertMatch([#{transport := direct}], call(Node, uds_dist, peers, [])) || Node <- Nodes].
+
+disturb_input_handlers() ->
+    Handlers = [
+        Pid
+     || Pid <- processes(), proc_lib:translate_initial_call(Pid) =:= {uds_dist_input, init, 1}
+    ],
+    [_ | _] = Handlers,
+    spawn(fun() -> disturb(Handlers) end).
+
+disturb(Handlers) ->
+    [Pid ! stray || Pid <- Handlers],
+    erlang:yield(),
+    disturb(Handlers).
 
 %% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
 %% Existing connections are unaffected, and new ones work when there is room again.

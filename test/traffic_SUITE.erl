@@ -191,9 +191,11 @@ descriptors(Node) ->
         direct => length(test_node:sockets(os_pid(Node)))
     }.
 
-%% A connection takes one descriptor, in the sidecar or in the VM.
+%% A connection takes one descriptor in the sidecar, or two in the VM.
 more_descriptors(Count, Before, Config) ->
-    maps:update_with(test_node:transport(Config), fun(Number) -> Number + Count end, Before).
+    Transport = test_node:transport(Config),
+    #{Transport := Each} = #{relay => 1, direct => 2},
+    maps:update_with(Transport, fun(Number) -> Number + Count * Each end, Before).
 
 %% ---------------------------------------------------------------------------------------------
 %% Peers that do not read
