@@ -188,12 +188,13 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         while start.elapsed() < budget {
             self.collect(Some(Duration::ZERO))?;
             if !self.events.is_empty() {
+                self.busy_poll.spun();
                 return Ok(());
             }
             thread::yield_now();
         }
         self.collect(timeout)?;
-        self.busy_poll.waited(start.elapsed());
+        self.busy_poll.blocked(start.elapsed(), !budget.is_zero());
         Ok(())
     }
 
