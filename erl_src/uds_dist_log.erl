@@ -1,5 +1,6 @@
 %% Every line that the carrier logs, with one function for each kind. Other modules report what has happened;
-%% this one decides on wording and level.
+%% this one decides on wording and level, except for lines about the listener, the settings and the requests,
+%% which come with their explanations.
 %%
 %% Each event is one line of text, with metadata for handlers and filters: `subsystem`, which is [uds_dist],
 %% or [uds_dist, sidecar] for lines of the sidecar, and peer_node, uid, gid, os_pid, address and reason, where
