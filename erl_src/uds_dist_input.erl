@@ -114,8 +114,6 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
     case Transport:read(Message, Input) of
         {<<>>, wait, Input1} ->
             {noreply, end_if_output_failed(State#state{input = Input1})};
-        {<<>>, again, Input1} ->
-            {noreply, State#state{input = Input1}, 0};
         {Bytes, wait, Input1} ->
             {noreply, give(Bytes, State#state{input = Input1})};
         {Bytes, again, Input1} ->
