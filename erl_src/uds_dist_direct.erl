@@ -19,10 +19,11 @@
     handle :: undefined | reference()
 }).
 -record(input, {
-    %% The two handles of the socket. The first one reads.
+    %% The two handles of the socket. Only one of them reads at a time: the order of the bytes depends on it.
     socket :: socket:socket(),
     port :: gen_tcp:socket(),
-    %% What reports the next input. Only one of them may read: the order of the bytes depends on it.
+    %% What the input handler waits for, if it has blocked: the port, which reads by itself, or a message
+    %% that the socket can be read.
     wait = none :: none | port | {select, Handle :: reference()},
     %% Start of the current wait, in native time units.
     since = 0 :: integer(),
@@ -224,9 +225,9 @@ polled_in_vain(Input = #input{penalty = Penalty}) ->
     Input#input{skip = Penalty, penalty = min(2 * Penalty, ?MAX_PENALTY)}.
 
 %% The schedulers poll the descriptor of a port themselves, while a separate thread polls the sockets of the
-%% module socket and then wakes a scheduler: that costs two more switches, and can wait for a processor in
-%% a busy node. But a port copies what it reads, and reads less at once. So it is used unless a bulk transfer is
-%% going on.
+%% module socket and then wakes a scheduler. That costs two more switches, and the thread may have to wait for
+%% a processor in a busy node. But a port copies what it reads, and reads less at once. So it is used unless
+%% a bulk transfer is going on.
 block(Input = #input{bulk = 0, socket = Socket}) ->
     case socket:recv(Socket, 0, [], 0) of
         {ok, Bytes} -> {Bytes, again, Input};

@@ -489,9 +489,9 @@ broke_protocol(Report, State = #state{sidecar = Sidecar}) ->
     sidecar(Event, State#state{sidecar = Sidecar1}).
 
 %% Sockets that the sidecar hands over, where the transport is direct.
-handed_over(Conn, {ok, Socket}, State = #state{connections = Connections, settings = Settings}) ->
+handed_over(Conn, {ok, Handles}, State = #state{connections = Connections, settings = Settings}) ->
     Spin = uds_dist_settings:spin(Settings),
-    State#state{connections = uds_dist_connections:handed_over(Conn, Socket, Spin, Connections)};
+    State#state{connections = uds_dist_connections:handed_over(Conn, Handles, Spin, Connections)};
 handed_over(Conn, {error, Explanation}, State = #state{connections = Connections}) ->
     Reason = {connection_failed, handover},
     {Node, Connections1} = uds_dist_connections:handover_failed(Conn, Reason, Connections),
