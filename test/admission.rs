@@ -71,11 +71,7 @@ impl Host {
             return None;
         }
         let directory = TempDir::new();
-        // fs::copy would not do: a child of another test could inherit its descriptor for a moment, and a program
-        // that is open for writing cannot be started.
-        let copy = directory.path("uds_dist_sidecar");
-        let copied = Program::new("cp").arg(BINARY).arg(copy).status();
-        assert!(copied.expect("cp starts").success());
+        copy_program(BINARY, directory.path("uds_dist_sidecar"));
         set_mode(&directory.path("uds_dist_sidecar"), 0o755);
         set_mode(&directory.path(""), 0o755);
         Some(Host { directory })

@@ -4,7 +4,9 @@ mod fixtures;
 #[path = "../src/command_line/write_docs.rs"]
 mod write_docs;
 
-use fixtures::{TempDir, bytes, fill_backlog, kill, limited, listen_only, read, read_to_end};
+use fixtures::{
+    TempDir, bytes, copy_program, fill_backlog, kill, limited, listen_only, read, read_to_end,
+};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::SocketAddrUnix;
 use rustix::process::Signal;
@@ -369,7 +371,7 @@ fn a_node_whose_file_is_gone_is_found_by_its_lock() {
     let _socket = UnixListener::bind(directory.path("n.sock")).expect("a socket");
     fs::remove_file(directory.path("n.sock")).expect("a file");
     let copy = directory.path("uds_dist");
-    fs::copy(BINARY, &copy).expect("a copy that everybody can execute");
+    copy_program(BINARY, &copy); // into a directory that everybody can enter
     let row = || {
         let mut program = Program::new(&copy);
         let output = program.arg("names").arg("--dir").arg(directory.path(""));
