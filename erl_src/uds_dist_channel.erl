@@ -68,9 +68,13 @@ directory(Dir) -> Dir.
 vm_pid() ->
     list_to_integer(os:getpid()).
 
+%% Modules that a connection with the transport `direct` needs. A node that has run out of file descriptors
+%% cannot load modules.
+-define(NEEDED, [gen_tcp, socket, uds_dist_busy_poll, uds_dist_direct]).
+
 %% Whether this VM can take over sockets.
 check() ->
-    _ = code:ensure_loaded(socket),
+    lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     case os:type() of
         {unix, linux} ->
             case erlang:function_exported(prim_file, file_desc_to_ref, 2) of
@@ -167,9 +171,18 @@ take({open, Socket}) ->
             {error, explain(Reason)}
     end.
 
+adopt(Descriptor) ->
+    case open_handles(Descriptor) of
+        {ok, Handles} ->
+            {ok, Handles};
+        {error, Reason} ->
+            close_descriptor(Descriptor),
+            {error, explain(Reason)}
+    end.
+
 %% The port uses the received descriptor, and the module socket a duplicate of it, so that each can wait for
 %% input in its own way.
-adopt(Descriptor) ->
+open_handles(Descriptor) ->
     case socket:open(Descriptor, #{dup => true}) of
         {ok, Socket} ->
             case gen_tcp:fdopen(Descriptor, ?PORT_OPTIONS) of
@@ -177,12 +190,10 @@ adopt(Descriptor) ->
                     {ok, #{socket => Socket, port => Port, descriptor => Descriptor}};
                 {error, Reason} ->
                     close_socket(Socket),
-                    close_descriptor(Descriptor),
-                    {error, explain(Reason)}
+                    {error, Reason}
             end;
         {error, Reason} ->
-            close_descriptor(Descriptor),
-            {error, explain(Reason)}
+            {error, Reason}
     end.
 
 explain(Reason) when Reason =:= emfile; Reason =:= enfile ->

@@ -27,13 +27,7 @@
     wait = none :: none | port | {select, Handle :: reference()},
     %% Start of the current wait, in native time units.
     since = 0 :: integer(),
-    %% Busy-poll budget: how long a wait may spin before it blocks, in native time units.
-    spin :: non_neg_integer(),
-    %% Whether the next wait is expected to end within the budget.
-    is_short = false :: boolean(),
-    %% Number of short waits that block before the next one spins, and the same after the next spin in vain.
-    skip = 0 :: non_neg_integer(),
-    penalty = 1 :: pos_integer(),
+    busy_poll :: uds_dist_busy_poll:busy_poll(),
     %% Number of waits for which a bulk transfer is taken to continue.
     bulk = 0 :: non_neg_integer()
 }).
@@ -47,19 +41,11 @@
 %% Most bytes of one read.
 -define(READ, 131072).
 
-%% A read of this many bytes is part of a bulk transfer. The next piece arrives before anyone waits for it,
-%% and polling for it would only take processor time from its sender.
+%% A read of this many bytes is part of a bulk transfer.
 -define(LONG, 16384).
 
 %% After a read of a bulk transfer, the transfer is taken to continue for this many waits.
 -define(BULK_WAITS, 8).
-
-%% A blocking wait of up to this many budgets may be followed by one within the budget, as much of it was
-%% spent on two wake-ups.
--define(SHORT_WAIT, 4).
-
-%% Largest number of waits that block after a spin in vain.
--define(MAX_PENALTY, 64).
 
 %% Most messages that the port sends before the input handler has to ask for more. If the input handler is
 %% suspended, they are all that its message queue has to hold.
@@ -137,7 +123,7 @@ input(#{socket := Socket, port := Port}, Spin) ->
     #input{
         socket = Socket,
         port = Port,
-        spin = erlang:convert_time_unit(Spin, microsecond, native)
+        busy_poll = uds_dist_busy_poll:new(erlang:convert_time_unit(Spin, microsecond, native))
     }.
 
 %% The port sends its messages to this process. The owner of the port closes it when the connection has ended.
@@ -186,43 +172,35 @@ read(_, Input) ->
     {<<>>, wait, Input}.
 
 %% Notes the end of a wait that blocked.
-woken(Input = #input{since = Since, spin = Spin, skip = Skip}) ->
+woken(Input = #input{since = Since, busy_poll = BusyPoll}) ->
     Now = erlang:monotonic_time(),
-    case Now - Since < ?SHORT_WAIT * Spin of
-        true -> Input#input{since = Now, is_short = true, skip = max(0, Skip - 1)};
-        false -> Input#input{since = Now, is_short = false}
+    Input#input{since = Now, busy_poll = uds_dist_busy_poll:blocked(Now - Since, BusyPoll)}.
+
+may_spin(#input{busy_poll = BusyPoll}) ->
+    uds_dist_busy_poll:budget(BusyPoll) > 0.
+
+wait(Input = #input{since = Since, busy_poll = BusyPoll}) ->
+    case uds_dist_busy_poll:budget(BusyPoll) of
+        0 -> block(Input);
+        Budget -> poll(Since + Budget, Input)
     end.
 
-wait(Input) ->
-    case may_spin(Input) of
-        true -> poll(Input);
-        false -> block(Input)
-    end.
-
-may_spin(#input{is_short = IsShort, skip = Skip}) ->
-    IsShort andalso Skip =:= 0.
-
-%% Waking a sleeping processor takes tens of microseconds. So a wait that is likely to be short begins with
-%% polling. Between polls, other processes of the node run. Polling in vain takes time from whoever is to send
-%% the answer, for example where many nodes share few processors, so it is not repeated soon.
-poll(Input = #input{socket = Socket, since = Since, spin = Spin}) ->
+%% Between polls, other processes of the node run.
+poll(End, Input = #input{socket = Socket, busy_poll = BusyPoll}) ->
     case socket:recv(Socket, 0, [], 0) of
         {ok, Bytes} ->
-            {Bytes, again, Input#input{penalty = 1}};
+            {Bytes, again, Input#input{busy_poll = uds_dist_busy_poll:spun(BusyPoll)}};
         {error, timeout} ->
-            case erlang:monotonic_time() - Since < Spin of
+            case erlang:monotonic_time() < End of
                 true ->
                     ok = uds_dist_turn:give(),
-                    poll(Input);
+                    poll(End, Input);
                 false ->
-                    block(polled_in_vain(Input))
+                    block(Input#input{busy_poll = uds_dist_busy_poll:spun_in_vain(BusyPoll)})
             end;
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
-
-polled_in_vain(Input = #input{penalty = Penalty}) ->
-    Input#input{skip = Penalty, penalty = min(2 * Penalty, ?MAX_PENALTY)}.
 
 %% The schedulers poll the descriptor of a port themselves, while a separate thread polls the sockets of the
 %% module socket and then wakes a scheduler. That costs two more switches, and the thread may have to wait for
@@ -258,7 +236,7 @@ receive_now(Input = #input{socket = Socket}) ->
     end.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
-passed_on(Count, Input) when Count >= ?LONG ->
-    Input#input{is_short = false, bulk = ?BULK_WAITS};
+passed_on(Count, Input = #input{busy_poll = BusyPoll}) when Count >= ?LONG ->
+    Input#input{bulk = ?BULK_WAITS, busy_poll = uds_dist_busy_poll:received_bulk(BusyPoll)};
 passed_on(_, Input) ->
     Input.

@@ -1,7 +1,7 @@
 %% Tests the pure state machines uds_dist_listener and uds_dist_dialer with random events, in a small model of their
 %% world: a sidecar that comes and goes, two pipes with packets to and from it, a clock, and callers with requests at
-%% any time. Also tests uds_dist_settings and uds_dist_requests with all cases that make a difference, and
-%% uds_dist_backoff.
+%% any time. Also tests uds_dist_settings and uds_dist_requests with all cases that make a difference,
+%% uds_dist_backoff and uds_dist_busy_poll.
 %%
 %% Each sequence of events has its own seed, and all runs test the same sequences. Of the sequences that fail, the
 %% shortest is shown with its seed. UDS_DIST_SEQUENCES sets their number.
@@ -43,6 +43,13 @@
     delays_double_up_to_the_limit/1,
     failure_is_news_when_its_text_changes/1
 ]).
+-export([
+    blocks_until_a_wait_was_short/1,
+    blocks_after_a_wait_that_was_long/1,
+    blocks_while_a_bulk_transfer_continues/1,
+    spins_less_often_while_it_is_in_vain/1,
+    never_spins_without_a_budget/1
+]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -55,7 +62,7 @@
 -define(MINUTE, 60000).
 
 all() ->
-    [{group, listener}, {group, dialer}, {group, settings}, {group, requests}, {group, backoff}].
+    [{group, listener}, {group, dialer}, {group, settings}, {group, requests}, {group, backoff}, {group, busy_poll}].
 
 groups() ->
     [
@@ -93,6 +100,13 @@ groups() ->
         {backoff, [parallel], [
             delays_double_up_to_the_limit,
             failure_is_news_when_its_text_changes
+        ]},
+        {busy_poll, [parallel], [
+            blocks_until_a_wait_was_short,
+            blocks_after_a_wait_that_was_long,
+            blocks_while_a_bulk_transfer_continues,
+            spins_less_often_while_it_is_in_vain,
+            never_spins_without_a_budget
         ]}
     ].
 
@@ -893,3 +907,60 @@ failure_is_news_when_its_text_changes(_Config) ->
         Texts
     ),
     ?assertEqual([true, false, true, true, true, false], News).
+
+%% ---------------------------------------------------------------------------------------------
+%% uds_dist_busy_poll, with the same cases as the sidecar's policy in src/wait.rs
+
+-define(BUDGET, 100).
+-define(SHORT, 399).
+-define(LONG, 400).
+
+blocks_until_a_wait_was_short(_) ->
+    New = uds_dist_busy_poll:new(?BUDGET),
+    ?assertEqual(0, uds_dist_busy_poll:budget(New)),
+    Slow = uds_dist_busy_poll:blocked(?LONG, New),
+    ?assertEqual(0, uds_dist_busy_poll:budget(Slow)),
+    Fast = uds_dist_busy_poll:blocked(?SHORT, Slow),
+    ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(Fast)),
+    ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(uds_dist_busy_poll:spun(Fast))).
+
+blocks_after_a_wait_that_was_long(_) ->
+    Slow = blocked_after_a_spin(?LONG, fast()),
+    ?assertEqual(0, uds_dist_busy_poll:budget(Slow)).
+
+blocks_while_a_bulk_transfer_continues(_) ->
+    Bulk = uds_dist_busy_poll:received_bulk(fast()),
+    ?assertEqual(0, uds_dist_busy_poll:budget(Bulk)),
+    ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(uds_dist_busy_poll:blocked(?SHORT, Bulk))).
+
+spins_less_often_while_it_is_in_vain(_) ->
+    After = lists:foldl(
+        fun(Expected, BusyPoll) ->
+            {Count, Next} = blocks(blocked_after_a_spin(?SHORT, BusyPoll)),
+            ?assertEqual(Expected, Count),
+            Next
+        end,
+        fast(),
+        [1, 2, 4, 8, 16, 32, 64, 64]
+    ),
+    ?assertMatch({1, _}, blocks(blocked_after_a_spin(?SHORT, uds_dist_busy_poll:spun(After)))).
+
+never_spins_without_a_budget(_) ->
+    Fast = uds_dist_busy_poll:blocked(0, uds_dist_busy_poll:new(0)),
+    ?assertEqual(0, uds_dist_busy_poll:budget(Fast)).
+
+fast() ->
+    uds_dist_busy_poll:blocked(?SHORT, uds_dist_busy_poll:new(?BUDGET)).
+
+blocked_after_a_spin(Time, BusyPoll) ->
+    uds_dist_busy_poll:blocked(Time, uds_dist_busy_poll:spun_in_vain(BusyPoll)).
+
+%% The number of short waits that block until the next one spins, and the policy then.
+blocks(BusyPoll) ->
+    blocks(BusyPoll, 0).
+
+blocks(BusyPoll, Count) ->
+    case uds_dist_busy_poll:budget(BusyPoll) of
+        0 -> blocks(uds_dist_busy_poll:blocked(?SHORT, BusyPoll), Count + 1);
+        _ -> {Count, BusyPoll}
+    end.
