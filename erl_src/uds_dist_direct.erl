@@ -25,6 +25,8 @@
     %% What the input handler waits for, if it has blocked: the port, which reads by itself, or a message
     %% that the socket can be read.
     wait = none :: none | port | {select, Handle :: reference()},
+    %% Most messages that the port may still send.
+    quota = 0 :: non_neg_integer(),
     %% Start of the current wait, in native time units.
     since = 0 :: integer(),
     busy_poll :: uds_dist_busy_poll:busy_poll(),
@@ -48,7 +50,9 @@
 -define(BULK_WAITS, 8).
 
 %% Most messages that the port sends before the input handler has to ask for more. If the input handler is
-%% suspended, they are all that its message queue has to hold.
+%% suspended, they are all that its message queue has to hold. It asks after half of them: when the port
+%% stops, the schedulers no longer poll its descriptor, and for the next ten messages the VM's poll thread
+%% has to wake a scheduler.
 -define(PORT_MESSAGES, 64).
 
 %% ---------------------------------------------------------------------------------------------
@@ -149,13 +153,14 @@ read({tcp, Port, Bytes}, Input = #input{port = Port, wait = port}) ->
     Input1 = woken(Input),
     case byte_size(Bytes) >= ?LONG orelse may_spin(Input1) of
         true -> {Bytes, again, stop_port(Input1)};
-        false -> {Bytes, wait, Input1}
+        false -> {Bytes, wait, renew_quota(Input1)}
     end;
 read({tcp, Port, Bytes}, Input = #input{port = Port}) ->
     %% The port sent this before it was stopped.
     {Bytes, again, Input};
 read({tcp_passive, Port}, Input = #input{port = Port}) ->
-    {<<>>, again, Input#input{wait = none}};
+    %% It may have been asked for more since it sent this.
+    {<<>>, again, stop_port(Input)};
 read({tcp_closed, Port}, #input{port = Port}) ->
     {ended, connection_closed};
 read({tcp_error, Port, Reason}, #input{port = Port}) ->
@@ -217,9 +222,17 @@ block(Input) ->
 
 start_port(Input = #input{port = Port}) ->
     case inet:setopts(Port, [{active, ?PORT_MESSAGES}]) of
-        ok -> {<<>>, wait, Input#input{wait = port}};
+        ok -> {<<>>, wait, Input#input{wait = port, quota = ?PORT_MESSAGES}};
         {error, Reason} -> {ended, reason(Reason)}
     end.
+
+%% Notes a message of the port.
+renew_quota(Input = #input{quota = Quota}) when Quota > ?PORT_MESSAGES div 2 ->
+    Input#input{quota = Quota - 1};
+renew_quota(Input = #input{port = Port, quota = Quota}) ->
+    %% The port adds the number to what is left. If it has ended, it has sent a message about that.
+    _ = inet:setopts(Port, [{active, ?PORT_MESSAGES - Quota}]),
+    Input#input{quota = ?PORT_MESSAGES - 1}.
 
 stop_port(Input = #input{port = Port}) ->
     _ = inet:setopts(Port, [{active, false}]),

@@ -6,11 +6,13 @@
 -export([bytes_bypass_the_sidecar/1, vm_has_the_sockets_of_its_peers/1]).
 -export([connections_outlive_their_sidecars/1, stopped_sidecar_delays_no_message/1]).
 -export([ends_may_use_different_transports/1, bytes_stay_in_order_however_they_are_read/1]).
--export([stray_messages_do_not_stop_the_input/1]).
+-export([stray_messages_do_not_stop_the_input/1, suspended_input_handler_holds_few_messages/1]).
 -export([node_without_descriptors_loses_only_new_connections/1]).
 -export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
 -export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1, disturb_input_handlers/0]).
+-export([receive_numbers/0, suspend_input_handler/0, resume_input_handler/1]).
+-export([await_stop/1, await_messages/2]).
 
 -import(test_node, [
     start/3, start_all/2, start_all/3, call/4, name/1, os_pid/1, sidecar/1, expect_output/2
@@ -32,6 +34,7 @@ all() ->
         ends_may_use_different_transports,
         bytes_stay_in_order_however_they_are_read,
         stray_messages_do_not_stop_the_input,
+        suspended_input_handler_holds_few_messages,
         node_without_descriptors_loses_only_new_connections,
         connections_are_relayed_without_a_channel,
         transport_may_change_later
@@ -154,17 +157,79 @@ stray_messages_do_not_stop_the_input(Config) ->
     [?assertMatch([#{transport := direct}], call(Node, uds_dist, peers, [])) || Node <- Nodes].
 
 disturb_input_handlers() ->
-    Handlers = [
-        Pid
-     || Pid <- processes(), proc_lib:translate_initial_call(Pid) =:= {uds_dist_input, init, 1}
-    ],
-    [_ | _] = Handlers,
+    [_ | _] = Handlers = input_handlers(),
     spawn(fun() -> disturb(Handlers) end).
+
+input_handlers() ->
+    [Pid || Pid <- processes(), proc_lib:translate_initial_call(Pid) =:= {uds_dist_input, init, 1}].
 
 disturb(Handlers) ->
     [Pid ! stray || Pid <- Handlers],
     erlang:yield(),
     disturb(Handlers).
+
+%% While an input handler cannot run, the port gives it a limited number of messages, and what follows waits in the
+%% socket.
+suspended_input_handler_holds_few_messages(Config) ->
+    Most = 64,
+    [A, B] = pair(Config),
+    Receiver = call(B, ?MODULE, receive_numbers, []),
+    Suspended = {Handler, _} = call(B, ?MODULE, suspend_input_handler, []),
+    [
+        begin
+            _ = call(A, erlang, send, [Receiver, Number]),
+            ok = call(B, ?MODULE, await_messages, [Handler, min(Number, Most div 2)])
+        end
+     || Number <- lists:seq(1, 3 * Most)
+    ],
+    Count = call(B, ?MODULE, await_stop, [Handler]),
+    ?assert(Count > Most div 2 andalso Count =< Most, Count),
+    ok = call(B, ?MODULE, resume_input_handler, [Suspended]),
+    ok = call(B, ?MODULE, await_messages, [Receiver, 3 * Most]),
+    ?assertEqual({messages, lists:seq(1, 3 * Most)}, call(B, erlang, process_info, [Receiver, messages])),
+    ok = call(A, test_traffic, exchange, [name(B), [[1000, ?MIB]], 2]).
+
+%% A process that keeps its messages.
+receive_numbers() ->
+    spawn(fun() -> receive stop -> ok end end).
+
+%% Suspends the only input handler, which waits, until the other process that is returned ends.
+suspend_input_handler() ->
+    [Handler] = input_handlers(),
+    Caller = self(),
+    Holder = spawn(fun() ->
+        ok = await_info(Handler, status, fun(Status) -> Status =:= waiting end),
+        true = erlang:suspend_process(Handler),
+        Caller ! {self(), suspended},
+        receive resume -> true = erlang:resume_process(Handler) end
+    end),
+    receive {Holder, suspended} -> {Handler, Holder} end.
+
+resume_input_handler({_, Holder}) ->
+    Holder ! resume,
+    ok.
+
+%% Waits until the port has stopped, and returns the number of its messages before that.
+await_stop(Handler) ->
+    ok = await_info(Handler, messages, fun(Messages) ->
+        [] =/= [stopped || {tcp_passive, _} <- Messages]
+    end),
+    {messages, Messages} = process_info(Handler, messages),
+    {tcp_passive, _} = lists:last(Messages),
+    length(Messages) - 1.
+
+await_messages(Pid, Count) ->
+    await_info(Pid, message_queue_len, fun(Length) -> Length >= Count end).
+
+await_info(Pid, Item, Wanted) ->
+    {Item, Value} = process_info(Pid, Item),
+    case Wanted(Value) of
+        true ->
+            ok;
+        false ->
+            erlang:yield(),
+            await_info(Pid, Item, Wanted)
+    end.
 
 %% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
 %% Existing connections are unaffected, and new ones work when there is room again.
