@@ -18,9 +18,9 @@
 %%
 %% Input has no such patience. Receivers run only in a turn, and until then their messages fill the memory. So
 %% a turn is also given after every FILL bytes. While 1 MiB messages went into a node with 300 busy processes,
-%% both nodes together held 760 MiB without this limit and 250 MiB with it, if the transport was direct, at 103
-%% and 102 MB/s. With limits of 8 and 16 MiB they held 150 and 390 MiB at 71 and 113 MB/s. With relay they held
-%% 250 MiB without the limit and 205 with it, and with TCP 180 MiB at 91 MB/s.
+%% this lowered the memory of both nodes from 760 to 250 MiB with direct and from 250 to 205 MiB with relay,
+%% at the same rate; with TCP it was 180 MiB. A limit of 8 MiB cost 30 % of the rate, and one of 16 MiB gave
+%% 10 % more and held 390 MiB.
 %%
 %% In a busy node, is_busy/0 also makes the controller empty the queue before the output has room.
 -module(uds_dist_turn).
