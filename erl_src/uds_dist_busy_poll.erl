@@ -7,7 +7,7 @@
 %% it is not repeated soon.
 -module(uds_dist_busy_poll).
 
--export([new/1, budget/1, spun/1, spun_in_vain/1, blocked/2, received_bulk/1]).
+-export([new/1, budget/1, spun/2, spun_in_vain/1, blocked/2, received_bulk/1]).
 
 -export_type([busy_poll/0]).
 
@@ -26,10 +26,10 @@
 
 %% A wait that blocked for up to this many budgets may be followed by one within the budget, as much of it was
 %% spent on two wake-ups.
--define(SHORT_WAIT, 4).
+-define(SHORT_WAIT, 2).
 
 %% Largest number of short waits that block after a wait that spun in vain.
--define(MAX_PENALTY, 64).
+-define(MAX_PENALTY, 1024).
 
 %% A policy that blocks until a wait was short. With a budget of zero it always blocks.
 -spec new(Budget :: non_neg_integer()) -> busy_poll().
@@ -41,10 +41,13 @@ new(Budget) ->
 budget(#busy_poll{budget = Budget, last_wait_was_short = true, skip = 0}) -> Budget;
 budget(#busy_poll{}) -> 0.
 
-%% Records that a wait ended while it spun.
--spec spun(busy_poll()) -> busy_poll().
-spun(Policy) ->
-    Policy#busy_poll{in_vain = false, penalty = 1}.
+%% Records that a wait took Time, in native time units, and ended while it spun. If that is more than the
+%% budget, something else had the processor meanwhile, and spinning did not help.
+-spec spun(Time :: non_neg_integer(), busy_poll()) -> busy_poll().
+spun(Time, Policy = #busy_poll{budget = Budget}) when Time =< Budget ->
+    Policy#busy_poll{in_vain = false, penalty = 1};
+spun(_, Policy) ->
+    punish(Policy).
 
 %% Records that a wait has spun in vain, and blocks now.
 -spec spun_in_vain(busy_poll()) -> busy_poll().
@@ -53,17 +56,17 @@ spun_in_vain(Policy) ->
 
 %% Records that a wait blocked and took Time in all, in native time units.
 -spec blocked(Time :: non_neg_integer(), busy_poll()) -> busy_poll().
-blocked(Time, Policy = #busy_poll{budget = Budget, skip = Skip, penalty = Penalty}) ->
+blocked(Time, Policy = #busy_poll{budget = Budget, in_vain = InVain, skip = Skip}) ->
     IsShort = Time < ?SHORT_WAIT * Budget,
-    Policy1 = Policy#busy_poll{last_wait_was_short = IsShort, in_vain = false},
-    case Policy of
-        #busy_poll{in_vain = true} ->
-            Policy1#busy_poll{skip = Penalty, penalty = min(2 * Penalty, ?MAX_PENALTY)};
-        #busy_poll{} when IsShort ->
-            Policy1#busy_poll{skip = max(0, Skip - 1)};
-        #busy_poll{} ->
-            Policy1
+    Policy1 = Policy#busy_poll{last_wait_was_short = IsShort},
+    case InVain of
+        true -> punish(Policy1);
+        false when IsShort -> Policy1#busy_poll{skip = max(0, Skip - 1)};
+        false -> Policy1
     end.
+
+punish(Policy = #busy_poll{penalty = Penalty}) ->
+    Policy#busy_poll{in_vain = false, skip = Penalty, penalty = min(2 * Penalty, ?MAX_PENALTY)}.
 
 %% Records that the last input was part of a bulk transfer. Its next piece arrives before anyone waits for it,
 %% and polling for it would only take processor time from its sender.

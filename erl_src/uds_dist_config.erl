@@ -49,8 +49,9 @@
 
 -define(DEFAULT_BACKLOG, 5).
 -define(DEFAULT_SOCKET_MODE, 8#600).
-%% Microseconds: several times the round trip between two nodes that are awake.
--define(DEFAULT_SPIN, 50).
+%% Microseconds: long enough for an answer that comes through a sidecar which has to be woken first. With
+%% less, two nodes that have begun to block go on blocking.
+-define(DEFAULT_SPIN, 100).
 %% Microseconds. A longer budget would be a waste on any machine.
 -define(MAX_SPIN, 1000).
 %% Most ids in one list. The port protocol takes five hundred in both lists.

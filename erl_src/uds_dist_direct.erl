@@ -191,10 +191,11 @@ wait(Input = #input{since = Since, busy_poll = BusyPoll}) ->
     end.
 
 %% Between polls, other processes of the node run.
-poll(End, Input = #input{socket = Socket, busy_poll = BusyPoll}) ->
+poll(End, Input = #input{socket = Socket, since = Since, busy_poll = BusyPoll}) ->
     case socket:recv(Socket, 0, [], 0) of
         {ok, Bytes} ->
-            {Bytes, again, Input#input{busy_poll = uds_dist_busy_poll:spun(BusyPoll)}};
+            Time = erlang:monotonic_time() - Since,
+            {Bytes, again, Input#input{busy_poll = uds_dist_busy_poll:spun(Time, BusyPoll)}};
         {error, timeout} ->
             case erlang:monotonic_time() < End of
                 true ->

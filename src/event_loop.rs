@@ -188,7 +188,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         while start.elapsed() < budget {
             self.collect(Some(Duration::ZERO))?;
             if !self.events.is_empty() {
-                self.busy_poll.spun();
+                self.busy_poll.spun(start.elapsed());
                 return Ok(());
             }
             thread::yield_now();

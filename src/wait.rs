@@ -13,10 +13,10 @@ const BULK: Duration = Duration::from_millis(10);
 
 /// A wait that blocked for up to this many budgets may be followed by one within the budget, as much of it was
 /// spent on waking up both sidecars.
-const SHORT_WAIT: u32 = 4;
+const SHORT_WAIT: u32 = 2;
 
 /// Largest number of short waits that block after a wait that spun in vain.
-const MAX_PENALTY: u32 = 64;
+const MAX_PENALTY: u32 = 1024;
 
 /// The busy-poll policy of one event loop.
 #[derive(Debug)]
@@ -56,20 +56,28 @@ impl BusyPoll {
         }
     }
 
-    /// Records that a wait ended while it spun.
-    pub fn spun(&mut self) {
-        self.penalty = 1;
+    /// Records that a wait took `time` and ended while it spun. If that is more than the budget, another process
+    /// had the processor meanwhile, and spinning did not help.
+    pub fn spun(&mut self, time: Duration) {
+        match time <= self.budget {
+            true => self.penalty = 1,
+            false => self.punish(),
+        }
     }
 
     /// Records that a wait took `time` and blocked, perhaps after it had spun in vain.
     pub fn blocked(&mut self, time: Duration, spun: bool) {
         self.last_wait_was_short = time < self.budget * SHORT_WAIT;
         if spun {
-            self.skip = self.penalty;
-            self.penalty = MAX_PENALTY.min(2 * self.penalty);
+            self.punish();
         } else if self.last_wait_was_short {
             self.skip = self.skip.saturating_sub(1);
         }
+    }
+
+    fn punish(&mut self) {
+        self.skip = self.penalty;
+        self.penalty = MAX_PENALTY.min(2 * self.penalty);
     }
 }
 
@@ -78,8 +86,8 @@ mod tests {
     use super::*;
 
     const BUDGET: Duration = Duration::from_micros(100);
-    const SHORT: Duration = Duration::from_micros(399);
-    const LONG: Duration = Duration::from_micros(400);
+    const SHORT: Duration = Duration::from_micros(199);
+    const LONG: Duration = Duration::from_micros(200);
 
     #[test]
     fn blocks_until_a_wait_was_short() {
@@ -90,7 +98,7 @@ mod tests {
         assert_eq!(busy_poll.budget(now), Duration::ZERO);
         busy_poll.blocked(SHORT, false);
         assert_eq!(busy_poll.budget(now), BUDGET);
-        busy_poll.spun();
+        busy_poll.spun(BUDGET);
         assert_eq!(busy_poll.budget(now), BUDGET);
     }
 
@@ -117,13 +125,23 @@ mod tests {
     fn spins_less_often_while_it_is_in_vain() {
         let mut busy_poll = BusyPoll::new(BUDGET);
         busy_poll.blocked(SHORT, false);
-        for expected in [1, 2, 4, 8, 16, 32, 64, 64] {
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024] {
             busy_poll.blocked(SHORT, true);
             assert_eq!(blocks(&mut busy_poll), expected);
         }
-        busy_poll.spun();
+        busy_poll.spun(BUDGET);
         busy_poll.blocked(SHORT, true);
         assert_eq!(blocks(&mut busy_poll), 1);
+    }
+
+    #[test]
+    fn a_spin_that_another_process_interrupted_was_in_vain() {
+        let mut busy_poll = BusyPoll::new(BUDGET);
+        busy_poll.blocked(SHORT, false);
+        for expected in [1, 2, 4] {
+            busy_poll.spun(BUDGET + Duration::from_micros(1));
+            assert_eq!(blocks(&mut busy_poll), expected);
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@
     blocks_after_a_wait_that_was_long/1,
     blocks_while_a_bulk_transfer_continues/1,
     spins_less_often_while_it_is_in_vain/1,
+    spin_that_something_interrupted_was_in_vain/1,
     never_spins_without_a_budget/1
 ]).
 
@@ -106,6 +107,7 @@ groups() ->
             blocks_after_a_wait_that_was_long,
             blocks_while_a_bulk_transfer_continues,
             spins_less_often_while_it_is_in_vain,
+            spin_that_something_interrupted_was_in_vain,
             never_spins_without_a_budget
         ]}
     ].
@@ -912,8 +914,8 @@ failure_is_news_when_its_text_changes(_Config) ->
 %% uds_dist_busy_poll, with the same cases as the sidecar's policy in src/wait.rs
 
 -define(BUDGET, 100).
--define(SHORT, 399).
--define(LONG, 400).
+-define(SHORT, 199).
+-define(LONG, 200).
 
 blocks_until_a_wait_was_short(_) ->
     New = uds_dist_busy_poll:new(?BUDGET),
@@ -922,7 +924,7 @@ blocks_until_a_wait_was_short(_) ->
     ?assertEqual(0, uds_dist_busy_poll:budget(Slow)),
     Fast = uds_dist_busy_poll:blocked(?SHORT, Slow),
     ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(Fast)),
-    ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(uds_dist_busy_poll:spun(Fast))).
+    ?assertEqual(?BUDGET, uds_dist_busy_poll:budget(uds_dist_busy_poll:spun(?BUDGET, Fast))).
 
 blocks_after_a_wait_that_was_long(_) ->
     Slow = blocked_after_a_spin(?LONG, fast()),
@@ -941,9 +943,21 @@ spins_less_often_while_it_is_in_vain(_) ->
             Next
         end,
         fast(),
-        [1, 2, 4, 8, 16, 32, 64, 64]
+        [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]
     ),
-    ?assertMatch({1, _}, blocks(blocked_after_a_spin(?SHORT, uds_dist_busy_poll:spun(After)))).
+    ?assertMatch({1, _}, blocks(blocked_after_a_spin(?SHORT, uds_dist_busy_poll:spun(?BUDGET, After)))).
+
+spin_that_something_interrupted_was_in_vain(_) ->
+    _ = lists:foldl(
+        fun(Expected, BusyPoll) ->
+            {Count, Next} = blocks(uds_dist_busy_poll:spun(?BUDGET + 1, BusyPoll)),
+            ?assertEqual(Expected, Count),
+            Next
+        end,
+        fast(),
+        [1, 2, 4]
+    ),
+    ok.
 
 never_spins_without_a_budget(_) ->
     Fast = uds_dist_busy_poll:blocked(0, uds_dist_busy_poll:new(0)),
