@@ -184,10 +184,11 @@ handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
             refuse(Waiter, State)
     end.
 
-%% The challenge holds the name of the node that answers. If that is not the node that was called, dist_util
-%% ends the handshake without a message to anyone.
-look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Name:Size/binary>>, State) ->
+%% The challenge holds the name of the node that answers, in Latin-1. If that is not the node that was called,
+%% dist_util ends the handshake without a message to anyone.
+look_at_name(<<$N, _Flags:64, _Challenge:32, _Creation:32, Size:16, Latin1:Size/binary>>, State) ->
     #state{owner = Owner, called = Called} = State,
+    Name = unicode:characters_to_binary(Latin1, latin1),
     case Called =:= undefined orelse atom_to_binary(Called, utf8) =:= Name of
         true -> ok;
         false -> uds_dist_owner:another_node(Owner, Called, Name)

@@ -115,7 +115,7 @@ accept(Acceptor) ->
 established(Owner, Connection, Node, DHandle) ->
     gen_server:cast(Owner, {established, Connection, Node, DHandle}).
 
-%% Reports that the node at the address of Called has another name.
+%% Reports that the node at the address of Called has another name, which is in UTF-8.
 -spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
 another_node(Owner, Called, Name) ->
     gen_server:cast(Owner, {another_node, Called, Name}).

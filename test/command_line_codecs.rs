@@ -398,7 +398,7 @@ fn statuses() {
         let result = Status::decode(&message[..length]);
         assert!(result.is_err(), "{length} bytes: {result:?}");
     }
-    for name in [&b"x.h"[..], b"\n@h", b"\xff@h"] {
+    for name in [&b"x.h"[..], b"\n@h", b"\x9b@h"] {
         let message = [b"snamed:\0\x03", name, &[0; 4]].concat();
         assert_eq!(Status::decode(&message), Err(handshake::Malformed("name")));
     }
@@ -427,6 +427,10 @@ fn challenges() {
             "{length} bytes"
         );
     }
+    // dist_util sends names in Latin-1.
+    let latin1 = [&message[..message.len() - 1], b"\xf6"].concat();
+    let decoded = Challenge::decode(&latin1).map(|challenge| challenge.node);
+    assert_eq!(decoded, Ok("a@\u{f6}".into()));
     let too_old = challenge(u64::MAX ^ 1 << 32);
     assert_eq!(
         Challenge::decode(&too_old),

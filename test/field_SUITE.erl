@@ -22,6 +22,7 @@
     character_sets_leave_the_bytes_of_a_path_alone/1,
     character_sets_do_not_matter_to_bytes_that_are_no_text/1,
     character_sets_do_not_garble_the_first_lines/1,
+    character_sets_do_not_matter_to_hosts/1,
     line_ends_of_windows_are_refused/1,
     variables_that_are_misspelt_are_told_of/1,
     advice_is_to_run_it_as_the_nodes_user/1,
@@ -247,6 +248,16 @@ character_sets_do_not_matter_to_bytes_that_are_no_text(Config) ->
     %% It is shown as text, and nothing breaks where it is.
     ok = prim_file:delete(<<Dir/binary, "/a.sock">>),
     expect_output(A, "uds_dist: no longer listening at .*/x\\\\xff/a\\.sock: somebody has removed").
+
+%% A host may have any letters of Latin-1, in which names are sent in the handshake.
+character_sets_do_not_matter_to_hosts(Config) ->
+    [A, B] = start_all(["a@h\x{f6}st", "b@h\x{f6}st"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    pang = call(A, net_adm, ping, [c@nowhere]),
+    expect_output(A, "cannot connect to c@nowhere"),
+    ?assertMatch([_], lines("cannot connect to", A)),
+    Ping = "RELEASE_COOKIE=uds_dist_test " ++ program() ++ " ping a --dir " ++ dir(Config) ++ " 2>&1",
+    test_node:expect_output_of(os:cmd(Ping), "^pong from a@h").
 
 %% Before there is a logger.
 character_sets_do_not_garble_the_first_lines(Config) ->

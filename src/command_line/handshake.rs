@@ -17,9 +17,8 @@ use crate::cookie::Cookie;
 use crate::etf::Identity;
 use md5::{Digest, Md5};
 use std::fmt;
-use std::str;
 
-/// Longest message in bytes. The longest node name has 255 characters of at most 4 bytes.
+/// Longest message in bytes. The longest node name has 255, and later versions of the protocol may append fields.
 pub const MAX_MESSAGE: usize = 2048;
 
 /// Our capabilities, numbered as in OTP's dist.hrl. Without DIST_HDR_ATOM_CACHE and FRAGMENTS, each message arrives
@@ -182,15 +181,17 @@ impl Fields<'_> {
         Ok(u32::from_be_bytes(self.array(field)?))
     }
 
+    /// A name, which is in Latin-1 in the handshake.
     fn name(&mut self) -> Result<String, Malformed> {
         let malformed = Malformed("name");
         let length = u16::from_be_bytes(self.array("name")?);
         let (name, rest) = self.0.split_at_checked(length.into()).ok_or(malformed)?;
         self.0 = rest;
-        match str::from_utf8(name) {
-            // The name is printed before the node has proved anything, so it must not control a terminal.
-            Ok(name) if name.contains('@') && !name.contains(char::is_control) => Ok(name.into()),
-            _ => Err(malformed),
+        let name: String = name.iter().map(|byte| char::from(*byte)).collect();
+        // The name is printed before the node has proved anything, so it must not control a terminal.
+        match name.contains('@') && !name.contains(char::is_control) {
+            true => Ok(name),
+            false => Err(malformed),
         }
     }
 
