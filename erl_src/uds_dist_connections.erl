@@ -259,7 +259,7 @@ data(Conn, Bytes, Connections = #connections{by_number = ByNumber}) ->
     case ByNumber of
         #{Conn := {Monitor, #conn{input_handler = InputHandler, stage = handshake} = C}} ->
             ok = uds_dist_relay:data(InputHandler, Bytes),
-            Greeted = C#conn.greeted + byte_size(Bytes),
+            Greeted = C#conn.greeted + greeting(C, Bytes),
             update(Conn, Monitor, C#conn{greeted = Greeted}, Connections);
         #{Conn := {_, #conn{input_handler = InputHandler}}} ->
             ok = uds_dist_relay:data(InputHandler, Bytes),
@@ -267,6 +267,16 @@ data(Conn, Bytes, Connections = #connections{by_number = ByNumber}) ->
         #{} ->
             Connections
     end.
+
+%% Bytes that cannot begin a handshake count as one byte, so that they are not taken for a challenge. The
+%% input handler reports them.
+greeting(#conn{greeted = 0}, Bytes) ->
+    case uds_dist_frames:handshake_frame(Bytes) of
+        {error, _} -> 1;
+        _ -> byte_size(Bytes)
+    end;
+greeting(_, Bytes) ->
+    byte_size(Bytes).
 
 -spec acknowledged(uds_dist_protocol:conn(), non_neg_integer(), connections()) -> ok.
 acknowledged(Conn, Count, #connections{by_number = ByNumber}) ->

@@ -180,9 +180,14 @@ handshake(Bytes, Waiter, State = #state{ended = Ended}) ->
         more ->
             refuse(Waiter, State);
         {error, {too_long, Length}} ->
-            ok = uds_dist_log:too_long(Length),
+            ok = too_long(Length, State),
             refuse(Waiter, State)
     end.
+
+too_long(Length, #state{called = undefined}) ->
+    uds_dist_log:too_long(Length);
+too_long(Length, #state{owner = Owner, called = Called}) ->
+    uds_dist_owner:not_a_node(Owner, Called, Length).
 
 %% The challenge holds the name of the node that answers, in Latin-1. If that is not the node that was called,
 %% dist_util ends the handshake without a message to anyone.

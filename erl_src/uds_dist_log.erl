@@ -150,11 +150,12 @@ reflected() ->
         #{reason => reflected}
     ).
 
-%% A handshake packet announced a length that no handshake packet has.
+%% A peer that has connected to this node announced a handshake packet of a length that none has. The line
+%% about the end of the handshake says which process it was.
 -spec too_long(pos_integer()) -> ok.
 too_long(Length) ->
-    Line = format("refused a connection with a handshake packet of ~b bytes", [Length]),
-    log(notice, Line, #{reason => too_long}).
+    Line = format("refused a handshake packet of ~b bytes, which no node sends", [Length]),
+    log(info, Line, #{reason => too_long}).
 
 -spec unreachable(node(), Reason :: atom(), line()) -> ok.
 unreachable(Node, Reason, Explanation) ->

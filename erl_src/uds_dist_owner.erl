@@ -13,7 +13,7 @@
 %% For uds_dist_acceptor.
 -export([accept/1]).
 %% For uds_dist_controller and uds_dist_input.
--export([established/4, another_node/3]).
+-export([established/4, another_node/3, not_a_node/3]).
 
 -export_type([call/0, cast/0]).
 
@@ -30,7 +30,8 @@
     {not_a_name, atom()}
     | {accept, Acceptor :: pid()}
     | {established, {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()}
-    | {another_node, Called :: node(), Name :: binary()}.
+    | {another_node, Called :: node(), Name :: binary()}
+    | {not_a_node, Called :: node(), Length :: pos_integer()}.
 
 %% The registered name of the owner.
 -define(OWNER, uds_dist_port).
@@ -119,3 +120,9 @@ established(Owner, Connection, Node, DHandle) ->
 -spec another_node(Owner :: pid(), Called :: node(), Name :: binary()) -> ok.
 another_node(Owner, Called, Name) ->
     gen_server:cast(Owner, {another_node, Called, Name}).
+
+%% Reports that the process at the address of Called announced a handshake packet of this length in bytes,
+%% which no node sends.
+-spec not_a_node(Owner :: pid(), Called :: node(), Length :: pos_integer()) -> ok.
+not_a_node(Owner, Called, Length) ->
+    gen_server:cast(Owner, {not_a_node, Called, Length}).

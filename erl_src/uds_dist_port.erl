@@ -289,8 +289,16 @@ address({Address, _, _}) -> uds_dist_config:format_address(Address);
 address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
-    Explanation = io_lib:format("the node there is another one, ~ts; ask for that one", [Name]),
+    %% The process that listens there can say anything, and has not proved that it knows the cookie.
+    Explanation = ["the node there is another one, ", uds_dist_config:printable(Name), "; ask for that one"],
     unreachable(Called, another_node, Explanation, State);
+cast({not_a_node, Called, Length}, State) ->
+    Explanation = io_lib:format(
+        "the process that listens there is not a node, as it sent a handshake packet of ~b bytes; "
+        "find out what it is",
+        [Length]
+    ),
+    unreachable(Called, not_a_node, Explanation, State);
 cast({not_a_name, Node}, State) ->
     unreachable(Node, not_a_name, uds_dist_config:explain_name(Node), State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->

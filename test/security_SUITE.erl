@@ -12,6 +12,7 @@
     a_squatter_is_not_spoken_to/1,
     a_squatter_of_an_abstract_name_is_not_spoken_to/1,
     a_handshake_that_comes_back_is_refused/1,
+    a_process_that_is_not_the_node_is_explained/1,
     users_that_are_listed_get_in/1,
     anybody_gets_in/1,
     groups_that_are_listed_get_in/1,
@@ -53,6 +54,9 @@
 -define(BOB, 61012).
 -define(CAROL, 61013).
 -define(STAFF, 61020).
+
+%% The capabilities that OTP 27 sends, numbered as in OTP's dist.hrl.
+-define(FLAGS, 16#0d07df7fbd).
 
 %% The setup time of the nodes in seconds, and the longest time in milliseconds until a refused node knows it. The
 %% latter is much shorter, even on a busy machine.
@@ -249,11 +253,39 @@ a_handshake_that_comes_back_is_refused(Config) ->
     ok = pass_on(Outgoing, Incoming, Between),
     expect_output(A, "a handshake of this node came back to it"),
     ok = gen_tcp:close(Outgoing),
-    {Pid, Monitor} = Call,
+    expect_not_connected(Call),
+    ?assertEqual([], call(A, erlang, nodes, [connected])).
+
+%% It may be another node, whose name must not forge lines of the log, or no node at all.
+a_process_that_is_not_the_node_is_explained(Config) ->
+    A = start("a", #{}, Config),
+    [_, Host] = string:split(atom_to_list(name(A)), "@"),
+    Challenge = fun(Name) -> [<<$N, (?FLAGS):64, 7:32, 9:32>>, name_field(Name)] end,
+    [
+        begin
+            {ok, Listener} = listen(filename:join(dir(Config), Name ++ ".sock")),
+            Call = spawn_monitor(fun() ->
+                exit({connected, call(A, net_kernel, connect_node, [list_to_atom(Name ++ "@" ++ Host)])})
+            end),
+            {ok, Socket} = gen_tcp:accept(Listener, ?PROMPT),
+            {ok, <<$N, _/binary>>} = gen_tcp:recv(Socket, 0, ?PROMPT),
+            [ok = gen_tcp:send(Socket, Packet) || Packet <- Packets],
+            %% Many servers close a connection on which they do not understand the request.
+            _ = Name =:= "d" andalso gen_tcp:close(Socket),
+            expect_output(A, ["uds_dist: cannot connect to ", Name, "@.*", Line]),
+            expect_not_connected(Call)
+        end
+     || {Name, Packets, Line} <- [
+            {"b", [<<"sok">>, Challenge("b\nerror: \e[2J@x")], "is another one, b.nerror: .x1b.2J@x; ask"},
+            {"c", [lists:duplicate(3000, $x)], "is not a node, as it sent a handshake packet of 3000 bytes; find"},
+            {"d", [lists:duplicate(3000, $x)], "is not a node, as it sent a handshake packet of 3000 bytes; find"}
+        ]
+    ].
+
+expect_not_connected({Pid, Monitor}) ->
     receive
         {'DOWN', Monitor, process, Pid, Result} -> ?assertEqual({connected, false}, Result)
-    end,
-    ?assertEqual([], call(A, erlang, nodes, [connected])).
+    end.
 
 listen(Path) ->
     gen_tcp:listen(0, [{ifaddr, {local, Path}}, local, binary, {packet, 2}, {active, false}]).
