@@ -38,6 +38,8 @@ explain(eacces, Path) ->
         {error, Reason} ->
             io_lib:format("it cannot be examined (~ts)", [file:format_error(Reason)])
     end;
+explain(Error, _Path) when Error =:= emfile; Error =:= enfile ->
+    "this node has no file descriptor left for it; raise the limit of open files (ulimit -n, LimitNOFILE=)";
 explain(Error, _Path) ->
     io_lib:format("it cannot be started (~0tp)", [Error]).
 

@@ -25,6 +25,7 @@
     uds_dist_controller,
     uds_dist_counters,
     uds_dist_dialer,
+    uds_dist_executable,
     uds_dist_frames,
     uds_dist_input,
     uds_dist_listener,

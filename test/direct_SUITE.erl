@@ -10,7 +10,7 @@
 -export([node_without_descriptors_loses_only_new_connections/1]).
 -export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
--export([use_up_descriptors/0, give_back_descriptors/0, set_transport/1, disturb_input_handlers/0]).
+-export([set_transport/1, disturb_input_handlers/0]).
 -export([receive_numbers/0, suspend_input_handler/0, resume_input_handler/1]).
 -export([await_stop/1, await_messages/2]).
 
@@ -243,42 +243,14 @@ node_without_descriptors_loses_only_new_connections(Config) ->
     ok = call(A, logger, error, ["before"]),
     expect_output(A, "before"),
     test_node:expect_nodes(A, [name(B)]),
-    ok = call(A, ?MODULE, use_up_descriptors, []),
+    ok = call(A, test_node, use_up_descriptors, []),
     _ = call(C, net_kernel, connect_node, [name(A)]),
     expect_output(A, "the connection with .*c@.* is lost: .* no file descriptor left .*ulimit -n"),
     test_node:expect_nodes(C, []),
     test_node:expect_nodes(A, [name(B)]),
-    ok = call(A, ?MODULE, give_back_descriptors, []),
+    ok = call(A, test_node, give_back_descriptors, []),
     true = call(C, net_kernel, connect_node, [name(A)]),
     ok = call(A, test_traffic, exchange, [name(B), [[1000]], 1]).
-
-use_up_descriptors() ->
-    Self = self(),
-    spawn(fun() ->
-        register(holder, self()),
-        Files = open_all([]),
-        Self ! {holder, length(Files)},
-        receive
-            {give_back, From} ->
-                [ok = file:close(File) || File <- Files],
-                From ! given_back
-        end
-    end),
-    receive
-        {holder, Count} when Count > 0 -> ok
-    end.
-
-open_all(Files) ->
-    case file:open("/dev/null", [read, raw]) of
-        {ok, File} -> open_all([File | Files]);
-        {error, emfile} -> Files
-    end.
-
-give_back_descriptors() ->
-    holder ! {give_back, self()},
-    receive
-        given_back -> ok
-    end.
 
 %% A sidecar in its own PID namespace cannot identify its VM at the channel. The node logs that once, and its
 %% connections are relayed.

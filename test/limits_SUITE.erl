@@ -3,7 +3,7 @@
 
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
--export([accepting_pauses_without_descriptors/1]).
+-export([accepting_pauses_without_descriptors/1, sidecar_cannot_be_started_without_descriptors/1]).
 -export([full_disk_is_a_clear_error/1, read_only_directory_is_a_clear_error/1]).
 -export([thousand_connections/1]).
 %% Run in the nodes.
@@ -19,6 +19,7 @@ groups() ->
     [
         {relay, [], [
             accepting_pauses_without_descriptors,
+            sidecar_cannot_be_started_without_descriptors,
             full_disk_is_a_clear_error,
             read_only_directory_is_a_clear_error,
             thousand_connections
@@ -68,6 +69,18 @@ accepting_pauses(Prlimit, Config) ->
     [_, _] = string:split(test_node:output(A), "cannot accept connections", all),
     Sidecar = test_node:sidecar(A),
     0 = test_load:downs(B).
+
+%% A VM that cannot open more files cannot start another sidecar. It says so, and starts one when there is room.
+sidecar_cannot_be_started_without_descriptors(Config) ->
+    Options = #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]},
+    A = test_node:start("a", Options, Config),
+    ok = test_node:call(A, test_node, use_up_descriptors, []),
+    Old = test_node:sidecar(A),
+    ok = test_node:signal("KILL", Old),
+    test_node:expect_output(A, "the sidecar .* did not start: .* no file descriptor left .*ulimit -n"),
+    ok = test_node:call(A, test_node, give_back_descriptors, []),
+    test_node:expect_output(A, "the sidecar is back, after [0-9]+ tries"),
+    test_node:expect_listening(A, Old, Config).
 
 %% If no file can be created, the error explains that, and what to do.
 full_disk_is_a_clear_error(Config) ->

@@ -20,7 +20,7 @@
 %% The operating system's view of a process.
 -export([work/1, descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
 %% Run in the nodes.
--export([await_nodes/2]).
+-export([await_nodes/2, use_up_descriptors/0, give_back_descriptors/0]).
 
 -export_type([t/0, options/0, work/0]).
 
@@ -767,3 +767,35 @@ tcp_listeners(Pid) ->
         ]
     ],
     [Socket || Socket <- sockets(Pid), lists:member(Socket, Listening)].
+
+%% ---------------------------------------------------------------------------------------------
+%% Descriptors of the node that this runs in
+
+%% Opens files until no descriptor is left. The node should have a low limit (ulimit -n).
+use_up_descriptors() ->
+    Self = self(),
+    spawn(fun() ->
+        register(holder, self()),
+        Files = open_all([]),
+        Self ! {holder, length(Files)},
+        receive
+            {give_back, From} ->
+                [ok = file:close(File) || File <- Files],
+                From ! given_back
+        end
+    end),
+    receive
+        {holder, Count} when Count > 0 -> ok
+    end.
+
+open_all(Files) ->
+    case file:open("/dev/null", [read, raw]) of
+        {ok, File} -> open_all([File | Files]);
+        {error, emfile} -> Files
+    end.
+
+give_back_descriptors() ->
+    holder ! {give_back, self()},
+    receive
+        given_back -> ok
+    end.
