@@ -54,7 +54,7 @@
 -define(DEFAULT_SPIN, 100).
 %% Microseconds. A longer budget would be a waste on any machine.
 -define(MAX_SPIN, 1000).
-%% Most ids in one list. The port protocol takes five hundred in both lists.
+%% Most ids in one list. The port protocol has room for five hundred in both lists together.
 -define(MAX_IDS, 250).
 %% (uid_t)-1 is reserved: no user has it.
 -define(MAX_ID, 16#FFFFFFFE).

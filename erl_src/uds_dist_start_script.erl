@@ -1,13 +1,13 @@
 %% Checks whether the commands of a relx release will find this node. Its start script runs ping, rpc, stop
 %% and the like in nodes of their own, and passes on only whole lines of vm.args that begin with certain
 %% flags, such as -proto_dist. If the directory is on another line, the commands look for the socket in the
-%% wrong place, and daemon waits for ever. So they do if the lines end as on Windows: Erlang drops the
-%% carriage returns, and the script takes them for a part of the node's name.
+%% wrong place, and daemon waits for ever. The same happens if lines end as on Windows: Erlang drops the
+%% carriage returns, but the script takes them for a part of the node's name.
 -module(uds_dist_start_script).
 
 -export([check/0]).
 
-%% Returns ok too if this is no such release, or if its vm.args cannot be found.
+%% Also returns ok if this is not such a release, or if its vm.args cannot be found.
 -spec check() -> ok | {error, uds_dist_config:explanation()}.
 check() ->
     %% Only the scripts of relx export it.

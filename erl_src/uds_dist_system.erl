@@ -1,8 +1,8 @@
 %% What the operating system has given to this VM: environment variables, arguments of the command line, and
 %% the working directory, all of them as bytes.
 %%
-%% The VM decodes what it gets according to the locale. Paths among it must be the original bytes, because
-%% other programs look at the same path in another locale, or in none.
+%% The VM decodes what it gets according to the locale. Paths must be the original bytes, because other
+%% programs look at the same path in another locale, or in none.
 -module(uds_dist_system).
 
 -export([variable/1, variables/0, argument/1]).
@@ -57,7 +57,7 @@ argument(Flag) ->
         error -> undefined
     end.
 
-%% The original bytes of what the VM has decoded. Init passes on the result of its decoder, also where that
+%% The original bytes of what the VM has decoded. init passes on the result of its decoder even if decoding
 %% has failed.
 -spec bytes(binary() | string() | {error | incomplete, string(), binary()}) -> binary().
 bytes(Bytes) when is_binary(Bytes) ->

@@ -16,9 +16,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// operator should see at the default level, but that are no cause for concern.
 pub const NOTICE: &str = "notice";
 
-/// Most lines that wait for the VM. With [`MAX_LINE`] this bounds their memory to a quarter of a MiB. Lines
-/// that strangers can cause are limited elsewhere (`log_limit`), so only the level debug or a VM that has
-/// stopped reading can fill the queue.
+/// Most lines that wait for the VM. With [`MAX_LINE`] and [`MAX_SUBJECT`] this bounds their memory to half
+/// a MiB. Lines that strangers can cause are limited elsewhere (`log_limit`), so only the level debug or a VM
+/// that has stopped reading can fill the queue.
 pub const MAX_WAITING: usize = 256;
 
 /// The queue of this process. There is only one, because the crate `log` has one logger.

@@ -1,17 +1,18 @@
-//! Which process a node is, in the kernel's words: proc(5). Where there is no such table nothing is known
-//! beyond the number of a process. A leaf.
+//! Finds the process of a node, in proc(5). On systems without it, only the process that listens is known.
+//! A leaf.
 
 use rustix::fs::{major, minor};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 
-/// The process of the node whose socket `process` listens at, as a process of the user `uid`: the VM where
-/// it is the sidecar of one, and otherwise the process itself.
+/// The process of a node, given the process that listens at its socket and runs as `uid`: the VM if that is
+/// a sidecar, and otherwise the process itself.
 pub fn node_of(process: u32, uid: u32) -> u32 {
     vm_of(process, uid).unwrap_or(process)
 }
 
-/// A VM starts its port programs by erl_child_setup, a process between it and them.
+/// The VM that has started this sidecar. It starts port programs through erl_child_setup, a process between
+/// it and them.
 fn vm_of(sidecar: u32, uid: u32) -> Option<u32> {
     const BETWEEN: &str = "erl_child_setup";
     let setup = Status::of(sidecar, uid)?.parent;
@@ -36,8 +37,8 @@ pub fn lock_holder(file: &Metadata) -> Option<u32> {
 }
 
 /// True if [`lock_holder`] would see every holder of a lock in the file system of `ours`, a file that this
-/// process has locked. A process in another PID namespace is only seen from the initial one; and some file
-/// systems give files other numbers there than stat(2) does.
+/// process has locked. Holders in other PID namespaces are listed only in the initial one, and on some file
+/// systems, the list has other inode numbers than stat(2) returns.
 pub fn sees_lock_holders(ours: &Metadata) -> bool {
     // PROC_PID_INIT_INO of the kernel.
     const INITIAL: &str = "pid:[4026531836]";
@@ -45,7 +46,7 @@ pub fn sees_lock_holders(ours: &Metadata) -> bool {
         && lock_holder(ours) == Some(std::process::id())
 }
 
-/// True if there is a process of this number, and this is its effective user.
+/// True if a process with this id exists, and `uid` is its effective user.
 pub fn is_of(pid: u32, uid: u32) -> bool {
     Status::of(pid, uid).is_some()
 }
@@ -56,7 +57,7 @@ struct Status {
 }
 
 impl Status {
-    /// That of a process of this user.
+    /// The status of a process; `None` if it does not exist or belongs to another user.
     fn of(pid: u32, uid: u32) -> Option<Status> {
         let text = fs::read(format!("/proc/{pid}/status")).ok()?;
         let text = String::from_utf8_lossy(&text);
@@ -64,7 +65,7 @@ impl Status {
             let mut lines = text.lines();
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"))
         };
-        // Real, effective, saved and file system's.
+        // The real, effective, saved and file system uid.
         let effective = field("Uid")?.split('\t').nth(1)?;
         (effective.parse() == Ok(uid)).then_some(())?;
         Some(Status {

@@ -409,7 +409,7 @@ impl Switchboard {
         log::info!(
             target: NOTICE, reason = Cause::Signal;
             "{} connections, {} in handshake, {} handed over so far; refused: {} implausible names, \
-             {} of users whose handshakes fail",
+             {} peers of users with too many failed handshakes",
             connections.len(),
             self.door.handshakes(),
             self.channel.passed(),

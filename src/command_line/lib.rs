@@ -25,7 +25,7 @@
 //! | [`escape`]    | text from others, escaped                                                   |
 //! | [`failure`]   | exit codes, and the line that says what is wrong                            |
 //!
-//! `arguments`, `location`, `handshake`, `etf`, `json`, `value`, `layout`, `units` and `escape` do no I/O.
+//! `location`, `handshake`, `etf`, `json`, `value`, `layout`, `units` and `escape` do no I/O.
 //! `write_docs.rs` is a separate program, which `make install` runs: it generates man pages and completions from
 //! `arguments`.
 

@@ -301,7 +301,7 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
             return Err(Failure::new(
                 Reason::NameBusy,
                 format!(
-                    "another process removes {}, or has locked its directory",
+                    "another process is removing {}, or has locked its directory",
                     lock_path.display()
                 ),
             ));

@@ -167,7 +167,7 @@ pub const PACKET_HEAD: usize = 4;
 /// Connection numbers are below this, so that one fits into a readiness token on every machine.
 pub const MAX_CONN: u32 = 1 << 30;
 
-/// Listener numbers are below this. A VM has one listener, and a second one while it changes its name.
+/// Listener numbers are below this. A VM has one listener, and two while it moves to another address.
 pub const MAX_LISTENERS: u32 = 16;
 
 /// The types of the packets, which are the first byte of the body.
