@@ -307,10 +307,23 @@ crates_can_be_packaged(Config) ->
 
 missing_cargo_fails_with_what_to_install(Config) ->
     Bin = programs(["cargo", "rustc"], Config),
-    {Status, Output} = output("rebar3 compile", copy(Config), [{"PATH", Bin}]),
+    Copy = copy(Config),
+    {Status, Output} = output("rebar3 compile", Copy, [{"PATH", Bin}]),
     ?assertNotEqual(0, Status),
     ?assertMatch([_ | _], string:find(Output, "cargo and rustc >= 1.85 are needed")),
-    ?assertMatch([_ | _], string:find(Output, "install them")).
+    ?assertMatch([_ | _], string:find(Output, "install them")),
+    %% As with rustup before a toolchain was chosen.
+    Fails = "#!/bin/sh\necho 'error: no default toolchain.' >&2\nexit 1\n",
+    [
+        begin
+            File = filename:join(Bin, Name),
+            ok = file:write_file(File, Fails),
+            ok = file:change_mode(File, 8#755)
+        end
+     || Name <- ["cargo", "rustc"]
+    ],
+    {_, Output1} = output("rebar3 compile", Copy, [{"PATH", Bin}]),
+    ?assertMatch([_ | _], string:find(Output1, "but rustc fails (no default toolchain): install them")).
 
 %% The line comes before what rustc says about it.
 missing_linker_fails_with_what_to_install(Config) ->
