@@ -334,7 +334,7 @@ check_socket_dir(Value, Source, _OsType) ->
 check_place(<<>>, Source, _OsType) ->
     invalid("socket_dir (~ts) is empty; set it to a directory", [Source]);
 check_place(<<"@">>, Source, _OsType) ->
-    invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace", [Source]);
+    invalid("socket_dir \"@\" (~ts) lacks the name of the abstract namespace; set it to @name", [Source]);
 check_place(<<"@", _/binary>> = Namespace, _Source, {unix, linux}) ->
     {ok, Namespace};
 check_place(<<"@", _/binary>> = Namespace, Source, _OsType) ->
@@ -436,9 +436,10 @@ users(Uids) ->
         true ->
             {nobody, Uids};
         false ->
-            invalid("allowed_uids ~0tp must be a list of at most ~b user numbers, or any", [
-                Uids, ?MAX_IDS
-            ])
+            invalid(
+                "allowed_uids ~0tp must be own_user_and_root, any, or a list of at most ~b user numbers",
+                [Uids, ?MAX_IDS]
+            )
     end.
 
 is_ids([], _) ->

@@ -70,6 +70,8 @@ printable(Path) -> Path.
 
 %% Explains an exit status, which is the errno with which the VM's exec(2) failed, or the sidecar's own.
 -spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
+explain_status(0, _Path) ->
+    "; it may be another program: check UDS_DIST_SIDECAR";
 explain_status(8, Path) ->
     case {head(Path), os:type()} of
         {<<>>, _} ->

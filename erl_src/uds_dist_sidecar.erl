@@ -230,7 +230,14 @@ hello(#{version := Theirs}, Sidecar) ->
     ).
 
 timeout(hello, Sidecar) ->
-    ended(io_lib:format("it did not say hello within ~b ms", [?HELLO_TIMEOUT]), Sidecar);
+    ended(
+        io_lib:format(
+            "it did not say hello within ~b ms; it may be another program (check UDS_DIST_SIDECAR), "
+            "or the machine is very busy",
+            [?HELLO_TIMEOUT]
+        ),
+        Sidecar
+    );
 timeout({cannot_start, Explanation}, Sidecar) ->
     ended(Explanation, Sidecar);
 timeout(rested, Sidecar = #sidecar{is_needed = true}) ->

@@ -220,7 +220,7 @@ sidecar_does_not_say_hello(Config) ->
     Path = sidecar_file("sidecar", "#!/bin/sh\nexec cat >/dev/null\n", 8#755, Config),
     refuses_to_boot(
         sidecar_options(Path),
-        ["the sidecar ", Path, " did not start: it did not say hello within"],
+        ["the sidecar ", Path, " did not start: it did not say hello within .*; .*check UDS_DIST_SIDECAR"],
         Config
     ).
 
@@ -230,6 +230,12 @@ sidecar_exits_at_once(Config) ->
     refuses_to_boot(
         sidecar_options(Path),
         ["the sidecar ", Path, " did not start: it exited with status 7"],
+        Config
+    ),
+    Other = sidecar_file("other", "#!/bin/sh\nexit 0\n", 8#755, Config),
+    refuses_to_boot(
+        sidecar_options(Other),
+        ["the sidecar ", Other, " did not start: it exited with status 0; .*check UDS_DIST_SIDECAR"],
         Config
     ).
 
@@ -312,7 +318,7 @@ settings_are_invalid(Config) ->
     Wrong = [
         {config(socket_dir, 7), "socket_dir 7 \\(the application environment\\) must be a string"},
         {config(socket_dir, ""), "socket_dir \\(the application environment\\) is empty"},
-        {config(socket_dir, "@"), "socket_dir \"@\" .* lacks the name of the abstract namespace"},
+        {config(socket_dir, "@"), "socket_dir \"@\" .* lacks the name of the abstract namespace; set it to @name"},
         {config(socket_dir, "a\0b"), "socket_dir a.x00b .* contains a control character; remove it"},
         {config(sockets_dir, "/x"), "no setting sockets_dir; it has socket_dir, backlog, socket_mode"},
         {#{args => ["-uds_dist_socket_dir", "/x"]}, "there is no flag -uds_dist_socket_dir; use -uds_dist_dir"},

@@ -8,7 +8,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command as Program, Output};
+use std::process::{Command as Program, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use uds_dist::port::codec::data_head;
@@ -73,6 +73,16 @@ fn a_terminal_is_no_vm() {
     assert_misused(
         &output.expect("the sidecar starts"),
         "stdin is a terminal, not a VM",
+    );
+}
+
+/// As without a terminal, in a container or under systemd.
+#[test]
+fn the_null_device_is_no_vm() {
+    let output = Program::new(BINARY).stdin(Stdio::null()).output();
+    assert_misused(
+        &output.expect("the sidecar starts"),
+        "stdin and stdout are not pipes to a VM",
     );
 }
 

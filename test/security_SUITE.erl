@@ -447,7 +447,7 @@ settings_are_invalid(Config) ->
      || {Setting, Line} <- [
             {{socket_mode, 8#1000}, "socket_mode 512 must be an integer from 0 to 8#777"},
             {{socket_mode, "0600"}, "socket_mode \"0600\" must be an integer"},
-            {{allowed_uids, all}, "allowed_uids all must be a list .*or any"},
+            {{allowed_uids, all}, "allowed_uids all must be own_user_and_root, any, or a list"},
             {{allowed_uids, [-1]}, "allowed_uids \\[-1\\] must be"},
             {{allowed_uids, [16#FFFFFFFF]}, "allowed_uids \\[4294967295\\] must be"},
             {{allowed_uids, ["alice"]}, "allowed_uids .*alice.* user numbers"},

@@ -12,7 +12,7 @@ pub use system::{
 
 use crate::address::Address;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, RawMode, flock};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RawMode, flock, fstat};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{SocketAddrUnix, sockopt};
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
@@ -56,6 +56,12 @@ pub fn is_writable(fd: impl AsFd) -> bool {
     };
     let mut polled = [PollFd::new(&fd, PollFlags::OUT)];
     poll(&mut polled, Some(&AT_ONCE)) != Ok(0)
+}
+
+/// True for a pipe, and for a socket, which some systems use as one.
+pub fn is_pipe(fd: impl AsFd) -> bool {
+    let kind = fstat(fd).map(|found| FileType::from_raw_mode(found.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::Socket))
 }
 
 /// Makes reads and writes return `WouldBlock` instead of waiting.

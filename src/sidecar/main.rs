@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use uds_dist::event_loop::EventLoop;
 use uds_dist::journal::{self, Journal};
+use uds_dist::os;
 use uds_dist::port::protocol::Level;
 
 /// Environment variable with the least important level that is logged.
@@ -33,11 +34,14 @@ fn main() -> ExitCode {
     if let Err(problem) = set_up_log() {
         return misconfigured(&problem);
     }
-    uds_dist::os::give_up_privileges();
+    os::give_up_privileges();
     let spin = match spin() {
         Ok(spin) => spin,
         Err(problem) => return misconfigured(&problem),
     };
+    if !(os::is_pipe(io::stdin()) && os::is_pipe(io::stdout())) {
+        return misused("stdin and stdout are not pipes to a VM");
+    }
     let result = run(spin);
     // Nobody reads our reports any more.
     journal::end();
