@@ -27,6 +27,8 @@
 ]).
 -type line() :: uds_dist_config:explanation().
 
+-define(MAY_BE_STOPPED, "; it may be stopped (SIGSTOP), or the machine is very busy").
+
 %% ---------------------------------------------------------------------------------------------
 %% The listener and the settings
 
@@ -38,12 +40,17 @@ listener(error, Line) -> error_line(Line, #{}).
 %% A call was given up after its time limit.
 -spec no_answer(line()) -> ok.
 no_answer(What) ->
-    error_line(["cannot ", What, ": the sidecar does not answer"], #{}).
+    error_line(["cannot ", What, ": the sidecar does not answer", ?MAY_BE_STOPPED], #{}).
 
+%% The owner did not reply when it was asked to stop listening, because of its own end or a timeout.
 -spec unconfirmed_close(Reason :: term()) -> ok.
 unconfirmed_close(Reason) ->
-    Line = format("the sidecar did not confirm that it stopped listening: ~0tp", [Reason]),
-    log(warning, Line, #{reason => Reason}).
+    Why =
+        case Reason of
+            timeout -> ?MAY_BE_STOPPED;
+            _ -> format(": ~0tp", [Reason])
+        end,
+    log(warning, ["the sidecar did not confirm that it stopped listening", Why], #{reason => Reason}).
 
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar

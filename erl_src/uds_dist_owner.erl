@@ -36,9 +36,10 @@
 %% The registered name of the owner.
 -define(OWNER, uds_dist_port).
 
-%% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever.
+%% Milliseconds. net_kernel waits for listen/1 and close_listener/1 and must not wait for ever. At the end of
+%% distribution, kernel kills net_sup if it takes more than a second, and all its processes report a crash.
 -define(LISTEN_TIMEOUT, 10000).
--define(CLOSE_TIMEOUT, 2000).
+-define(CLOSE_TIMEOUT, 500).
 
 %% Takes the node's name and listens under it. If the configuration is not complete yet, this is put off until
 %% configure/0, and there is no address yet.
@@ -59,7 +60,7 @@ close_listener(Name) ->
     try
         gen_server:call(?OWNER, {close_listener, Name}, ?CLOSE_TIMEOUT)
     catch
-        exit:Reason -> uds_dist_log:unconfirmed_close(Reason)
+        exit:{Reason, _} -> uds_dist_log:unconfirmed_close(Reason)
     end.
 
 %% Connects to a node. The caller becomes the connection's supervisor. While the node's backlog is full, it

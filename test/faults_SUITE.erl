@@ -182,6 +182,8 @@ distribution_stops_in_time_with_a_stopped_sidecar(Config) ->
     ok = test_load:cast(A, net_kernel, connect_node, ['nobody@nowhere']),
     ok = call(A, net_kernel, stop, [], ?ORDERLY_END),
     expect(fun() -> call(A, erlang, is_alive, []) =:= false end, stopped),
+    expect_output(A, "the sidecar did not confirm that it stopped listening; it may be stopped"),
+    ?assertEqual(nomatch, re:run(test_node:output(A), "CRASH REPORT")),
     test_node:signal("CONT", Sidecar),
     {ok, _} = test_system:await_end(Sidecar, ?ORDERLY_END),
     {ok, _} = call(A, net_kernel, start, Start),
