@@ -217,9 +217,8 @@ add(Link, {Peer, Address}, {Called, Supervisor}, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor, opened = Opened} = Connections,
     Counters = uds_dist_counters:new(),
     InputHandler = uds_dist_input:start(Link, Called, Counters),
-    Controller = uds_dist_controller:start(Link, #{
-        input_handler => InputHandler, supervisor => Supervisor, counters => Counters
-    }),
+    Processes = #{input_handler => InputHandler, supervisor => Supervisor, counters => Counters},
+    Controller = start_controller(Link, Processes),
     Monitor = monitor(process, Controller),
     Conn = uds_dist_relay:number(Link),
     C = #conn{
@@ -236,6 +235,16 @@ add(Link, {Peer, Address}, {Called, Supervisor}, Connections) ->
         by_monitor = ByMonitor#{Monitor => {number, Conn}},
         opened = maps:update_with(direction(C), fun(Count) -> Count + 1 end, Opened)
     }}.
+
+%% If the VM has no room for a controller, nobody else would end the input handler.
+start_controller(Link, Processes = #{input_handler := InputHandler}) ->
+    try
+        uds_dist_controller:start(Link, Processes)
+    catch
+        Class:Reason:Stack ->
+            true = exit(InputHandler, kill),
+            erlang:raise(Class, Reason, Stack)
+    end.
 
 %% Records that the acceptor is ready for a connection. A new one replaces an acceptor that has ended.
 -spec acceptor(pid(), connections()) -> connections().

@@ -36,6 +36,7 @@
 -export([
     mistake_about_a_call_is_that_callers/1,
     mistake_about_a_connection_ends_that_one/1,
+    controller_that_does_not_start_leaves_no_input_handler/1,
     mistake_about_the_listener_answers_who_waits_for_it/1,
     mistake_about_the_status_leaves_it_unknown/1,
     mistake_about_the_sidecar_ends_that/1,
@@ -111,6 +112,7 @@ groups() ->
         {mistakes, [], [
             mistake_about_a_call_is_that_callers,
             mistake_about_a_connection_ends_that_one,
+            controller_that_does_not_start_leaves_no_input_handler,
             mistake_about_the_listener_answers_who_waits_for_it,
             mistake_about_the_status_leaves_it_unknown,
             mistake_about_the_sidecar_ends_that,
@@ -709,6 +711,40 @@ mistake_about_a_connection_ends_that_one(Config) ->
     ok = test_sidecar:say(Sidecar, {data, 2, <<5:16, "hello">>}),
     ?assertEqual({ok, "hello"}, uds_dist_controller:recv(Connection, 0, ?LIMIT)),
     ok = is_unharmed(Sidecar, 5, 2).
+
+%% In a VM that has room for only one more process.
+controller_that_does_not_start_leaves_no_input_handler(Config) ->
+    Sidecar = listening(Config),
+    Caller = calling(1, Sidecar),
+    Before = input_handlers(),
+    ok = without_room_for(uds_dist_controller, fun() ->
+        ok = test_sidecar:say(Sidecar, {connected, 1, ?PEER}),
+        ?assertEqual({error, internal_error}, answer(Caller))
+    end),
+    ?assertEqual({close, 1}, test_sidecar:hear(Sidecar)),
+    true = test_node:expect(fun() -> input_handlers() -- Before =:= [] end, no_other_input_handler),
+    ok = is_unharmed(Sidecar, 3, 1).
+
+input_handlers() ->
+    [P || P <- processes(), proc_lib:translate_initial_call(P) =:= {uds_dist_input, init, 1}].
+
+%% Runs Test while the processes of a module cannot be started.
+without_room_for(Module, Test) ->
+    Limit = {call, 0, {remote, 0, {atom, 0, erlang}, {atom, 0, error}}, [{atom, 0, system_limit}]},
+    {ok, Module, Code} = compile:forms([
+        {attribute, 0, module, Module},
+        {attribute, 0, export, [{start, 2}]},
+        {function, 0, start, 2, [{clause, 0, [{var, 0, '_'}, {var, 0, '_'}], [], [Limit]}]}
+    ]),
+    File = code:which(Module),
+    _ = code:purge(Module),
+    {module, Module} = code:load_binary(Module, File, Code),
+    try
+        ok = Test()
+    after
+        _ = code:purge(Module),
+        {module, Module} = code:load_file(Module)
+    end.
 
 mistake_about_the_listener_answers_who_waits_for_it(Config) ->
     Listening = ask(fun() -> uds_dist_owner:listen(name) end),
