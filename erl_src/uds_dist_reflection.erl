@@ -17,13 +17,16 @@
 %% net_setuptime is set to a larger value.
 -define(LIFE, 60000).
 
-%% Number of entries above which old ones are removed.
--define(MANY, 1000).
+%% Shortest time between two removals of old entries, in milliseconds. Each of them looks at the whole table.
+-define(REMOVAL_INTERVAL, 10000).
+
+%% Key of the entry with the time from which the next removal is due.
+-define(DUE, due).
 
 -spec new() -> ok.
 new() ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {write_concurrency, true}]),
-    ok.
+    postpone_removal(erlang:monotonic_time(millisecond)).
 
 %% Records a handshake packet that this node sends.
 -spec remember(Packet :: iodata()) -> ok.
@@ -34,13 +37,18 @@ remember(Packet) ->
             ok;
         Proof ->
             true = ets:insert(?TABLE, {Proof, Now}),
-            forget(ets:info(?TABLE, size), Now)
+            forget(ets:lookup(?TABLE, ?DUE), Now)
     end.
 
-forget(Size, Now) when Size > ?MANY ->
-    _ = ets:select_delete(?TABLE, [{{'_', '$1'}, [{'<', '$1', Now - ?LIFE}], [true]}]),
+forget([{?DUE, Due}], Now) when Now < Due ->
     ok;
-forget(_, _) ->
+forget(_, Now) ->
+    ok = postpone_removal(Now),
+    _ = ets:select_delete(?TABLE, [{{'_', '$1'}, [{'<', '$1', Now - ?LIFE}], [true]}]),
+    ok.
+
+postpone_removal(Now) ->
+    true = ets:insert(?TABLE, {?DUE, Now + ?REMOVAL_INTERVAL}),
     ok.
 
 %% Whether the proof in a received packet is one that this node has sent.

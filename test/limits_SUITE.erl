@@ -6,6 +6,7 @@
 -export([accepting_pauses_without_descriptors/1, sidecar_cannot_be_started_without_descriptors/1]).
 -export([full_disk_is_a_clear_error/1, read_only_directory_is_a_clear_error/1]).
 -export([thousand_connections/1]).
+-export([earlier_handshakes_cost_nothing/1]).
 %% Run in the nodes.
 -export([send_to_all/1]).
 
@@ -22,7 +23,8 @@ groups() ->
             sidecar_cannot_be_started_without_descriptors,
             full_disk_is_a_clear_error,
             read_only_directory_is_a_clear_error,
-            thousand_connections
+            thousand_connections,
+            earlier_handshakes_cost_nothing
         ]},
         {direct, [], [accepting_pauses_without_descriptors, thousand_connections]}
     ].
@@ -170,6 +172,20 @@ thousand_connections(Config) ->
     ok = round_trip(Other, Hub),
     0 = test_load:downs(Other),
     [_] = test_node:call(Hub, test_load, controllers, []).
+
+%% A node remembers the packets that it has sent in handshakes. Others may connect and disconnect again and again.
+earlier_handshakes_cost_nothing(_Config) ->
+    ok = uds_dist_reflection:new(),
+    [First | _] = Costs = [cost_of_handshakes(Round) || Round <- lists:seq(1, 20)],
+    ct:pal("reductions for a thousand packets: ~p", [Costs]),
+    true = lists:last(Costs) < 3 * First.
+
+cost_of_handshakes(Round) ->
+    Packets = [<<$a, Round:64, Number:64>> || Number <- lists:seq(1, 1000)],
+    {reductions, Before} = process_info(self(), reductions),
+    lists:foreach(fun uds_dist_reflection:remember/1, Packets),
+    {reductions, After} = process_info(self(), reductions),
+    After - Before.
 
 usage(Processes) ->
     [{test_system:resident_kib(Pid), test_system:cpu_ms(Pid)} || {_, Pid} <- Processes].
