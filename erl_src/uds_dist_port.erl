@@ -27,6 +27,7 @@
     uds_dist_dialer,
     uds_dist_executable,
     uds_dist_frames,
+    uds_dist_info,
     uds_dist_input,
     uds_dist_listener,
     uds_dist_log,

@@ -248,6 +248,7 @@ node_without_descriptors_loses_only_new_connections(Config) ->
     expect_output(A, "the connection with .*c@.* is lost: .* no file descriptor left .*ulimit -n"),
     test_node:expect_nodes(C, []),
     test_node:expect_nodes(A, [name(B)]),
+    ?assertMatch(#{connections := 1, transport := direct}, call(A, uds_dist, info, [])),
     ok = call(A, test_node, give_back_descriptors, []),
     true = call(C, net_kernel, connect_node, [name(A)]),
     ok = call(A, test_traffic, exchange, [name(B), [[1000]], 1]).
