@@ -197,8 +197,7 @@ open_handles(Descriptor) ->
     end.
 
 explain(Reason) when Reason =:= emfile; Reason =:= enfile ->
-    "this node has no file descriptor left for it; raise the limit of open files "
-    "(ulimit -n, LimitNOFILE=)";
+    uds_dist_system:no_descriptor();
 explain(Reason) ->
     io_lib:format("its socket cannot be taken over (~0tp)", [Reason]).
 

@@ -39,7 +39,7 @@ explain(eacces, Path) ->
             io_lib:format("it cannot be examined (~ts)", [file:format_error(Reason)])
     end;
 explain(Error, _Path) when Error =:= emfile; Error =:= enfile ->
-    "this node has no file descriptor left for it; raise the limit of open files (ulimit -n, LimitNOFILE=)";
+    uds_dist_system:no_descriptor();
 explain(Error, _Path) ->
     io_lib:format("it cannot be started (~0tp)", [Error]).
 

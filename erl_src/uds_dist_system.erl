@@ -7,7 +7,7 @@
 
 -export([variable/1, variables/0, argument/1]).
 -export([remember_working_directory/0, working_directory/0]).
--export([bytes/1, read_proc/1]).
+-export([bytes/1, read_proc/1, no_descriptor/0]).
 
 %% Key of the directory in which the node was started.
 -define(CWD, {?MODULE, working_directory}).
@@ -93,6 +93,11 @@ read_working_directory() ->
         {ok, Dir} -> bytes(Dir);
         {error, _} -> undefined
     end.
+
+%% Explains emfile and enfile, and says what to do.
+-spec no_descriptor() -> uds_dist_config:explanation().
+no_descriptor() ->
+    "this node has no file descriptor left for it; raise the limit of open files (ulimit -n, LimitNOFILE=)".
 
 %% Reads a file in /proc. These report no size, so prim_file:read_file/1 cannot be used on all OTPs; and this
 %% works before there is a file server.
