@@ -191,7 +191,11 @@ suspended_input_handler_holds_few_messages(Config) ->
 
 %% A process that keeps its messages.
 receive_numbers() ->
-    spawn(fun() -> receive stop -> ok end end).
+    spawn(fun() ->
+        receive
+            stop -> ok
+        end
+    end).
 
 %% Suspends the only input handler, which waits, until the other process that is returned ends.
 suspend_input_handler() ->
@@ -201,9 +205,13 @@ suspend_input_handler() ->
         ok = await_info(Handler, status, fun(Status) -> Status =:= waiting end),
         true = erlang:suspend_process(Handler),
         Caller ! {self(), suspended},
-        receive resume -> true = erlang:resume_process(Handler) end
+        receive
+            resume -> true = erlang:resume_process(Handler)
+        end
     end),
-    receive {Holder, suspended} -> {Handler, Holder} end.
+    receive
+        {Holder, suspended} -> {Handler, Holder}
+    end.
 
 resume_input_handler({_, Holder}) ->
     Holder ! resume,
@@ -222,21 +230,20 @@ await_messages(Pid, Count) ->
     await_info(Pid, message_queue_len, fun(Length) -> Length >= Count end).
 
 await_info(Pid, Item, Wanted) ->
-    {Item, Value} = process_info(Pid, Item),
-    case Wanted(Value) of
-        true ->
-            ok;
-        false ->
-            erlang:yield(),
-            await_info(Pid, Item, Wanted)
-    end.
+    true = test_node:expect(
+        fun() ->
+            {Item, Value} = process_info(Pid, Item),
+            Wanted(Value) orelse Value
+        end,
+        Item
+    ),
+    ok.
 
 %% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
 %% Existing connections are unaffected, and new ones work when there is room again.
 node_without_descriptors_loses_only_new_connections(Config) ->
-    Limited = #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]},
     Options = #{args => test_node:on_demand()},
-    A = start("a", maps:merge(Options, Limited), Config),
+    A = start("a", maps:merge(Options, test_node:few_descriptors()), Config),
     [B, C] = start_all(["b", "c"], Options, Config),
     true = call(B, net_kernel, connect_node, [name(A)]),
     %% This loads the modules that are needed to log and to answer calls.

@@ -74,8 +74,7 @@ accepting_pauses(Prlimit, Config) ->
 
 %% A VM that cannot open more files cannot start another sidecar. It says so, and starts one when there is room.
 sidecar_cannot_be_started_without_descriptors(Config) ->
-    Options = #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]},
-    A = test_node:start("a", Options, Config),
+    A = test_node:start("a", test_node:few_descriptors(), Config),
     ok = test_node:call(A, test_node, use_up_descriptors, []),
     Old = test_node:sidecar(A),
     ok = test_node:signal("KILL", Old),

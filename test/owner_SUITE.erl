@@ -717,17 +717,16 @@ mistake_about_a_connection_ends_that_one(Config) ->
 controller_that_does_not_start_leaves_no_input_handler(Config) ->
     Sidecar = listening(Config),
     Caller = calling(1, Sidecar),
-    Before = input_handlers(),
+    Before = processes_of(uds_dist_input),
     ok = without_room_for(uds_dist_controller, fun() ->
         ok = test_sidecar:say(Sidecar, {connected, 1, ?PEER}),
         ?assertEqual({error, internal_error}, answer(Caller))
     end),
     ?assertEqual({close, 1}, test_sidecar:hear(Sidecar)),
-    true = test_node:expect(fun() -> input_handlers() -- Before =:= [] end, no_other_input_handler),
+    true = test_node:expect(
+        fun() -> processes_of(uds_dist_input) -- Before =:= [] end, no_other_input_handler
+    ),
     ok = is_unharmed(Sidecar, 3, 1).
-
-input_handlers() ->
-    [P || P <- processes(), proc_lib:translate_initial_call(P) =:= {uds_dist_input, init, 1}].
 
 %% Runs Test while the processes of a module cannot be started.
 without_room_for(Module, Test) ->

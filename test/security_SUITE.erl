@@ -55,9 +55,6 @@
 -define(CAROL, 61013).
 -define(STAFF, 61020).
 
-%% The capabilities that OTP 27 sends, numbered as in OTP's dist.hrl.
--define(FLAGS, 16#0d07df7fbd).
-
 %% The setup time of the nodes in seconds, and the longest time in milliseconds until a refused node knows it. The
 %% latter is much shorter, even on a busy machine.
 -define(SETUP_TIME, 60).
@@ -260,7 +257,8 @@ a_handshake_that_comes_back_is_refused(Config) ->
 a_process_that_is_not_the_node_is_explained(Config) ->
     A = start("a", #{}, Config),
     [_, Host] = string:split(atom_to_list(name(A)), "@"),
-    Challenge = fun(Name) -> [<<$N, (?FLAGS):64, 7:32, 9:32>>, name_field(Name)] end,
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    Challenge = fun(Name) -> [<<$N, Flags:64, 7:32, 9:32>>, name_field(Name)] end,
     [
         begin
             {ok, Listener} = listen(filename:join(dir(Config), Name ++ ".sock")),

@@ -19,6 +19,8 @@
 -export([expect_nodes/2, expect/2]).
 %% The operating system's view of a process.
 -export([work/1, descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
+%% Options of a node with few descriptors.
+-export([few_descriptors/0]).
 %% Run in the nodes.
 -export([await_nodes/2, use_up_descriptors/0, give_back_descriptors/0]).
 
@@ -769,9 +771,13 @@ tcp_listeners(Pid) ->
     [Socket || Socket <- sockets(Pid), lists:member(Socket, Listening)].
 
 %% ---------------------------------------------------------------------------------------------
-%% Descriptors of the node that this runs in
+%% Nodes that run out of descriptors
 
-%% Opens files until no descriptor is left. The node should have a low limit (ulimit -n).
+-spec few_descriptors() -> options().
+few_descriptors() ->
+    #{prefix => ["/bin/sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]}.
+
+%% Runs in the node: opens files until no descriptor is left.
 use_up_descriptors() ->
     Self = self(),
     spawn(fun() ->
