@@ -49,7 +49,7 @@
 
 -define(DEFAULT_BACKLOG, 5).
 -define(DEFAULT_SOCKET_MODE, 8#600).
-%% Microseconds: long enough for an answer that comes through a sidecar which has to be woken first. With
+%% Microseconds: long enough for an answer that comes through a sidecar that has to be woken first. With
 %% less, two nodes that have begun to block go on blocking.
 -define(DEFAULT_SPIN, 100).
 %% Microseconds. A longer budget would be a waste on any machine.

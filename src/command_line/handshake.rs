@@ -18,7 +18,7 @@ use crate::etf::Identity;
 use md5::{Digest, Md5};
 use std::fmt;
 
-/// Longest message in bytes. The longest node name has 255, and later versions of the protocol may append fields.
+/// Longest message in bytes. The longest node name takes 255 of them, and later versions of the protocol may append fields.
 pub const MAX_MESSAGE: usize = 2048;
 
 /// Our capabilities, numbered as in OTP's dist.hrl. Without DIST_HDR_ATOM_CACHE and FRAGMENTS, each message arrives
