@@ -17,7 +17,7 @@ all() ->
 
 %% The first run builds the crate of the benchmark.
 suite() ->
-    [{timetrap, {minutes, 10}}].
+    test_node:suite().
 
 init_per_testcase(_Case, Config) ->
     [{results, test_project:temporary()} | Config].

@@ -35,7 +35,7 @@ all() ->
     test_node:cases(?MODULE).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    test_node:suite().
 
 init_per_testcase(_Case, Config) ->
     test_node:init(Config).

@@ -38,7 +38,7 @@ all() ->
     test_node:cases(?MODULE) -- [init_per_suite, end_per_suite].
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    test_node:suite().
 
 %% Builds each release once. They share the compiled code.
 init_per_suite(Config) ->

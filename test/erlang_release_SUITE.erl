@@ -65,7 +65,7 @@ groups() ->
     ].
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    test_node:suite().
 
 init_per_suite(Config) ->
     Dir = test_project:temporary(),

@@ -53,7 +53,7 @@ all() ->
 
 %% A release build of the sidecar is part of it.
 suite() ->
-    [{timetrap, {minutes, 10}}].
+    test_node:suite().
 
 %% A repository with the tree as it is, and a project that depends on it, compiled.
 init_per_suite(Config) ->

@@ -40,7 +40,7 @@ groups() ->
 %% Five single nodes and a cluster of three start beside each other, and RabbitMQ itself waits for most of a
 %% minute: on a machine that is busy with other tests, this takes minutes.
 suite() ->
-    [{timetrap, {minutes, 8}}].
+    test_node:suite().
 
 init_per_suite(Config) ->
     test_package:init_suite("rabbitmq-server", ?BIN "rabbitmq-server", ?USER, Config).
