@@ -54,8 +54,10 @@
     notified = false :: boolean(),
     %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl).
     busy_limit :: pos_integer(),
-    %% Bytes taken since the queue was last emptied.
+    %% Bytes taken since the senders last took turns.
     taken = 0 :: non_neg_integer(),
+    %% Bytes that are still taken as soon as the queue has them, so that the senders take turns.
+    ahead = 0 :: integer(),
     turn = uds_dist_turn:new() :: uds_dist_turn:turn()
 }).
 
@@ -69,9 +71,15 @@
 %% Size in bytes from which a batch takes the VM longer to copy and write than a process should run.
 -define(LONG, 65536).
 
-%% The queue is emptied after this many times its limit was taken. With a larger number, suspended senders
-%% wait longer; with a smaller one, data that was taken falls out of the processor's cache.
--define(FILLED, 8).
+%% Suspended senders take turns. The VM resumes all of them when its queue has room, in the order in which
+%% they were suspended. The first one fills the queue again before the next one runs, so it stays the first,
+%% and would starve the others as long as it sends as fast as it can. So after the limit of the queue was
+%% taken FILLED times, this process empties the queue, and does so again each time that a sender has filled
+%% it, until ROTATION times the limit has been taken: then another sender is the first. With a larger FILLED,
+%% senders wait longer; what is taken ahead of the output falls out of the processor's cache, and a short
+%% message waits behind it.
+-define(FILLED, 16).
+-define(ROTATION, 2).
 
 %% Most bytes that are taken from the VM's queue before the output has room for them, in a node where senders
 %% wait long for their next turn.
@@ -287,12 +295,14 @@ work(State) ->
 %% (busy_dist_port).
 drain(State = #state{phase = broken}) ->
     State;
-drain(State) ->
-    #state{taken = Taken, busy_limit = Limit, transport = Transport, output = Output} = State,
-    case Taken > ?FILLED * Limit andalso Transport:is_awaited(Output) of
-        true -> empty_queue(State);
-        false -> drain(Transport:is_open(Output), State)
-    end.
+drain(State = #state{taken = Taken, busy_limit = Limit}) when Taken > ?FILLED * Limit ->
+    %% With a very large queue, the second time would cost too much memory.
+    drain(State#state{taken = 0, ahead = min(?ROTATION * Limit, max(?AHEAD, Limit))});
+drain(State = #state{notified = false, ahead = Ahead, taken = Taken}) when Ahead > 0 ->
+    State1 = #state{taken = Taken1} = take(State),
+    drain(State1#state{ahead = Ahead - (Taken1 - Taken)});
+drain(State = #state{transport = Transport, output = Output}) ->
+    drain(Transport:is_open(Output), State).
 
 drain(false, State = #state{notified = false}) ->
     case size_of_waiting(State) < ?AHEAD andalso uds_dist_turn:is_busy() of
@@ -307,19 +317,6 @@ drain(true, State = #state{waiting = []}) ->
     drain(take(State));
 drain(true, State) ->
     drain(transmit_waiting(State)).
-
-%% Gives every suspended sender a turn. The VM resumes all of them when there is room for one frame, and
-%% the first one uses it before the next one runs: as long as it sends as fast as it can, the others are
-%% starved. So now and then this process takes everything from the queue, and waits for the next
-%% acknowledgement while the other senders run. If the first one fills the queue before they do,
-%% `dist_data` wakes this process, which has a higher priority, to make room again.
-empty_queue(State = #state{busy_limit = Limit}) ->
-    take_batches(Limit div ?BATCH + 1, State#state{taken = 0}).
-
-take_batches(Count, State = #state{notified = false}) when Count > 0 ->
-    take_batches(Count - 1, take(State));
-take_batches(_, State) ->
-    State.
 
 take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
     case collect(DHandle, ?FRAMES, 0, []) of
@@ -376,8 +373,9 @@ send_tick(State) ->
     State.
 
 %% A short batch is written at once. Before a long one, other processes may get a turn: the VM counts few
-%% reductions for a write of any length, and would not preempt this process.
-transmit(Size, Data, State) when Size < ?LONG ->
+%% reductions for a write of any length, and would not preempt this process. While senders take turns, the one
+%% that was resumed first would use that to fill the queue.
+transmit(Size, Data, State = #state{ahead = Ahead}) when Size < ?LONG; Ahead > 0 ->
     write(Size, Data, State);
 transmit(Size, Data, State = #state{turn = Turn}) ->
     write(Size, Data, State#state{turn = uds_dist_turn:before_output(Turn)}).

@@ -7,7 +7,7 @@
 -behaviour(uds_dist_transport).
 
 -export([output/1, input/2]).
--export([available/1, is_open/1, is_awaited/1, write/3, unacknowledged/1, writable/2]).
+-export([available/1, is_open/1, write/3, unacknowledged/1, writable/2]).
 -export([read/2, passed_on/2]).
 
 -export_type([output/0, input/0]).
@@ -69,9 +69,6 @@ available(#output{}) -> 0.
 
 -spec is_open(output()) -> boolean().
 is_open(#output{handle = Handle}) -> Handle =:= undefined.
-
--spec is_awaited(output()) -> boolean().
-is_awaited(#output{handle = Handle}) -> Handle =/= undefined.
 
 -spec write(pos_integer(), iodata(), output()) ->
     {ok, output()} | {error, uds_dist_transport:reason()}.

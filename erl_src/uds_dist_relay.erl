@@ -9,7 +9,7 @@
 -export([link/3, number/1, window/1, output/1, input/1]).
 %% For the owner of the port.
 -export([data/2, closed/2, acknowledged/2]).
--export([available/1, is_open/1, is_awaited/1, write/3, unacknowledged/1, writable/2]).
+-export([available/1, is_open/1, write/3, unacknowledged/1, writable/2]).
 -export([read/2, passed_on/2]).
 
 -export_type([link/0, output/0, input/0]).
@@ -88,10 +88,6 @@ available(#output{pipe = Pipe, window = Window}) ->
 -spec is_open(output()) -> boolean().
 is_open(#output{pipe = Pipe, window = Window}) ->
     uds_dist_pipe:is_free(Pipe) andalso uds_dist_window:is_open(Window).
-
--spec is_awaited(output()) -> boolean().
-is_awaited(#output{pipe = Pipe, window = Window}) ->
-    not uds_dist_pipe:is_free(Pipe) orelse uds_dist_window:is_awaited(Window).
 
 -spec write(pos_integer(), iodata(), output()) ->
     {ok, output()} | {error, uds_dist_transport:reason()}.

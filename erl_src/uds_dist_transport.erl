@@ -21,9 +21,6 @@
 %% Whether enough is available to make a write worthwhile. If not, a message will announce when it is.
 -callback is_open(output()) -> boolean().
 
-%% Whether a message is expected that will make more available.
--callback is_awaited(output()) -> boolean().
-
 %% Writes Size bytes, which must not be more than are available. After an error nothing more can be written,
 %% but what the peer sent before can still be read.
 -callback write(Size :: pos_integer(), iodata(), output()) ->

@@ -17,10 +17,10 @@
 %% of slow rates remain where all senders are suspended before the controller wakes up on another scheduler.
 %%
 %% Input has no such patience. Receivers run only in a turn, and until then their messages fill the memory. So
-%% a turn is also given after every FILL bytes. While 1 MiB messages went into a node with 300 busy processes,
-%% this lowered the memory of both nodes from 760 to 250 MiB with direct and from 250 to 205 MiB with relay,
-%% at the same rate; with TCP it was 180 MiB. A limit of 8 MiB cost 30 % of the rate, and one of 16 MiB gave
-%% 10 % more and held 390 MiB.
+%% a turn is also given after every FILL bytes. While four processes sent 1 MiB messages into a node with 300
+%% busy processes for four seconds, both nodes held 269 MiB with relay, 283 with direct and 295 with TCP, at
+%% rates of 99, 127 and 95 MB/s. With a limit of 4 MiB, relay lost a third of its rate; with one of 12 MiB,
+%% direct held twice as much.
 %%
 %% In a busy node, is_busy/0 also makes the controller empty the queue before the output has room.
 -module(uds_dist_turn).
@@ -47,7 +47,7 @@
 -define(PATIENCE, 20).
 
 %% Bytes of input after which a turn is given even if turns take long.
--define(FILL, (12 * 1048576)).
+-define(FILL, (8 * 1048576)).
 
 %% Number of runnable processes per scheduler above which turns take long.
 -define(BUSY, 8).

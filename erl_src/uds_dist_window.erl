@@ -5,7 +5,7 @@
 %% for its acknowledgement.
 -module(uds_dist_window).
 
--export([sender/1, available/1, unacknowledged/1, is_open/1, is_awaited/1, sent/2, acknowledged/2]).
+-export([sender/1, available/1, unacknowledged/1, is_open/1, sent/2, acknowledged/2]).
 -export([receiver/1, passed_on/2]).
 
 -export_type([sender/0, receiver/0]).
@@ -33,11 +33,6 @@ unacknowledged({Unacknowledged, _}) ->
 -spec is_open(sender()) -> boolean().
 is_open({Unacknowledged, Size}) ->
     Unacknowledged =< Size div 2.
-
-%% Whether an acknowledgement is on its way, or will be once the receiver has passed on what was sent.
--spec is_awaited(sender()) -> boolean().
-is_awaited({Unacknowledged, Size}) ->
-    Unacknowledged >= Size div 4.
 
 %% Records that Count bytes were sent, which must not be more than are available.
 -spec sent(non_neg_integer(), sender()) -> sender().

@@ -25,7 +25,6 @@
 -export([
     sender_stops_at_exactly_a_window/1,
     sender_waits_for_half_a_window/1,
-    sender_awaits_what_will_be_acknowledged/1,
     sender_rejects_acknowledgement_of_bytes_it_never_sent/1,
     receiver_acknowledges_at_a_quarter_and_not_before/1,
     full_window_is_never_stuck/1,
@@ -64,7 +63,6 @@ groups() ->
         {window, [parallel], [
             sender_stops_at_exactly_a_window,
             sender_waits_for_half_a_window,
-            sender_awaits_what_will_be_acknowledged,
             sender_rejects_acknowledgement_of_bytes_it_never_sent,
             receiver_acknowledges_at_a_quarter_and_not_before,
             full_window_is_never_stuck,
@@ -471,17 +469,6 @@ receiver_acknowledges_at_a_quarter_and_not_before(_Config) ->
     {0, Receiver3} = uds_dist_window:passed_on(24, Receiver2),
     {100, _} = uds_dist_window:passed_on(76, Receiver3),
     ok.
-
-sender_awaits_what_will_be_acknowledged(_Config) ->
-    [
-        begin
-            {Acknowledged, _} = uds_dist_window:passed_on(Sent, uds_dist_window:receiver(Size)),
-            Sender = uds_dist_window:sent(Sent, uds_dist_window:sender(Size)),
-            IsAwaited = uds_dist_window:is_awaited(Sender),
-            ?assertEqual({Size, Sent, Acknowledged > 0}, {Size, Sent, IsAwaited})
-        end
-     || Size <- [4, 99, 100], Sent <- lists:seq(0, Size)
-    ].
 
 %% If everything was passed on, less than a quarter is unacknowledged.
 full_window_is_never_stuck(_Config) ->

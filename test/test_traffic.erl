@@ -4,12 +4,12 @@
 
 -export([exchange/3, count_up/4, start_counting/1, stop_counting/1, keep_small/4]).
 -export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
--export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3]).
+-export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3, shares/4]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Entry points of processes.
 -export([sender/2, receiver/1, counter/3, counted/3, keep_counting/2, greeter/2]).
--export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2]).
+-export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2, tally/3]).
 
 %% Time limit in milliseconds.
 -define(LIMIT, 60000).
@@ -364,6 +364,31 @@ flooded_round_trips(Node, Size, Count) ->
 flood(To, Message) ->
     To ! Message,
     flood(To, Message).
+
+%% Several processes send messages of Size bytes to Node as fast as they can. Returns how many of the first
+%% Count messages came from each of them.
+-spec shares(node(), Senders :: pos_integer(), Size :: pos_integer(), Count :: pos_integer()) ->
+    [non_neg_integer()].
+shares(Node, Senders, Size, Count) ->
+    Tally = spawn_link(Node, ?MODULE, tally, [self(), Count, maps:from_keys(lists:seq(1, Senders), 0)]),
+    Payload = binary:copy(<<"x">>, Size),
+    Floods = [
+        spawn_link(?MODULE, flood, [Tally, {Sender, Payload}])
+     || Sender <- lists:seq(1, Senders)
+    ],
+    receive
+        {Tally, Shares} ->
+            _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- Floods],
+            Shares
+    after ?LIMIT -> exit({Tally, does_not_end})
+    end.
+
+tally(Whose, 0, Shares) ->
+    Whose ! {self(), maps:values(Shares)};
+tally(Whose, Left, Shares) ->
+    receive
+        {Sender, _} -> tally(Whose, Left - 1, maps:update_with(Sender, fun(N) -> N + 1 end, Shares))
+    end.
 
 round_trip(Echo, Message) ->
     Echo ! {self(), Message},

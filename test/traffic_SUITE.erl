@@ -15,7 +15,8 @@
     fifty_nodes_dial_one_hub_at_once/1,
     senders_to_a_stopped_node_are_suspended/1,
     bulk_transfers_yield_to_short_messages/1,
-    flood_does_not_starve_other_senders/1
+    flood_does_not_starve_other_senders/1,
+    senders_share_a_connection/1
 ]).
 
 -import(test_node, [
@@ -35,6 +36,8 @@
 
 -define(ROUNDS, 500).
 -define(GREETINGS, 10).
+%% Processes that send over a connection.
+-define(SENDERS, 4).
 
 all() ->
     test_node:transports().
@@ -256,3 +259,19 @@ flood_does_not_starve_other_senders(Config) ->
         Size <- [1024, 4096, 65536, 1 bsl 20]
     ],
     pong = call(A, net_adm, ping, [name(B)]).
+
+%% Processes that send as fast as they can take turns, although the VM always resumes the same one first. With a
+%% single scheduler, nothing else changes their order.
+senders_share_a_connection(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    _ = call(A, erlang, system_flag, [schedulers_online, 1]),
+    [
+        begin
+            Shares = call(A, test_traffic, shares, [name(B), ?SENDERS, Size, Count]),
+            ct:pal("messages of ~b bytes of each sender: ~w", [Size, Shares]),
+            ?assertEqual(Count, lists:sum(Shares)),
+            ?assert(lists:min(Shares) >= Count div 100)
+        end
+     || {Size, Count} <- [{1 bsl 20, 1000}, {1 bsl 16, 10000}]
+    ].

@@ -158,10 +158,11 @@ run({busy_stream, Direction, Busy, Senders, Size}, Time, Group) ->
     [Peer | _] = bench_carrier:peers(Group),
     BusyNode = busy_node(Direction, bench_carrier:hub(Group), Peer),
     %% As in flow/4, but the first run is without busy processes, because some carriers take very long with them. The
-    %% measurement takes longer, because each end of a stream waits for its turn among them.
+    %% measurement takes longer, because each end of a stream waits for its turn among them, and because it takes
+    %% seconds until one sees that messages arrive faster than their receivers run.
     _ = traffic(Group, stream, [[Peer], Senders, Size, Time]),
     Flow = fun() ->
-        traffic(Group, stream_busy, [BusyNode, Busy, Peer, Senders, Size, 4 * Time])
+        traffic(Group, stream_busy, [BusyNode, Busy, Peer, Senders, Size, 16 * Time])
     end,
     {{Messages, Microseconds}, Peaks} =
         bench_memory:peaks(Flow, bench_carrier:members(Group), bench_carrier:processes(Group)),
