@@ -15,7 +15,6 @@
 all() ->
     test_node:cases(?MODULE).
 
-%% The first run builds the crate of the benchmark.
 suite() ->
     test_node:suite().
 

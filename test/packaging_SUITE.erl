@@ -51,7 +51,6 @@ all() ->
         clean_removes_what_was_built
     ].
 
-%% A release build of the sidecar is part of it.
 suite() ->
     test_node:suite().
 

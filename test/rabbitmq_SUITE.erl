@@ -37,8 +37,6 @@ groups() ->
         {direct, [sequence], Cases}
     ].
 
-%% Five single nodes and a cluster of three start beside each other, and RabbitMQ itself waits for most of a
-%% minute: on a machine that is busy with other tests, this takes minutes.
 suite() ->
     test_node:suite().
 
