@@ -298,18 +298,28 @@ is_sender_suspended_here() ->
         Sender -> process_info(Sender, status) =:= {status, suspended}
     end.
 
-%% Waits until the VM's queue of the connection is empty and all controllers are idle.
+%% The elements of a controller's state.
+-define(TRANSPORT, 8).
+-define(OUTPUT, 9).
+-define(WAITING, 12).
+
+%% Waits until neither the VM's queue of the connection nor a controller holds any data.
 await_sent_here(Node) ->
     [Connection] = ets:lookup(sys_dist, Node),
     DHandle = element(3, Connection),
     poll(
         fun() ->
             {ok, _, _, Pending} = erlang:dist_get_stat(DHandle),
-            Statuses = [process_info(Pid, status) || Pid <- controllers()],
-            Pending =:= 0 andalso lists:usort(Statuses) =:= [{status, waiting}]
+            Pending =:= 0 andalso lists:all(fun has_sent_all/1, controllers())
         end,
         ?LIMIT
     ).
+
+%% A controller that has emptied the VM's queue may still wait until its output has room.
+has_sent_all(Controller) ->
+    State = sys:get_state(Controller),
+    Transport = element(?TRANSPORT, State),
+    element(?WAITING, State) =:= [] andalso Transport:is_open(element(?OUTPUT, State)).
 
 %% The processes that must survive for net_sup and net_kernel to survive.
 owner_and_acceptor() ->
