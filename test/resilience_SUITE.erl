@@ -300,7 +300,7 @@ closed_port_is_opened_again(Config) ->
 sent_before_stop_arrives(Config) ->
     expect_sent_arrives(init, stop, Config).
 
-%% halt() does so too.
+%% halt() does so too. From then on, no process writes any more.
 sent_before_halt_arrives(Config) ->
     expect_sent_arrives(erlang, halt, Config).
 
