@@ -938,7 +938,7 @@ fn a_call_that_is_not_answered() {
         receive_frame(stream);
         read_until_reset(stream);
     });
-    let output = peer.asked(&["rpc", "n", "m", "f", "--timeout", "100ms"]);
+    let output = peer.asked(&["rpc", "n", "m", "f", "--timeout", "1s"]);
     assert_fails(&output, 3, &["did not answer in time", "--timeout"]);
 }
 
