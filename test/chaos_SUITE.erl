@@ -43,7 +43,7 @@
 }).
 
 suite() ->
-    [{timetrap, {seconds, 600 + 2 * seconds()}}].
+    test_node:suite(2 * seconds()).
 
 all() ->
     [{group, relay}, {group, mixed}, hundred_kills_under_traffic].

@@ -151,7 +151,10 @@ end_per_testcase(_Case, Config) ->
     Writer = monitor(process, uds_dist_log_writer),
     _ = IsAlive andalso gen_server:stop(Owner),
     %% Otherwise, the lines that it still has to write would appear in the next test case.
-    receive {'DOWN', Writer, _, _, _} -> ok after ?LIMIT -> error(log_writer_has_not_ended) end,
+    receive
+        {'DOWN', Writer, _, _, _} -> ok
+    after ?LIMIT -> error(log_writer_has_not_ended)
+    end,
     ok = logger:remove_handler(?MODULE),
     ok = logger:set_primary_config(level, proplists:get_value(level, Config)),
     true = ets:delete(?LOG),

@@ -6,7 +6,7 @@
 %% failed. Every expect_* waits for an event, up to a time limit, and fails with what it saw instead.
 -module(test_node).
 
--export([cases/1, suite/0, transports/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
+-export([cases/1, suite/0, suite/1, transports/0, init_group/2, init/1, cleanup/1, dir/1, dir/2]).
 %% Running nodes, and erl commands that may end by themselves.
 -export([start/2, start/3, start_all/2, start_all/3, boot/3, expect_up/1]).
 -export([launch/2, expect_exit/1]).
@@ -76,7 +76,11 @@ cases(Suite) ->
 %% Settings that all suites share. Every wait has a limit of its own, so this one is only for a case that hangs;
 %% it is long because a busy machine needs minutes for what takes seconds elsewhere.
 suite() ->
-    [{timetrap, {minutes, 10}}].
+    suite(0).
+
+%% The same for cases that work for so many seconds on purpose.
+suite(Seconds) ->
+    [{timetrap, {seconds, 600 + Seconds}}].
 
 %% The groups of suites that test connections with each transport. scripts/test may leave one of them out.
 transports() ->
