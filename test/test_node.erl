@@ -16,7 +16,7 @@
 -export([call/2, call/4, call/5]).
 -export([stop/1, kill/1, signal/2]).
 -export([output/1, expect_output/2, expect_output_of/2, type/2]).
--export([expect_nodes/2, expect/2]).
+-export([expect_nodes/2, expect/2, expect/3]).
 %% The operating system's view of a process.
 -export([work/1, descriptors/1, sockets/1, listeners/1, tcp_listeners/1, resident/1, is_alive/1]).
 %% Options of a node with few descriptors.
@@ -617,14 +617,18 @@ await_sorted_nodes(Names, Deadline) ->
 %% For conditions without an event: checks repeatedly until the fun returns {ok, Result} or true.
 -spec expect(fun(() -> {ok, Result} | true | Seen :: term()), What :: term()) -> Result | true.
 expect(Fun, What) ->
-    expect(Fun, What, deadline(?LIMIT)).
+    expect(Fun, What, ?LIMIT).
 
-expect(Fun, What, Deadline) ->
+-spec expect(fun(() -> {ok, Result} | true | Seen :: term()), What :: term(), Limit :: pos_integer()) -> Result | true.
+expect(Fun, What, Limit) ->
+    expect_until(deadline(Limit), Fun, What).
+
+expect_until(Deadline, Fun, What) ->
     case {Fun(), now_ms() > Deadline} of
         {{ok, Result}, _} -> Result;
         {true, _} -> true;
         {Seen, true} -> error({expected, What, seen, Seen});
-        {_, false} -> poll(fun() -> expect(Fun, What, Deadline) end)
+        {_, false} -> poll(fun() -> expect_until(Deadline, Fun, What) end)
     end.
 
 poll(Next) ->
