@@ -366,7 +366,7 @@ one_of_twenty_nodes_gets_the_name(Config) ->
             leave_stale_socket(Winner, Config),
             test_node:expect_nodes(Probe, [])
         end,
-        lists:seq(1, 3)
+        lists:seq(1, 2)
     ).
 
 race(Probe, Name, Config) ->
