@@ -520,7 +520,9 @@ source_root(Dir) ->
     end.
 
 quiet_scripts_print_nothing_but_their_own(Config) ->
-    Eval = "io:format(\"~p~n\",[net_adm:ping(nobody@nowhere)]),halt().",
+    Eval =
+        "io:format(\"~p~n\",[net_adm:ping(nobody@nowhere)]),"
+        "_ = sys:get_state(uds_dist_log_writer),halt().",
     Ebin = filename:dirname(code:which(uds_dist)),
     Command = io_lib:format(
         "cd ~ts && ~ts -noinput -pa ~ts -proto_dist uds -no_epmd -setcookie c -sname q "

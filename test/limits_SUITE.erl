@@ -145,7 +145,7 @@ thousand_connections(Config) ->
         fun() ->
             case length(test_node:call(Hub, erlang, nodes, [connected])) of
                 1001 -> true;
-                Other -> Other
+                Count -> Count
             end
         end,
         all_connected

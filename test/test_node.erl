@@ -424,7 +424,11 @@ replace_binary(Binary) ->
 %% Replaces the binary by a script.
 -spec replace_by_script(file:filename(), iodata()) -> ok.
 replace_by_script(Binary, Script) ->
-    ok = file:write_file(Binary ++ ".new", ["#!/bin/sh\n", Script]),
+    %% The kernel starts the interpreter, which opens the script later. By then Binary may be another program, so
+    %% the script has a file of its own.
+    File = lists:concat([Binary, ".script", unique()]),
+    ok = file:write_file(File, ["shift\n", Script]),
+    ok = file:write_file(Binary ++ ".new", ["#!/bin/sh ", File, $\n]),
     replace(Binary).
 
 replace(Binary) ->
@@ -543,7 +547,11 @@ serve_status(State) ->
     State.
 
 io_request({put_chars, Encoding, Chars}) ->
-    {ok, unicode:characters_to_binary(Chars, Encoding)};
+    case unicode:characters_to_binary(Chars, Encoding) of
+        Printed when is_binary(Printed) -> {ok, Printed};
+        %% Not even UTF-8, such as the message of another program: its bytes are taken for Latin-1.
+        _ -> {ok, unicode:characters_to_binary(Chars, latin1)}
+    end;
 io_request({put_chars, Encoding, Module, Function, Arguments}) ->
     io_request({put_chars, Encoding, apply(Module, Function, Arguments)});
 io_request({requests, Requests}) ->
@@ -554,9 +562,14 @@ io_request(_) ->
 %% Everything that a node has printed so far.
 -spec output(#{console := pid(), _ => _}) -> unicode:chardata().
 output(#{console := Console}) ->
+    Monitor = monitor(process, Console),
     Console ! {output, self()},
     receive
-        {Console, output, Text} -> Text
+        {Console, output, Text} ->
+            demonitor(Monitor, [flush]),
+            Text;
+        {'DOWN', Monitor, process, Console, Reason} ->
+            io_lib:format("nothing that is known, since its console ended: ~tp", [Reason])
     end.
 
 %% Waits until the node has printed something that the regular expression matches.
