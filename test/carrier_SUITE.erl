@@ -605,7 +605,7 @@ killed_sidecars_leave_no_descriptor(Config) ->
             [expect_nodes(Peer, []) || Peer <- Peers],
             connect_to_hub(Peers, Hub)
         end
-     || _ <- lists:seq(1, ?MANY div length(Peers))
+     || _ <- lists:seq(1, 5)
     ],
     expect(fun() -> no_more(Before, open_descriptors([Hub])) end, {killed_sidecars, Before}).
 
@@ -623,7 +623,7 @@ killed_vms_leave_no_descriptor(Config) ->
 
 start_hub(Config) ->
     Options = #{args => test_node:on_demand()},
-    Names = ["n" ++ integer_to_list(I) || I <- lists:seq(1, 20)],
+    Names = ["n" ++ integer_to_list(I) || I <- lists:seq(1, 10)],
     {start("hub", Options, Config), start_all(Names, Options, Config)}.
 
 connect_to_hub(Peers, Hub) ->
