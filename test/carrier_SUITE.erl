@@ -605,7 +605,7 @@ killed_sidecars_leave_no_descriptor(Config) ->
             [expect_nodes(Peer, []) || Peer <- Peers],
             connect_to_hub(Peers, Hub)
         end
-     || _ <- lists:seq(1, 5)
+     || _ <- lists:seq(1, ?MANY div (2 * length(Peers)))
     ],
     expect(fun() -> no_more(Before, open_descriptors([Hub])) end, {killed_sidecars, Before}).
 

@@ -418,7 +418,7 @@ wrong_settings_end_the_boot(Config) ->
             {Status, Output} = command("start", runtime_exs, [], Config),
             ?assertNotEqual({0, Setting}, {Status, Setting}),
             test_node:expect_output_of(Output, ["uds_dist: .*", Message]),
-            [true = test_release:expect_sockets([], Dir) || Dir <- ["/", Private]]
+            ?assertEqual([], sockets_in("/") ++ sockets_in(Private))
         end
      || {Setting, Message} <- [
             {{"socket_dirr", "/run/x"}, "uds_dist has no setting socket_dirr; it has socket_dir"},

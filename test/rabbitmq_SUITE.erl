@@ -19,6 +19,9 @@
 %% Messages for each of six phases; something is killed in each but the first.
 -define(PHASE, 1000).
 
+%% Longest time that RabbitMQ takes to recover, in milliseconds. Its second attempt comes after a minute.
+-define(RECOVERY, 180000).
+
 %% RabbitMQ takes almost a minute to miss the last of the lines, and only waits meanwhile.
 all() ->
     [{group, all}].
@@ -234,17 +237,19 @@ expect_cluster(Names, Config) ->
     Asked =
         " '{lists:sort(rabbit_nodes:all_running()),"
         " whereis(rabbit_outside_app_process), rabbit_node_monitor:partitions()}'",
-    [
-        test_node:expect(
-            fun() ->
-                Answer = uds_dist("rpc " ++ Name ++ Asked, Config),
-                Answer =:= {0, Settled} orelse {Answer, recovery(Name, Config)}
-            end,
-            {Name, sees, Settled},
-            180000
-        )
-     || Name <- Names
-    ].
+    Ask = fun(Name) -> fun() -> uds_dist("rpc " ++ Name ++ Asked, Config) end end,
+    [expect_answer(Ask(Name), {0, Settled}, Name, Config) || Name <- Names].
+
+expect_answer(Ask, Expected, Name, Config) ->
+    Answer = fun() ->
+        Seen = Ask(),
+        Seen =:= Expected orelse Seen
+    end,
+    try
+        test_node:expect(Answer, {Name, answers, Expected}, ?RECOVERY)
+    catch
+        error:Reason -> error({Reason, recovery(Name, Config)})
+    end.
 
 %% The last lines of a node's log about partitions.
 recovery(Name, Config) ->
@@ -270,13 +275,7 @@ kill_sidecar_unseen(Name, Config) ->
     Monitor = fun(Action) -> uds_dist("rpc " ++ Name ++ " 'sys:" ++ Action ++ "(rabbit_node_monitor)'", Config) end,
     {0, "ok\n"} = Monitor("suspend"),
     ok = kill_sidecar(Name, Config),
-    test_node:expect(
-        fun() ->
-            Answer = uds_dist("peers " ++ Name ++ " -q", Config),
-            Answer =:= {0, Peers} orelse Answer
-        end,
-        {Name, connected_with, Peers}
-    ),
+    expect_answer(fun() -> uds_dist("peers " ++ Name ++ " -q", Config) end, {0, Peers}, Name, Config),
     {0, "ok\n"} = Monitor("resume"),
     ok.
 

@@ -424,8 +424,8 @@ replace_binary(Binary) ->
 %% Replaces the binary by a script.
 -spec replace_by_script(file:filename(), iodata()) -> ok.
 replace_by_script(Binary, Script) ->
-    %% The kernel starts the interpreter, which opens the script later. By then Binary may be another program, so
-    %% the script has a file of its own.
+    %% The interpreter opens its script some time after the kernel has started it. By then, Binary may be another
+    %% program, so the script is in a file of its own.
     File = lists:concat([Binary, ".script", unique()]),
     ok = file:write_file(File, ["shift\n", Script]),
     ok = file:write_file(Binary ++ ".new", ["#!/bin/sh ", File, $\n]),
@@ -549,7 +549,7 @@ serve_status(State) ->
 io_request({put_chars, Encoding, Chars}) ->
     case unicode:characters_to_binary(Chars, Encoding) of
         Printed when is_binary(Printed) -> {ok, Printed};
-        %% Not even UTF-8, such as the message of another program: its bytes are taken for Latin-1.
+        %% Another program may have printed this, in another encoding. Its bytes are taken for Latin-1.
         _ -> {ok, unicode:characters_to_binary(Chars, latin1)}
     end;
 io_request({put_chars, Encoding, Module, Function, Arguments}) ->
@@ -569,7 +569,7 @@ output(#{console := Console}) ->
             demonitor(Monitor, [flush]),
             Text;
         {'DOWN', Monitor, process, Console, Reason} ->
-            io_lib:format("nothing that is known, since its console ended: ~tp", [Reason])
+            io_lib:format("(lost: the process that collects the output has ended: ~tp)", [Reason])
     end.
 
 %% Waits until the node has printed something that the regular expression matches.
