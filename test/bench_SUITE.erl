@@ -7,7 +7,8 @@
     names_and_leaves_out_carriers_that_cannot_run/1,
     refuses_an_earlier_record_of_another_format/1,
     wrong_settings_get_one_line/1,
-    lists_ratios_that_have_fallen/1
+    lists_ratios_that_have_fallen/1,
+    compares_runs_on_the_same_processor_only/1
 ]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -107,6 +108,17 @@ lists_ratios_that_have_fallen(Config) ->
         Output, "^worse than before: bulk64k mb_s, uds to inet_tcp 0.50 .*, was 2.00 "
     ).
 
+compares_runs_on_the_same_processor_only(Config) ->
+    Fast = [{"bulk64k", 2000, 1000}],
+    Slow = [{"bulk64k", 500, 1000}],
+    {0, _} = report("Fast 1", Fast, none, Config),
+    Earlier = filename:join(results(Config), "earlier.json"),
+    ok = file:rename(filename:join(results(Config), "bench.json"), Earlier),
+    {0, Output} = report("Slow 2", Slow, Earlier, Config),
+    test_node:expect_output_of(Output, "^No earlier run was on this processor, "),
+    {1, Compared} = report("Fast 1", Slow, Earlier, Config),
+    test_node:expect_output_of(Compared, "^worse than before: bulk64k ").
+
 %% ---------------------------------------------------------------------------------------------
 
 bench(Settings, Config) ->
@@ -115,14 +127,19 @@ bench(Settings, Config) ->
     run(["scripts/bench '", our_ebin(), "' '", results(Config), "'"], All ++ Short ++ Settings).
 
 report(Cases, Earlier, Config) ->
-    Figures = filename:join(results(Config), "figures"),
-    ok = file:write_file(Figures, [
-        lists:join($\t, ["figure", Round, Carrier, Case, "mb_s", integer_to_list(Value)]) ++ "\n"
+    report("Fast 1", Cases, Earlier, Config).
+
+report(Processor, Cases, Earlier, Config) ->
+    Path = filename:join(results(Config), "figures"),
+    Figures = [
+        ["figure", Round, Carrier, Case, "mb_s", integer_to_list(Value)]
      || {Case, Ours, Theirs} <- Cases,
         Round <- ["1", "2", "3", "4"],
         {Carrier, Value} <- [{"uds", Ours}, {"inet_tcp", Theirs}]
-    ]),
-    Arguments = [Figures, results(Config)] ++ [Earlier || Earlier =/= none],
+    ],
+    Lines = [["machine", "processor", Processor] | Figures],
+    ok = file:write_file(Path, [[lists:join($\t, Line), $\n] || Line <- Lines]),
+    Arguments = [Path, results(Config)] ++ [Earlier || Earlier =/= none],
     Cargo =
         "cargo run --quiet --release --locked --target-dir target/bench "
         "--manifest-path test/bench/Cargo.toml -- report",

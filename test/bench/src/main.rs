@@ -14,6 +14,7 @@ mod floor;
 mod record;
 mod table;
 
+use record::Record;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use std::{env, fs};
 
 const USAGE: &str = "usage: uds_dist_bench floor-round-trips COUNT
        uds_dist_bench floor-stream SIZE MILLISECONDS
-       uds_dist_bench report FIGURES DIRECTORY [EARLIER]";
+       uds_dist_bench report FIGURES DIRECTORY [EARLIER...]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -39,9 +40,8 @@ fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
     match arguments {
         ["floor-round-trips", count] => floor::round_trips(count.parse()?)?,
         ["floor-stream", size, time] => floor::stream(size.parse()?, time.parse()?)?,
-        ["report", figures, directory] => return report(figures, directory, None),
-        ["report", figures, directory, earlier] => {
-            return report(figures, directory, Some(earlier));
+        ["report", figures, directory, earlier @ ..] => {
+            return report(figures, directory, earlier);
         }
         [role] if floor::play(role)? => {}
         _ => {
@@ -52,34 +52,41 @@ fn run(arguments: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the record, writes it to the directory, and fails if ratios have fallen.
-fn report(
-    figures: &str,
-    directory: &str,
-    earlier: Option<&str>,
-) -> Result<ExitCode, Box<dyn Error>> {
-    let record = record::Record::of(&figures::read(Path::new(figures))?);
+/// Prints the record, writes it to the directory, and fails if ratios have fallen since the earlier run on the
+/// same processor.
+fn report(figures: &str, directory: &str, earlier: &[&str]) -> Result<ExitCode, Box<dyn Error>> {
+    let record = Record::of(&figures::read(Path::new(figures))?);
     let directory = Path::new(directory);
     print!("{}", table::text(&record));
     fs::write(directory.join("bench.json"), record.to_json()?)?;
     fs::write(directory.join("bench.md"), table::markdown(&record))?;
     chart::draw(&record, &directory.join("bench.svg"))?;
-    let Some(earlier) = earlier else {
+    let earlier = earlier
+        .iter()
+        .map(|file| read_record(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some(before) = earlier.iter().find(|it| it.is_of_processor_of(&record)) else {
+        if !earlier.is_empty() {
+            println!("No earlier run was on this processor, so the ratios are not compared.");
+        }
         return Ok(ExitCode::SUCCESS);
     };
-    let earlier = fs::read_to_string(earlier)
-        .map_err(Into::into)
-        .and_then(|text| record::Record::from_json(&text))
-        .map_err(|error| format!("{earlier}: {error}"))?;
-    let falls = record.falls_since(&earlier);
+    let falls = record.falls_since(before);
     if falls.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     for fall in &falls {
         println!("{fall}");
     }
-    if record.machine != earlier.machine {
+    if record.machine != before.machine {
         println!("The earlier run was on another machine or OTP.");
     }
     Ok(ExitCode::FAILURE)
+}
+
+fn read_record(file: &str) -> Result<Record, Box<dyn Error>> {
+    fs::read_to_string(file)
+        .map_err(Into::into)
+        .and_then(|text| Record::from_json(&text))
+        .map_err(|error| format!("{file}: {error}").into())
 }

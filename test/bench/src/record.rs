@@ -19,6 +19,9 @@ pub const FLOOR: &str = "floor";
 /// Version of the format. It is raised if older records cannot be read any more, or mean something else.
 const FORMAT: u32 = 2;
 
+/// The key of the processor's name in the facts about the machine.
+const PROCESSOR: &str = "processor";
+
 /// A ratio that falls by less than this is ignored.
 const NOTICEABLE: f64 = 0.05;
 /// Fewest rounds for a comparison. With fewer, all of them are on the same side by chance too often.
@@ -98,6 +101,11 @@ impl Record {
                 .map(|(case, name, values)| Row::of(case, name, &values))
                 .collect(),
         }
+    }
+
+    /// True if both runs were on the same kind of processor. Ratios depend on how long a processor takes to wake up.
+    pub fn is_of_processor_of(&self, other: &Record) -> bool {
+        self.machine.get(PROCESSOR) == other.machine.get(PROCESSOR)
     }
 
     /// Formats the record as JSON, with a line for each row, so that a diff shows the changes.
