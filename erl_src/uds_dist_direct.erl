@@ -140,7 +140,7 @@ connect_port(Port) ->
 
 %% Input is handled at once, even in a node with many runnable processes. Those get their turns between polls.
 -spec read(term(), input()) ->
-    {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()}.
+    {binary(), again | wait, input()} | {ended, uds_dist_transport:reason()} | ignored.
 read(timeout, Input = #input{wait = port}) ->
     %% The input handler wants to know whether there is anything left to read.
     {<<>>, again, stop_port(Input)};
@@ -170,8 +170,8 @@ read({'$socket', Socket, abort, {Handle, Reason}}, #input{socket = Socket, wait 
 read(_, Input = #input{wait = none}) ->
     %% Whatever this message is, it must not keep the input handler from going on.
     {<<>>, again, Input};
-read(_, Input) ->
-    {<<>>, wait, Input}.
+read(_, _) ->
+    ignored.
 
 %% Notes the end of a wait that blocked.
 woken(Input = #input{since = Since, busy_poll = BusyPoll}) ->

@@ -29,9 +29,13 @@
         | {up, Controller :: pid(), erlang:dist_handle(), uds_dist_frames:buffer()},
     %% Why no more bytes will come.
     ended :: undefined | uds_dist_transport:reason(),
-    %% Why the controller cannot send any more.
-    output_failure :: undefined | uds_dist_transport:reason()
+    %% Why the controller cannot send any more, and how many bytes are still read.
+    output_failure :: undefined | {uds_dist_transport:reason(), BytesLeft :: integer()}
 }).
+
+%% Most bytes that are read after the output has failed, so that a peer which goes on sending cannot keep the
+%% connection. This is far more than what a socket and this process hold of what was sent before.
+-define(AFTER_FAILURE, (16 * 1048576)).
 
 %% Size in bytes from which a piece of input is a part of a bulk transfer.
 -define(LONG, 16384).
@@ -103,11 +107,8 @@ handle_cast({established, Controller, DHandle}, State = #state{phase = {handshak
 handle_cast({handed_over, Handles, Spin}, State) ->
     Input = uds_dist_direct:input(Handles, Spin),
     {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
-handle_cast({output_failed, Reason}, State = #state{transport = uds_dist_relay}) ->
-    %% The sidecar is gone. A message reports that, after everything that the sidecar passed on.
-    {noreply, State#state{output_failure = Reason}};
 handle_cast({output_failed, Reason}, State) ->
-    {noreply, State#state{output_failure = Reason}, 0}.
+    next(State#state{output_failure = {Reason, ?AFTER_FAILURE}}).
 
 -spec handle_info(term(), #state{}) -> next().
 handle_info(Message, State = #state{transport = Transport, input = Input}) ->
@@ -115,7 +116,7 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
         {<<>>, wait, Input1} ->
             {noreply, end_if_output_failed(State#state{input = Input1})};
         {Bytes, wait, Input1} ->
-            {noreply, give(Bytes, State#state{input = Input1})};
+            next(give(Bytes, State#state{input = Input1}));
         {Bytes, again, Input1} ->
             {noreply, give(Bytes, State#state{input = Input1}), 0};
         {ok, Input1} ->
@@ -123,8 +124,13 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
         {ended, Reason} ->
             {noreply, ended(Reason, State)};
         ignored ->
-            {noreply, State}
+            next(State)
     end.
+
+%% After the output has failed, the input handler reads what is left in the socket without waiting. With relay,
+%% the sidecar is gone then: a message reports that, after everything that the sidecar passed on.
+next(State = #state{transport = uds_dist_direct, output_failure = {_, _}}) -> {noreply, State, 0};
+next(State) -> {noreply, State}.
 
 -spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
 code_change(_OldVersion, State, _Extra) ->
@@ -136,7 +142,14 @@ give(<<>>, State) ->
     State;
 give(Bytes, State = #state{counters = Counters}) ->
     ok = uds_dist_counters:received(byte_size(Bytes), Counters),
-    pass_on(Bytes, State).
+    count_after_failure(byte_size(Bytes), pass_on(Bytes, State)).
+
+count_after_failure(_, State = #state{output_failure = undefined}) ->
+    State;
+count_after_failure(Size, State = #state{output_failure = {Reason, Left}}) when Size < Left ->
+    State#state{output_failure = {Reason, Left - Size}};
+count_after_failure(_, State) ->
+    end_if_output_failed(State).
 
 pass_on(_, State = #state{phase = {handshake, _, _}, ended = Ended}) when Ended =/= undefined ->
     State;
@@ -227,7 +240,7 @@ end_if_over(State = #state{ended = undefined}) ->
 end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output_failure = Failure}) ->
     Reason =
         case {Ended, Failure} of
-            {connection_closed, {connection_failed, _}} -> Failure;
+            {connection_closed, {{connection_failed, _} = Failed, _}} -> Failed;
             _ -> Ended
         end,
     %% The same as uds_dist_controller:stop/2, but that module calls this one.
@@ -236,4 +249,4 @@ end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output
 
 %% After the output has failed, the connection ends as soon as the peer's input is exhausted.
 end_if_output_failed(State = #state{output_failure = undefined}) -> State;
-end_if_output_failed(State = #state{output_failure = Reason}) -> ended(Reason, State).
+end_if_output_failed(State = #state{output_failure = {Reason, _}}) -> ended(Reason, State).

@@ -7,12 +7,14 @@
 -export([connections_outlive_their_sidecars/1, stopped_sidecar_delays_no_message/1]).
 -export([ends_may_use_different_transports/1, bytes_stay_in_order_however_they_are_read/1]).
 -export([stray_messages_do_not_stop_the_input/1, suspended_input_handler_holds_few_messages/1]).
+-export([peer_that_cannot_be_written_to_is_let_go/1]).
 -export([node_without_descriptors_loses_only_new_connections/1]).
 -export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
 -export([set_transport/1, disturb_input_handlers/0]).
 -export([receive_numbers/0, suspend_input_handler/0, resume_input_handler/1]).
 -export([await_stop/1, await_messages/2]).
+-export([deafen/0]).
 
 -import(test_node, [
     start/3, start_all/2, start_all/3, call/4, name/1, os_pid/1, sidecar/1, expect_output/2
@@ -35,6 +37,7 @@ all() ->
         bytes_stay_in_order_however_they_are_read,
         stray_messages_do_not_stop_the_input,
         suspended_input_handler_holds_few_messages,
+        peer_that_cannot_be_written_to_is_let_go,
         node_without_descriptors_loses_only_new_connections,
         connections_are_relayed_without_a_channel,
         transport_may_change_later
@@ -239,6 +242,49 @@ await_info(Pid, Item, Wanted) ->
     ),
     ok.
 
+%% A peer that reads no longer, but goes on sending, does not keep the connection until the tick time is over. What it
+%% sent before the failure arrives.
+peer_that_cannot_be_written_to_is_let_go(Config) ->
+    [A, B] = pair(#{args => ["-kernel", "net_ticktime", "600"]}, Config),
+    Receiver = call(A, ?MODULE, receive_numbers, []),
+    ok = call(B, ?MODULE, deafen, []),
+    Suspended = {Handler, _} = call(A, ?MODULE, suspend_input_handler, []),
+    _ = call(A, erlang, send, [{nobody, name(B)}, hello]),
+    ok = call(A, ?MODULE, await_messages, [Handler, 1]),
+    Send = fun(Number) -> Number = call(B, erlang, send, [Receiver, Number]) end,
+    Send(1),
+    ok = call(A, ?MODULE, await_messages, [Handler, 2]),
+    ?assertMatch(
+        {messages, [{'$gen_cast', {output_failed, _}}, {tcp, _, _}]},
+        call(A, erlang, process_info, [Handler, messages])
+    ),
+    ok = call(A, ?MODULE, resume_input_handler, [Suspended]),
+    Sent = send_until(fun() -> call(A, erlang, nodes, []) =:= [] end, Send, 2),
+    {messages, Received} = call(A, erlang, process_info, [Receiver, messages]),
+    ?assertEqual(lists:seq(1, length(Received)), Received),
+    ?assert(length(Received) >= 1 andalso length(Received) =< Sent, Received).
+
+%% Sends numbers, one for each time that it looks whether to stop. Returns the last one.
+send_until(IsOver, Send, First) ->
+    Last = counters:new(1, []),
+    ok = counters:put(Last, 1, First - 1),
+    true = test_node:expect(
+        fun() ->
+            ok = counters:add(Last, 1, 1),
+            Send(counters:get(Last, 1)),
+            IsOver()
+        end,
+        connection_ends
+    ),
+    counters:get(Last, 1).
+
+%% Makes this node read nothing more from its only peer.
+deafen() ->
+    [Controller] = test_load:controllers(),
+    _ = suspend_input_handler(),
+    [Socket] = [S || S <- socket:which_sockets(), maps:get(owner, socket:info(S)) =:= Controller],
+    socket:shutdown(Socket, read).
+
 %% A VM that cannot open more files cannot receive a socket: that connection is lost, and a line explains why.
 %% Existing connections are unaffected, and new ones work when there is room again.
 node_without_descriptors_loses_only_new_connections(Config) ->
@@ -309,7 +355,10 @@ set_transport(Transport) ->
 
 %% Two connected nodes, which count their connections that go down and answer round trips.
 pair(Config) ->
-    [A, B] = Nodes = start_all(["a", "b"], Config),
+    pair(#{}, Config).
+
+pair(Options, Config) ->
+    [A, B] = Nodes = start_all(["a", "b"], Options, Config),
     [ok = test_load:prepare(Node) || Node <- Nodes],
     connect(A, B),
     Nodes.
