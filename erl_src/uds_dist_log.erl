@@ -130,7 +130,7 @@ ended({node, Node, Level}, Why) ->
     log(at_least_notice(Level, Why), Line, #{peer_node => Node, reason => reason(Why)});
 ended({handshake, #{uid := Uid, pid := Pid} = Peer}, Why) ->
     Line = format("the handshake with process ~b of uid ~b ended: ~ts", [Pid, Uid, why(Why)]),
-    log(info, Line, (metadata(Peer))#{reason => reason(Why)}).
+    limited(info, Line, (metadata(Peer))#{reason => reason(Why)}, handshake_ended, Uid).
 
 %% A lost connection is at least a notice, unlike one that was closed on purpose.
 at_least_notice(Level, Why) ->
@@ -150,11 +150,13 @@ why({exit, Reason}) -> format("~0tp", [Reason]).
 %% A handshake of this node came back to it.
 -spec reflected() -> ok.
 reflected() ->
-    log(
+    limited(
         warning,
         "refused a connection on which a handshake of this node came back to it: a process that is "
         "allowed to connect (allowed_uids, allowed_gids) has passed it on",
-        #{reason => reflected}
+        #{reason => reflected},
+        reflected,
+        any
     ).
 
 %% A peer that has connected to this node announced a handshake packet of a length that none has. The line
@@ -162,7 +164,7 @@ reflected() ->
 -spec too_long(pos_integer()) -> ok.
 too_long(Length) ->
     Line = format("refused a handshake packet of ~b bytes, which no node sends", [Length]),
-    log(info, Line, #{reason => too_long}).
+    limited(info, Line, #{reason => too_long}, too_long, any).
 
 -spec unreachable(node(), Reason :: atom(), line()) -> ok.
 unreachable(Node, Reason, Explanation) ->
@@ -207,6 +209,14 @@ error_line(Line, Metadata) ->
     case whereis(kernel_safe_sup) of
         undefined -> uds_dist_log_writer:display(["uds_dist: ", Line]);
         _ -> log(error, Line, Metadata)
+    end.
+
+%% Logs a line that a peer can cause as often as it likes.
+limited(Level, Line, Metadata, Kind, User) ->
+    case uds_dist_log_limit:count(Kind, User, erlang:monotonic_time(millisecond)) of
+        {due, 1} -> log(Level, Line, Metadata);
+        {due, Count} -> log(Level, format("~ts (~b such lines since the last one)", [Line, Count]), Metadata);
+        not_due -> ok
     end.
 
 log(Level, Line, Metadata) ->

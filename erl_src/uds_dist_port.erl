@@ -31,6 +31,7 @@
     uds_dist_input,
     uds_dist_listener,
     uds_dist_log,
+    uds_dist_log_limit,
     uds_dist_log_writer,
     uds_dist_owner,
     uds_dist_pipe,
@@ -76,6 +77,7 @@ init([]) ->
     ok = uds_dist_system:remember_working_directory(),
     ok = uds_dist_reflection:new(),
     {ok, _} = uds_dist_log_writer:start_link(),
+    ok = uds_dist_log_limit:new(),
     lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
     {ok, #state{}}.
 

@@ -28,6 +28,7 @@
 %% Attacks.
 -export([
     a_flood_costs_little/1,
+    failed_handshakes_do_not_fill_the_log/1,
     the_sidecar_gets_nothing_of_the_vm/1,
     the_cookie_stays_in_the_vm/1
 ]).
@@ -252,6 +253,38 @@ a_handshake_that_comes_back_is_refused(Config) ->
     ok = gen_tcp:close(Outgoing),
     expect_not_connected(Call),
     ?assertEqual([], call(A, erlang, nodes, [connected])).
+
+%% A process without the cookie that repeats its handshake cannot fill the log with lines of this carrier.
+failed_handshakes_do_not_fill_the_log(Config) ->
+    A = start("a", #{args => ["-kernel", "logger_level", "info"]}, Config),
+    [_, Host] = string:split(atom_to_list(name(A)), "@"),
+    Ended = "uds_dist: the handshake with process [0-9]+ of uid [0-9]+ ended",
+    Count = 50,
+    Start = erlang:monotonic_time(millisecond),
+    [ok = break_off_handshake("stranger@" ++ Host, Config) || _ <- lists:seq(1, Count)],
+    expect_output(A, Ended),
+    Seconds = (erlang:monotonic_time(millisecond) - Start) div 1000,
+    {match, Lines} = re:run(test_node:output(A), Ended, [global]),
+    ?assert(length(Lines) =< 1 + Seconds div 5, {length(Lines), Seconds}),
+    %% The next line, when it is due, has the number of those that were not logged.
+    Again = fun() ->
+        ok = break_off_handshake("stranger@" ++ Host, Config),
+        re:run(test_node:output(A), Ended ++ ".*\\([0-9]+ such lines since the last one\\)") =/= nomatch
+    end,
+    test_node:expect(Again, counted).
+
+%% Calls node a, and closes the connection when a has sent its challenge. Returns when a has closed it too.
+break_off_handshake(Name, Config) ->
+    {ok, Socket} = gen_tcp:connect(
+        {local, filename:join(dir(Config), "a.sock")}, 0, [local, binary, {packet, 2}, {active, false}]
+    ),
+    {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
+    ok = gen_tcp:send(Socket, [<<$N, Flags:64, 7:32>>, name_field(Name)]),
+    {ok, <<$s, _/binary>>} = gen_tcp:recv(Socket, 0, ?PROMPT),
+    {ok, <<$N, _/binary>>} = gen_tcp:recv(Socket, 0, ?PROMPT),
+    ok = gen_tcp:shutdown(Socket, write),
+    {error, closed} = gen_tcp:recv(Socket, 0, ?PROMPT),
+    gen_tcp:close(Socket).
 
 %% It may be another node, whose name must not forge lines of the log, or no node at all.
 a_process_that_is_not_the_node_is_explained(Config) ->

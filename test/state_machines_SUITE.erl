@@ -1,7 +1,7 @@
 %% Tests the pure state machines uds_dist_listener and uds_dist_dialer with random events, in a small model of their
 %% world: a sidecar that comes and goes, two pipes with packets to and from it, a clock, and callers with requests at
 %% any time. Also tests uds_dist_settings and uds_dist_requests with all cases that make a difference,
-%% uds_dist_backoff and uds_dist_busy_poll.
+%% uds_dist_backoff, uds_dist_busy_poll and uds_dist_log_limit.
 %%
 %% Each sequence of events has its own seed, and all runs test the same sequences. Of the sequences that fail, the
 %% shortest is shown with its seed. UDS_DIST_SEQUENCES sets their number.
@@ -49,7 +49,8 @@
     blocks_while_a_bulk_transfer_continues/1,
     spins_less_often_while_it_is_in_vain/1,
     spin_that_something_interrupted_was_in_vain/1,
-    never_spins_without_a_budget/1
+    never_spins_without_a_budget/1,
+    lines_that_peers_cause_are_limited/1
 ]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -63,7 +64,15 @@
 -define(MINUTE, 60000).
 
 all() ->
-    [{group, listener}, {group, dialer}, {group, settings}, {group, requests}, {group, backoff}, {group, busy_poll}].
+    [
+        {group, listener},
+        {group, dialer},
+        {group, settings},
+        {group, requests},
+        {group, backoff},
+        {group, busy_poll},
+        {group, log_limit}
+    ].
 
 groups() ->
     [
@@ -109,6 +118,9 @@ groups() ->
             spins_less_often_while_it_is_in_vain,
             spin_that_something_interrupted_was_in_vain,
             never_spins_without_a_budget
+        ]},
+        {log_limit, [], [
+            lines_that_peers_cause_are_limited
         ]}
     ].
 
@@ -909,6 +921,26 @@ failure_is_news_when_its_text_changes(_Config) ->
         Texts
     ),
     ?assertEqual([true, false, true, true, true, false], News).
+
+%% ---------------------------------------------------------------------------------------------
+%% uds_dist_log_limit
+
+%% Each user has a limit for each kind of line, and there is a limit of users.
+lines_that_peers_cause_are_limited(_Config) ->
+    ok = uds_dist_log_limit:new(),
+    Count = fun(Kind, User, Now) -> uds_dist_log_limit:count(Kind, User, Now) end,
+    ?assertEqual({due, 1}, Count(ended, 1000, 0)),
+    ?assertEqual([not_due, not_due], [Count(ended, 1000, Now) || Now <- [1, 4999]]),
+    ?assertEqual({due, 1}, Count(ended, 1001, 4999)),
+    ?assertEqual({due, 1}, Count(reflected, any, 4999)),
+    ?assertEqual({due, 3}, Count(ended, 1000, 5000)),
+    ?assertEqual(not_due, Count(ended, 1000, 9999)),
+    Due = [User || User <- lists:seq(2000, 3000), {due, 1} =:= Count(ended, User, 6000)],
+    ?assertEqual(97, length(Due)),
+    ?assertEqual({due, 2}, Count(ended, 1000, 10000)),
+    %% Those that were silent for the interval make room.
+    ?assertEqual({due, 1}, Count(ended, 4000, 11000)),
+    ?assertEqual(not_due, Count(ended, 1000, 11000)).
 
 %% ---------------------------------------------------------------------------------------------
 %% uds_dist_busy_poll, with the same cases as the sidecar's policy in src/wait.rs
