@@ -4,26 +4,46 @@
 -module(uds_dist_channel).
 
 -export([new/0, want/2, offered/2, failed/2, retry/1, close/1]).
--export([is_open/1, take/1, give/2, close_handles/1]).
+-export([is_usable/1, take/1, give/2, close_handles/1]).
 
 -export_type([channel/0, event/0, handles/0]).
 
--opaque channel() ::
-    none
-    | asked_for
-    | {connecting, uds_dist_protocol:address(), TriesLeft :: non_neg_integer()}
-    | {open, socket:socket()}
-    %% There is no channel, and no other attempt as long as this sidecar runs.
-    | failed.
+%% The delay before the channel or a socket is tried again after a failure, in milliseconds. It doubles with
+%% each failure.
+-define(FIRST_DELAY, 1000).
+-define(MAX_DELAY, 60000).
+
+-record(channel, {
+    status = none ::
+        none
+        | asked_for
+        | {connecting, uds_dist_protocol:address(), TriesLeft :: non_neg_integer()}
+        | {open, socket:socket()}
+        %% The last socket could not be taken over, so none is asked for until the timer fires.
+        | {paused, socket:socket()}
+        %% There is no channel. Once the sidecar has reported that too, a timer starts with this delay.
+        | {given_up, Delay :: pos_integer()}
+        %% There is no channel until the timer fires, and this VM asks for one again.
+        | failed
+        %% This VM cannot take over sockets.
+        | unavailable,
+    %% The failures since the last socket that was taken over.
+    backoff = uds_dist_backoff:new(?FIRST_DELAY) :: uds_dist_backoff:backoff()
+}).
+
+-opaque channel() :: #channel{}.
 
 -type event() ::
-    none
     %% Send this packet to the sidecar.
-    | {send, binary()}
+    {send, binary()}
     %% Call retry/1 after this many milliseconds.
     | {timer, pos_integer()}
-    %% There is no channel, so connections are relayed.
-    | {failed, uds_dist_config:explanation()}.
+    %% Call want/2, if a channel is still wanted.
+    | ask_again
+    %% Connections are relayed for now, for a reason that has not been logged yet.
+    | {failed, uds_dist_config:explanation()}
+    %% Sockets are taken over again.
+    | restored.
 
 %% The two handles of a socket in this VM, each with a descriptor of its own (see uds_dist_direct), and the
 %% descriptor of the port.
@@ -49,18 +69,21 @@
 
 -spec new() -> channel().
 new() ->
-    none.
+    #channel{}.
 
 %% Asks the sidecar, which is running, for a channel. Dir is the directory where it may create a socket file.
 %% If Dir is an abstract namespace, the kernel chooses an abstract name.
--spec want(Dir :: binary(), channel()) -> {event(), channel()}.
-want(Dir, none) ->
+-spec want(Dir :: binary(), channel()) -> {[event()], channel()}.
+want(Dir, Channel = #channel{status = none}) ->
     case check() of
-        ok -> {{send, uds_dist_protocol:open_channel(vm_pid(), directory(Dir))}, asked_for};
-        {error, Explanation} -> {{failed, Explanation}, failed}
+        ok ->
+            Packet = uds_dist_protocol:open_channel(vm_pid(), directory(Dir)),
+            {[{send, Packet}], Channel#channel{status = asked_for}};
+        {error, Explanation} ->
+            {[{failed, Explanation}], Channel#channel{status = unavailable}}
     end;
 want(_, Channel) ->
-    {none, Channel}.
+    {[], Channel}.
 
 directory(<<"@", _/binary>>) -> <<>>;
 directory(Dir) -> Dir.
@@ -94,37 +117,52 @@ check_socket() ->
     end.
 
 %% The sidecar has opened the channel at Address.
--spec offered(uds_dist_protocol:address(), channel()) -> {event(), channel()} | not_asked_for.
-offered(Address, asked_for) -> connect(Address, ?TRIES);
+-spec offered(uds_dist_protocol:address(), channel()) -> {[event()], channel()} | not_asked_for.
+offered(Address, Channel = #channel{status = asked_for}) -> connect(Address, ?TRIES, Channel);
 offered(_, _) -> not_asked_for.
 
-%% The sidecar could not open the channel, or closed it before we had connected.
--spec failed(uds_dist_config:explanation(), channel()) -> {event(), channel()} | not_asked_for.
-failed(_, none) ->
+%% The sidecar could not open the channel, or closed it before it had seen us connect.
+-spec failed(uds_dist_config:explanation(), channel()) -> {[event()], channel()} | not_asked_for.
+failed(_, #channel{status = Status}) when Status =:= none; Status =:= failed; Status =:= unavailable ->
     not_asked_for;
-failed(_, failed) ->
-    %% We had given up already.
-    {none, failed};
+failed(_, Channel = #channel{status = {given_up, Delay}}) ->
+    {[{timer, Delay}], Channel#channel{status = failed}};
 failed(Explanation, Channel) ->
-    close(Channel),
-    {{failed, Explanation}, failed}.
+    {Events, Delay, Channel1} = record_failure(Explanation, Channel),
+    {[{timer, Delay} | Events], (close(Channel1))#channel{status = failed}}.
 
 %% The timer has fired.
--spec retry(channel()) -> {event(), channel()}.
-retry({connecting, Address, TriesLeft}) -> connect(Address, TriesLeft);
-retry(Channel) -> {none, Channel}.
+-spec retry(channel()) -> {[event()], channel()}.
+retry(Channel = #channel{status = {connecting, Address, TriesLeft}}) ->
+    connect(Address, TriesLeft, Channel);
+retry(Channel = #channel{status = {paused, Socket}}) ->
+    {[], Channel#channel{status = {open, Socket}}};
+retry(Channel = #channel{status = failed}) ->
+    {[ask_again], Channel#channel{status = none}};
+retry(Channel) ->
+    {[], Channel}.
 
-connect(Address, TriesLeft) ->
+connect(Address, TriesLeft, Channel) ->
     case open(Address) of
         {ok, Socket} ->
-            {none, {open, Socket}};
+            {[], Channel#channel{status = {open, Socket}}};
         busy when TriesLeft > 0 ->
-            {{timer, ?RETRY}, {connecting, Address, TriesLeft - 1}};
+            {[{timer, ?RETRY}], Channel#channel{status = {connecting, Address, TriesLeft - 1}}};
         busy ->
-            {{failed, "other processes keep the sidecar's channel busy"}, failed};
+            give_up("other processes keep the sidecar's channel busy", Channel);
         {error, Explanation} ->
-            {{failed, Explanation}, failed}
+            give_up(Explanation, Channel)
     end.
+
+%% The sidecar does not know yet, and must not be asked again before it has closed its end.
+give_up(Explanation, Channel) ->
+    {Events, Delay, Channel1} = record_failure(Explanation, Channel),
+    {Events, Channel1#channel{status = {given_up, Delay}}}.
+
+record_failure(Explanation, Channel = #channel{backoff = Backoff}) ->
+    {Delay, IsNews, Backoff1} = uds_dist_backoff:failed(Explanation, ?MAX_DELAY, Backoff),
+    Events = [{failed, Explanation} || IsNews],
+    {Events, max(?FIRST_DELAY, Delay), Channel#channel{backoff = Backoff1}}.
 
 open(Address) ->
     case socket:open(local, stream) of
@@ -143,24 +181,48 @@ open(Address) ->
             {error, io_lib:format("cannot create a socket (~0tp)", [Reason])}
     end.
 
--spec is_open(channel()) -> boolean().
-is_open({open, _}) -> true;
-is_open(_) -> false.
+%% Whether the sidecar may be asked for the socket of a connection.
+-spec is_usable(channel()) -> boolean().
+is_usable(#channel{status = {open, _}}) -> true;
+is_usable(_) -> false.
 
 %% Closes the channel after the sidecar has ended.
 -spec close(channel()) -> channel().
-close({open, Socket}) ->
+close(Channel = #channel{status = {Status, Socket}}) when Status =:= open; Status =:= paused ->
     close_socket(Socket),
-    none;
-close(_) ->
-    none.
+    Channel#channel{status = none};
+close(Channel = #channel{status = unavailable}) ->
+    Channel;
+close(Channel) ->
+    Channel#channel{status = none}.
 
 %% ---------------------------------------------------------------------------------------------
 %% Sockets that come through the channel
 
-%% Receives the next socket that the sidecar has sent. The caller becomes its owner.
--spec take(channel()) -> {ok, handles()} | {error, uds_dist_config:explanation()}.
-take({open, Socket}) ->
+%% Receives the next socket that the sidecar has sent. The caller becomes its owner. If this VM cannot take it
+%% over, such as for want of a descriptor, the next connections are relayed.
+-spec take(channel()) -> {Taken, [event()], channel()} | not_asked_for when
+    Taken :: {ok, handles()} | {error, uds_dist_config:explanation()}.
+take(Channel = #channel{status = {Status, Socket}}) when Status =:= open; Status =:= paused ->
+    case {receive_handles(Socket), Status} of
+        {{ok, _} = Taken, _} ->
+            {Events, Channel1} = record_success(Channel),
+            {Taken, Events, Channel1};
+        {{error, _} = Failed, paused} ->
+            {Failed, [], Channel};
+        {{error, Explanation} = Failed, open} ->
+            %% The line about the lost connection has the explanation.
+            {_, Delay, Channel1} = record_failure(Explanation, Channel),
+            {Failed, [{timer, Delay}], Channel1#channel{status = {paused, Socket}}}
+    end;
+take(_) ->
+    not_asked_for.
+
+record_success(Channel = #channel{backoff = Backoff}) ->
+    Events = [restored || uds_dist_backoff:tries(Backoff) > 0],
+    {Events, Channel#channel{backoff = uds_dist_backoff:new(?FIRST_DELAY)}}.
+
+receive_handles(Socket) ->
     case socket:recvmsg(Socket, 1, ?CONTROL_SIZE, [cmsg_cloexec], ?TAKE_TIMEOUT) of
         {ok, #{ctrl := [#{data := <<Descriptor:32/native-signed>>}]}} ->
             adopt(Descriptor);

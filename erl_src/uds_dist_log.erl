@@ -15,6 +15,7 @@
     sidecar_up/1,
     sidecar_ended/2,
     no_channel/1,
+    channel_restored/0,
     lost_handover/2,
     level/1,
     connected/3,
@@ -94,9 +95,16 @@ sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
 no_channel(Explanation) ->
     notice(["transport is relay instead of direct: ", Explanation], #{}).
 
+-spec channel_restored() -> ok.
+channel_restored() ->
+    notice("transport is direct again", #{}).
+
+%% The channel has a backoff, so that few connections are lost in this way.
 -spec lost_handover(node(), line()) -> ok.
 lost_handover(Node, Explanation) ->
-    Line = format("the connection with ~ts is lost: ~ts", [Node, Explanation]),
+    Line = format(
+        "the connection with ~ts is lost: ~ts; the next connections are relayed for a while", [Node, Explanation]
+    ),
     error_line(Line, #{peer_node => Node}).
 
 %% ---------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ choose_transport(Conn, Node, State = #state{connections = Connections}) ->
 
 %% The transport of new connections.
 transport(#state{settings = Settings, channel = Channel}) ->
-    case uds_dist_settings:transport(Settings) =:= direct andalso uds_dist_channel:is_open(Channel) of
+    case uds_dist_settings:transport(Settings) =:= direct andalso uds_dist_channel:is_usable(Channel) of
         true -> direct;
         false -> relay
     end.
@@ -448,9 +448,11 @@ report({relayed, Conn} = Report, State = #state{connections = Connections}) ->
         not_asked_for -> broke_protocol(Report, State)
     end;
 report({handed_over, Conn} = Report, State = #state{channel = Channel}) ->
-    case uds_dist_channel:is_open(Channel) of
-        true -> handed_over(Conn, uds_dist_channel:take(Channel), State);
-        false -> broke_protocol(Report, State)
+    case uds_dist_channel:take(Channel) of
+        {Taken, Events, Channel1} ->
+            handed_over(Conn, Taken, effects(channel, Events, State#state{channel = Channel1}));
+        not_asked_for ->
+            broke_protocol(Report, State)
     end;
 report({channel, Address} = Report, State = #state{channel = Channel}) ->
     channel(uds_dist_channel:offered(Address, Channel), Report, State);
@@ -507,7 +509,7 @@ handed_over(Conn, {ok, Handles}, State = #state{connections = Connections, setti
 handed_over(Conn, {error, Explanation}, State = #state{connections = Connections}) ->
     Reason = {connection_failed, handover},
     {Node, Connections1} = uds_dist_connections:handover_failed(Conn, Reason, Connections),
-    ok = uds_dist_log:lost_handover(Node, Explanation),
+    _ = Node =:= undefined orelse uds_dist_log:lost_handover(Node, Explanation),
     State#state{connections = Connections1}.
 
 %% ---------------------------------------------------------------------------------------------
@@ -529,11 +531,11 @@ request_done(Request, Result, State) ->
     effects(request, uds_dist_requests:done(Request, Result), State).
 
 channel(Event, State) ->
-    {Effect, Channel} = Event(State#state.channel),
-    effect(channel, Effect, State#state{channel = Channel}).
+    {Effects, Channel} = Event(State#state.channel),
+    effects(channel, Effects, State#state{channel = Channel}).
 
 channel(not_asked_for, Report, State) -> broke_protocol(Report, State);
-channel({Effect, Channel}, _, State) -> effect(channel, Effect, State#state{channel = Channel}).
+channel({Effects, Channel}, _, State) -> effects(channel, Effects, State#state{channel = Channel}).
 
 effects(Part, Effects, State) ->
     lists:foldl(fun(Effect, S) -> effect(Part, Effect, S) end, State, Effects).
@@ -583,10 +585,13 @@ effect(settings, {want_channel, Dir}, State = #state{sidecar = Sidecar}) ->
     end;
 effect(channel, {send, Packet}, State) ->
     transmit(Packet, State);
+effect(channel, ask_again, State = #state{settings = Settings}) ->
+    effects(settings, uds_dist_settings:want_channel(Settings), State);
 effect(channel, {failed, Explanation}, State) ->
     ok = uds_dist_log:no_channel(Explanation),
     State;
-effect(channel, none, State) ->
+effect(channel, restored, State) ->
+    ok = uds_dist_log:channel_restored(),
     State.
 
 transmit(Packet, State = #state{sidecar = Sidecar}) ->
