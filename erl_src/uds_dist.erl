@@ -123,7 +123,7 @@ info() ->
 - `bytes_sent`, `bytes_received`: bytes of the connection so far.
 - `frames_sent`, `frames_received`: frames of the distribution, ticks included; `undefined` during
   the handshake.
-- `queued`: bytes in the VM's queue for the connection. Senders are suspended from `+zdbbl` on.
+- `queued`: bytes that wait to be sent. Senders are suspended from `+zdbbl` in the VM's queue on.
 - `window`, `unacknowledged`: with `relay`, the most bytes that may be on their way to the peer's
   socket, and the number that have been sent but not acknowledged; with `direct`, `undefined`.
 - `address`: address of the peer's socket; `undefined` if it is not bound, which is the case for most

@@ -48,8 +48,9 @@
     counters :: uds_dist_counters:counters(),
     %% Undefined until f_handshake_complete.
     dhandle :: undefined | erlang:dist_handle(),
-    %% Batches that were taken from the VM's queue, and wait until the output has room.
-    waiting = [] :: [batch()],
+    %% Batches that were taken from the VM's queue, and wait until the output has room; and their size in bytes.
+    waiting = queue:new() :: queue:queue(batch()),
+    held = 0 :: non_neg_integer(),
     %% Whether the VM will send `dist_data` when there is something to send.
     notified = false :: boolean(),
     %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl).
@@ -287,7 +288,8 @@ link_supervisor(Supervisor, State = #state{timer = Timer}) ->
 
 %% Sends as much as possible, before the controller waits for its next message.
 work(State) ->
-    State1 = #state{turn = Turn} = drain(State),
+    State1 = #state{turn = Turn, held = Held, counters = Counters} = drain(State),
+    ok = uds_dist_counters:held(Held, Counters),
     State1#state{turn = uds_dist_turn:rest(Turn)}.
 
 %% Sends until the VM has nothing more, and then asks for a notification; or until the output has no room.
@@ -304,31 +306,28 @@ drain(State = #state{notified = false, ahead = Ahead, taken = Taken}) when Ahead
 drain(State = #state{transport = Transport, output = Output}) ->
     drain(Transport:is_open(Output), State).
 
-drain(false, State = #state{notified = false}) ->
-    case size_of_waiting(State) < ?AHEAD andalso uds_dist_turn:is_busy() of
+drain(false, State = #state{notified = false, held = Held}) ->
+    case Held < ?AHEAD andalso uds_dist_turn:is_busy() of
         true -> drain(false, take(State));
         false -> State
     end;
 drain(false, State) ->
     State;
-drain(true, State = #state{waiting = [], notified = true}) ->
+drain(true, State = #state{held = 0, notified = true}) ->
     State;
-drain(true, State = #state{waiting = []}) ->
+drain(true, State = #state{held = 0}) ->
     drain(take(State));
 drain(true, State) ->
     drain(transmit_waiting(State)).
 
-take(State = #state{dhandle = DHandle, waiting = Waiting, taken = Taken}) ->
+take(State = #state{dhandle = DHandle, waiting = Waiting, held = Held, taken = Taken}) ->
     case collect(DHandle, ?FRAMES, 0, []) of
         {0, []} ->
             erlang:dist_ctrl_get_data_notification(DHandle),
             State#state{notified = true};
         {Size, _} = Batch ->
-            State#state{waiting = Waiting ++ [Batch], taken = Taken + Size}
+            State#state{waiting = queue:in(Batch, Waiting), held = Held + Size, taken = Taken + Size}
     end.
-
-size_of_waiting(#state{waiting = Waiting}) ->
-    lists:sum([Size || {Size, _} <- Waiting]).
 
 %% Takes frames from the VM's queue, each with its length, in the order they were sent.
 collect(_DHandle, Left, Size, Frames) when Left =:= 0; Size >= ?BATCH ->
@@ -343,15 +342,16 @@ collect(DHandle, Left, Size, Frames) ->
     end.
 
 %% Sends the first batch, or as much of it as the output takes.
-transmit_waiting(State = #state{waiting = [{Size, Data} | Waiting]}) ->
-    #state{transport = Transport, output = Output} = State,
+transmit_waiting(State = #state{transport = Transport, output = Output, held = Held}) ->
+    {{value, {Size, Data}}, Waiting} = queue:out(State#state.waiting),
     case Transport:available(Output) of
         %% This holds for `infinity` too: an atom is greater than any number.
         Available when Size =< Available ->
-            transmit(Size, Data, State#state{waiting = Waiting});
+            transmit(Size, Data, State#state{waiting = Waiting, held = Held - Size});
         Available ->
             {Now, Rest} = split(Available, erlang:iolist_to_iovec(Data), []),
-            transmit(Available, Now, State#state{waiting = [{Size - Available, Rest} | Waiting]})
+            Waiting1 = queue:in_r({Size - Available, Rest}, Waiting),
+            transmit(Available, Now, State#state{waiting = Waiting1, held = Held - Available})
     end.
 
 split(0, Rest, Now) ->
@@ -364,7 +364,7 @@ split(Count, [Piece | Pieces], Now) ->
 
 %% No tick is needed while bytes are waiting here or behind the output, because they also show the other node
 %% that this one is alive. Between two parts of a frame, a tick would be taken for a part of it.
-send_tick(State = #state{phase = up, waiting = [], transport = Transport, output = Output}) ->
+send_tick(State = #state{phase = up, held = 0, transport = Transport, output = Output}) ->
     case Transport:available(Output) >= 4 of
         true -> write(4, <<0:32>>, State);
         false -> State
@@ -396,4 +396,4 @@ output(Output, State = #state{transport = Transport, counters = Counters}) ->
 %% The input handler ends the connection when it has read what the peer sent before the failure.
 broken(Reason, State = #state{input_handler = InputHandler}) ->
     ok = uds_dist_input:output_failed(InputHandler, Reason),
-    State#state{phase = broken, waiting = []}.
+    State#state{phase = broken, waiting = queue:new(), held = 0}.

@@ -2,7 +2,7 @@
 %% read them without asking either.
 -module(uds_dist_counters).
 
--export([new/0, sent/2, received/2, unacknowledged/2, read/1, unacknowledged/1, totals/1]).
+-export([new/0, sent/2, received/2, unacknowledged/2, held/2, read/1, unacknowledged/1, held/1, totals/1]).
 
 -export_type([counters/0, totals/0]).
 
@@ -12,11 +12,12 @@
 -define(SENT, 1).
 -define(RECEIVED, 2).
 -define(UNACKNOWLEDGED, 3).
+-define(HELD, 4).
 
 %% New counters, which are zero.
 -spec new() -> counters().
 new() ->
-    counters:new(3, []).
+    counters:new(4, []).
 
 %% Adds to the bytes sent.
 -spec sent(non_neg_integer(), counters()) -> ok.
@@ -36,6 +37,15 @@ unacknowledged(Bytes, Counters) ->
 -spec unacknowledged(counters()) -> non_neg_integer().
 unacknowledged(Counters) ->
     counters:get(Counters, ?UNACKNOWLEDGED).
+
+%% So many bytes have left the VM's queue, and wait in the controller.
+-spec held(non_neg_integer(), counters()) -> ok.
+held(Bytes, Counters) ->
+    counters:put(Counters, ?HELD, Bytes).
+
+-spec held(counters()) -> non_neg_integer().
+held(Counters) ->
+    counters:get(Counters, ?HELD).
 
 -spec read(counters()) -> totals().
 read(Counters) ->

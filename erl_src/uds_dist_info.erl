@@ -131,7 +131,7 @@ peer(#{peer := Peer, address := Address, counters := Counters, dhandle := DHandl
     #{bytes_sent := Sent, bytes_received := Received} = uds_dist_counters:read(Counters),
     maps:merge(
         maps:with([node, direction, transport, state, since], Entry),
-        lists:foldl(fun maps:merge/2, frames(DHandle), [
+        lists:foldl(fun maps:merge/2, frames(DHandle, uds_dist_counters:held(Counters)), [
             window(Entry),
             #{uid => Uid, gid => Gid, pid => Pid, address => address(Address)},
             #{bytes_sent => Sent, bytes_received => Received}
@@ -146,13 +146,13 @@ window(#{transport := direct}) ->
 window(#{window := Window, counters := Counters}) ->
     #{window => Window, unacknowledged => uds_dist_counters:unacknowledged(Counters)}.
 
-frames(undefined) ->
+frames(undefined, _Held) ->
     #{frames_sent => undefined, frames_received => undefined, queued => undefined};
-frames(DHandle) ->
+frames(DHandle, Held) ->
     try erlang:dist_get_stat(DHandle) of
         {ok, Received, Sent, Queued} ->
-            #{frames_sent => Sent, frames_received => Received, queued => Queued}
+            #{frames_sent => Sent, frames_received => Received, queued => Queued + Held}
     catch
         %% The connection has just ended.
-        error:badarg -> frames(undefined)
+        error:badarg -> frames(undefined, Held)
     end.

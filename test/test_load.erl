@@ -301,7 +301,7 @@ is_sender_suspended_here() ->
 %% The elements of a controller's state.
 -define(TRANSPORT, 8).
 -define(OUTPUT, 9).
--define(WAITING, 12).
+-define(HELD, 13).
 
 %% Waits until neither the VM's queue of the connection nor a controller holds any data.
 await_sent_here(Node) ->
@@ -319,7 +319,7 @@ await_sent_here(Node) ->
 has_sent_all(Controller) ->
     State = sys:get_state(Controller),
     Transport = element(?TRANSPORT, State),
-    element(?WAITING, State) =:= [] andalso Transport:is_open(element(?OUTPUT, State)).
+    element(?HELD, State) =:= 0 andalso Transport:is_open(element(?OUTPUT, State)).
 
 %% The processes that must survive for net_sup and net_kernel to survive.
 owner_and_acceptor() ->
