@@ -70,7 +70,7 @@
 -define(FRAMES, 1024).
 
 %% Size in bytes from which a batch takes the VM longer to copy and write than a process should run.
--define(LONG, 65536).
+-define(LONG_BATCH, 65536).
 
 %% Suspended senders take turns. The VM resumes all of them when its queue has room, in the order in which
 %% they were suspended. The first one fills the queue again before the next one runs, so it stays the first,
@@ -375,7 +375,7 @@ send_tick(State) ->
 %% A short batch is written at once. Before a long one, other processes may get a turn: the VM counts few
 %% reductions for a write of any length, and would not preempt this process. While senders take turns, the one
 %% that was resumed first would use that to fill the queue.
-transmit(Size, Data, State = #state{ahead = Ahead}) when Size < ?LONG; Ahead > 0 ->
+transmit(Size, Data, State = #state{ahead = Ahead}) when Size < ?LONG_BATCH; Ahead > 0 ->
     write(Size, Data, State);
 transmit(Size, Data, State = #state{turn = Turn}) ->
     write(Size, Data, State#state{turn = uds_dist_turn:before_output(Turn)}).

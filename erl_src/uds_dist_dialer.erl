@@ -165,12 +165,12 @@ unreachable(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unrea
         #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
             {[], Dialer};
         #{} ->
-            Kept =
+            Remembered =
                 case map_size(Unreachable) < ?MAX_UNREACHABLE of
                     true -> Unreachable;
                     false -> #{}
                 end,
-            {[{unreachable, Node, Reason, Explanation}], Dialer#dialer{unreachable = Kept#{Node => Now}}}
+            {[{unreachable, Node, Reason, Explanation}], Dialer#dialer{unreachable = Remembered#{Node => Now}}}
     end.
 
 %% The node was reached, so the next failure is logged again.

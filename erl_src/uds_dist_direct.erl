@@ -44,7 +44,7 @@
 -define(READ, 131072).
 
 %% A read of this many bytes is part of a bulk transfer.
--define(LONG, 16384).
+-define(BULK_INPUT, 16384).
 
 %% After a read of a bulk transfer, the transfer is taken to continue for this many waits.
 -define(BULK_WAITS, 8).
@@ -132,7 +132,7 @@ connect_port(Port) ->
     try
         true = port_connect(Port, self()),
         true = unlink(Port),
-        inet:setopts(Port, [{buffer, ?LONG}])
+        inet:setopts(Port, [{buffer, ?BULK_INPUT}])
     catch
         %% The connection has ended already.
         error:badarg -> ok
@@ -148,7 +148,7 @@ read(timeout, Input) ->
     wait(Input#input{since = erlang:monotonic_time()});
 read({tcp, Port, Bytes}, Input = #input{port = Port, wait = port}) ->
     Input1 = woken(Input),
-    case byte_size(Bytes) >= ?LONG orelse may_spin(Input1) of
+    case byte_size(Bytes) >= ?BULK_INPUT orelse may_spin(Input1) of
         true -> {Bytes, again, stop_port(Input1)};
         false -> {Bytes, wait, renew_quota(Input1)}
     end;
@@ -247,7 +247,7 @@ receive_now(Input = #input{socket = Socket}) ->
     end.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
-passed_on(Count, Input = #input{busy_poll = BusyPoll}) when Count >= ?LONG ->
+passed_on(Count, Input = #input{busy_poll = BusyPoll}) when Count >= ?BULK_INPUT ->
     Input#input{bulk = ?BULK_WAITS, busy_poll = uds_dist_busy_poll:received_bulk(BusyPoll)};
 passed_on(_, Input) ->
     Input.

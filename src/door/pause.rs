@@ -14,9 +14,9 @@ pub struct Pause {
     failing: bool,
     /// Time of the last log line about a failure. Lines are limited, as other processes can use up and free
     /// descriptors as often as they like.
-    told: Option<Instant>,
-    /// The failure was logged, but the recovery has not been.
-    owes_news: bool,
+    failure_logged_at: Option<Instant>,
+    /// A failure was logged, and the end of it has not been.
+    must_log_recovery: bool,
     /// The time at which the current pause ends.
     ends: Option<Instant>,
 }
@@ -27,13 +27,13 @@ impl Pause {
     pub fn begin(&mut self, now: Instant) -> bool {
         self.ends = Some(now + ACCEPT_PAUSE);
         let had_worked = !std::mem::replace(&mut self.failing, true);
-        let was_told = self
-            .told
+        let logged_recently = self
+            .failure_logged_at
             .is_some_and(|at| now.duration_since(at) < INTERVAL);
-        let is_news = had_worked && !was_told;
+        let is_news = had_worked && !logged_recently;
         if is_news {
-            self.told = Some(now);
-            self.owes_news = true;
+            self.failure_logged_at = Some(now);
+            self.must_log_recovery = true;
         }
         is_news
     }
@@ -63,7 +63,7 @@ impl Pause {
     /// Records that the backlog is empty. Returns true if that should be logged, because the failure was.
     pub fn recover(&mut self) -> bool {
         self.failing = false;
-        std::mem::take(&mut self.owes_news)
+        std::mem::take(&mut self.must_log_recovery)
     }
 }
 
