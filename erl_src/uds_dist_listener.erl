@@ -259,7 +259,7 @@ retry_later(Place, Explanation, Listener) ->
     Line = [
         "cannot listen again at ",
         address(Place),
-        io_lib:format(", and will try at most every ~b ms: ", [?MAX_BACKOFF]),
+        io_lib:format(", and will retry at once and then after up to ~b ms: ", [?MAX_BACKOFF]),
         Explanation
     ],
     {
