@@ -19,9 +19,10 @@
 %%                '-- uds_dist_controller   distribution controller: all output
 %%                     '-- uds_dist_input   input handler: all input
 %%
-%% Lines are links. The owner and the acceptor never exit while distribution is up, since net_sup
-%% or net_kernel would end with them. A connection's supervisor, controller and input handler end
-%% together. The owner monitors the controller, and makes the sidecar close the socket when it ends.
+%% Lines are links. The owner never exits while distribution is up, since net_sup would end with it.
+%% net_kernel starts another acceptor if one exits. A connection's supervisor, controller and input
+%% handler end together. The owner monitors the controller, and makes the sidecar close the socket
+%% when the controller ends.
 %%
 %% Other processes call the owner through uds_dist_owner. The owner only routes. What to do is
 %% decided by modules that keep a part of its state each: uds_dist_sidecar, uds_dist_connections,

@@ -56,7 +56,7 @@ unconfirmed_close(Reason) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar
 
-%% The sidecar is up, after so many that ended or did not start.
+%% The sidecar is up. Tries counts those before it that ended or did not start, one after another.
 -spec sidecar_up(Tries :: non_neg_integer()) -> ok.
 sidecar_up(0) -> ok;
 sidecar_up(1) -> notice("the sidecar is back", #{});

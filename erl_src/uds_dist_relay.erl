@@ -1,8 +1,9 @@
 %% The transport through the sidecar: bytes travel in DATA packets of the port, and a window in each
 %% direction keeps a slow peer or a slow VM from filling the memory.
 %%
-%% Every connection uses this transport for its handshake. If a connection keeps it, and this VM ends, the
-%% sidecar closes the connection after everything written has been delivered: the VM flushes its ports.
+%% Every connection uses this transport for its handshake. If a connection keeps it, and this VM ends, the VM
+%% flushes its ports, and the sidecar delivers everything that was written before it closes the connection. It
+%% gives up after half a second if the peer does not read.
 -module(uds_dist_relay).
 -behaviour(uds_dist_transport).
 

@@ -13,8 +13,9 @@
 %% run queue are suspended until a controller has emptied it. If the controller gives a turn then, all of
 %% them wait for a round of the run queue, again and again: about 20 MB/s, where several hundred are possible.
 %% The controller does not starve anyone meanwhile, since it has work only after an ordinary process has run.
-%% So while turns take long, none is given before output until PATIENCE of work without a rest is over. Rounds
-%% of slow rates remain where all senders are suspended before the controller wakes up on another scheduler.
+%% So while turns take long, none is given before output until PATIENCE of work without a rest is over. The
+%% rate is still low for some time if all senders are suspended before the controller wakes up on another
+%% scheduler.
 %%
 %% Input has no such patience. Receivers run only in a turn, and until then their messages fill the memory. So
 %% a turn is also given after every FILL bytes. While four processes sent 1 MiB messages into a node with 300

@@ -278,10 +278,10 @@ fn take_lock(lock_path: &Path, path: &Path) -> Result<File, Failure> {
     }
 }
 
-/// Removes the files that a dead node of root's has left in a directory that belongs to us now: its lock file,
+/// Removes the files that a dead node of root has left in a directory that belongs to us now: its lock file,
 /// and the socket beside it. Returns true if the lock file is gone, or is another one by now.
 ///
-/// We cannot open the file, and therefore cannot lock it. No node of root's can take the lock meanwhile,
+/// We cannot open the file, and therefore cannot lock it. No node of root can take the lock meanwhile,
 /// because root's nodes do not start in directories of other users. If two of our own nodes start at the same
 /// time, the second one must not remove the new files of the first one, so both lock the directory instead.
 fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
@@ -347,8 +347,8 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// True if the kernel reports that nobody listens at this socket file of root's. This also covers carriers that
-/// do not use the lock.
+/// True if this socket file belongs to root, and the kernel reports that nobody listens there. This also covers
+/// carriers that do not use the lock.
 fn is_unused(socket: &fs::Metadata) -> bool {
     let file = sockets::File::of(socket);
     socket.uid() == ROOT
@@ -397,8 +397,8 @@ fn cannot_open(error: &io::Error, lock_path: &Path) -> Failure {
     }
 }
 
-/// The explanation for a lock file of root's, which a live or a dead node may have created. Only root can
-/// find out which.
+/// The explanation for a lock file that belongs to root. A live or a dead node may have created it, and only
+/// root can find out which.
 fn belongs_to_root(lock: &fs::Metadata, lock_path: &Path) -> Failure {
     let directory = lock_path.parent().unwrap_or(Path::new("/"));
     let may_remove = match fs::metadata(directory) {

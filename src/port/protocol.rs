@@ -118,9 +118,9 @@
 //! logged, and that the sidecar treats the HAND_OVER as an ESTABLISHED. The VM sends no DATA between
 //! HAND_OVER and its answer.
 //!
-//! **Flow control** follows the same rule in both directions: *a sender has at most one window of bytes of
-//! a connection sent but not acknowledged. The receiver acknowledges bytes when it has passed them
-//! on, and at the latest when a quarter of the window is unacknowledged.* The sidecar passes bytes on to the
+//! **Flow control** follows the same rule in both directions: *a sender has at most a window of bytes of
+//! a connection sent and not acknowledged. The receiver acknowledges bytes when it has passed them on, at the
+//! latest when a quarter of the window waits for its acknowledgement.* The sidecar passes bytes on to the
 //! socket, the VM to the distribution. HELLO gives the size of the window. Until ESTABLISHED or RELAYED, the
 //! sidecar uses a window of 16 KiB, and the VM acknowledges nothing: a peer that has not proved that it knows
 //! the cookie cannot make the VM hold more than that.
@@ -220,7 +220,8 @@ pub enum Command {
         backlog: u32,
         /// Mode of the socket file, as in chmod(2).
         mode: u16,
-        /// Process id of the VM, which other sidecars report when they find the name in use.
+        /// Process id of the VM, which the sidecar notes in the lock file for people who look there. Other
+        /// sidecars that find the name in use ask the kernel instead.
         vm_pid: u32,
         /// unix(7) path, or NUL and abstract name.
         address: Vec<u8>,
