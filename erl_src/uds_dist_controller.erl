@@ -53,7 +53,8 @@
     held = 0 :: non_neg_integer(),
     %% Whether the VM will send `dist_data` when there is something to send.
     notified = false :: boolean(),
-    %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl).
+    %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl), or that of a
+    %% batch if that is more.
     busy_limit :: pos_integer(),
     %% Bytes taken since the senders last took turns.
     taken = 0 :: non_neg_integer(),
@@ -105,7 +106,7 @@ start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters 
         input_handler = InputHandler,
         output = uds_dist_relay:output(Link),
         counters = Counters,
-        busy_limit = erlang:system_info(dist_buf_busy_limit)
+        busy_limit = max(?BATCH, erlang:system_info(dist_buf_busy_limit))
     },
     %% The heap holds little but references to binaries, and garbage must not keep these alive.
     SpawnOptions = [{priority, max}, {message_queue_data, off_heap}, {fullsweep_after, 0}],

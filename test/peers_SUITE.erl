@@ -6,13 +6,15 @@
 -export([init_per_testcase/2, end_per_testcase/2]).
 %% Slow peers.
 -export([stopped_peer_delays_no_other/1, senders_to_a_stopped_peer_are_suspended/1]).
--export([everything_arrives_in_order_after_a_stop/1]).
+-export([little_is_held_with_a_small_queue/1, everything_arrives_in_order_after_a_stop/1]).
 %% Dead peers.
 -export([silent_peer_is_down_in_time/1, silent_peer_is_down_in_time_with_bulk_pending/1]).
 -export([idle_connection_stays_up/1, saturated_connection_stays_up/1]).
 -export([net_ticktime_can_be_changed/1, counters_move/1]).
 %% Run in the nodes.
 -export([round_trips/2, next_busy/1]).
+
+-include_lib("stdlib/include/assert.hrl").
 
 %% Time limit in milliseconds.
 -define(LIMIT, 30000).
@@ -30,6 +32,7 @@ groups() ->
         {slow, [], [
             stopped_peer_delays_no_other,
             senders_to_a_stopped_peer_are_suspended,
+            little_is_held_with_a_small_queue,
             everything_arrives_in_order_after_a_stop
         ]},
         %% These mostly wait for ticks, so they can run in parallel.
@@ -80,6 +83,18 @@ measure_round_trips(From, To) ->
     Name = test_node:name(To),
     _ = test_node:call(From, ?MODULE, round_trips, [Name, 1000]),
     test_node:call(From, ?MODULE, round_trips, [Name, 5000]).
+
+%% With the smallest queue, where each message suspends its sender, the node holds no more than some batches.
+little_is_held_with_a_small_queue(Config) ->
+    [A, B] = connected(["a", "b"], #{args => ["+zdbbl", "1"]}, Config),
+    ok = test_load:start_sink(B),
+    ok = test_node:signal("STOP", test_node:os_pid(B)),
+    ok = test_load:start_flood(A, B, 8, 5000),
+    ok = test_load:await_suspended(A),
+    [#{queued := Queued}] = test_node:call(A, uds_dist, peers, []),
+    ct:pal("~b bytes are held", [Queued]),
+    ?assert(Queued =< 4 * 262144),
+    0 = test_load:downs(A).
 
 %% As with every carrier, senders to a stopped peer are suspended: system_monitor reports busy_dist_port, and
 %% nosuspend does not wait.
