@@ -8,7 +8,7 @@
 
 -export([output/1, input/2]).
 -export([available/1, is_open/1, write/3, unacknowledged/1, writable/2]).
--export([read/2, passed_on/2]).
+-export([read/2, after_failed_output/0, passed_on/2]).
 
 -export_type([output/0, input/0]).
 
@@ -245,6 +245,9 @@ receive_now(Input = #input{socket = Socket}) ->
         {error, Reason} ->
             {ended, reason(Reason)}
     end.
+
+-spec after_failed_output() -> read_rest.
+after_failed_output() -> read_rest.
 
 -spec passed_on(non_neg_integer(), input()) -> input().
 passed_on(Count, Input = #input{busy_poll = BusyPoll}) when Count >= ?BULK_INPUT ->

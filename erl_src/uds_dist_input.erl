@@ -127,10 +127,13 @@ handle_info(Message, State = #state{transport = Transport, input = Input}) ->
             next(State)
     end.
 
-%% After the output has failed, the input handler reads what is left in the socket without waiting. With relay,
-%% the sidecar is gone then: a message reports that, after everything that the sidecar passed on.
-next(State = #state{transport = uds_dist_direct, output_failure = {_, _}}) -> {noreply, State, 0};
-next(State) -> {noreply, State}.
+next(State = #state{output_failure = undefined}) ->
+    {noreply, State};
+next(State = #state{transport = Transport}) ->
+    case Transport:after_failed_output() of
+        read_rest -> {noreply, State, 0};
+        wait -> {noreply, State}
+    end.
 
 -spec code_change(term(), #state{}, term()) -> {ok, #state{}}.
 code_change(_OldVersion, State, _Extra) ->

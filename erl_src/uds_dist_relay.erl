@@ -11,7 +11,7 @@
 %% For the owner of the port.
 -export([data/2, closed/2, acknowledged/2]).
 -export([available/1, is_open/1, write/3, unacknowledged/1, writable/2]).
--export([read/2, passed_on/2]).
+-export([read/2, after_failed_output/0, passed_on/2]).
 
 -export_type([link/0, output/0, input/0]).
 
@@ -129,6 +129,10 @@ read(Message, Input = #input{pipe = Pipe}) ->
         ignored -> ignored;
         Sent -> {ok, ack_sent(Sent, Input)}
     end.
+
+%% The sidecar is gone. A message reports that, after everything that it passed on.
+-spec after_failed_output() -> wait.
+after_failed_output() -> wait.
 
 %% Counts bytes as passed on, and acknowledges them when an acknowledgement is due.
 -spec passed_on(non_neg_integer(), input()) -> input().
