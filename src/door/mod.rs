@@ -35,7 +35,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
-pub use visitors::NamedPeer;
+pub use visitors::{NamedPeer, Newcomer};
 use visitors::{Progress, Visitors};
 
 /// How often the files of listeners are checked. A node whose socket file is gone is unreachable, and has
@@ -76,19 +76,6 @@ pub enum Arrival {
     NeedsRoom(ConnId),
     /// A peer that may enter.
     Peer(Newcomer),
-}
-
-/// An accepted connection whose user or group is admitted.
-#[derive(Debug)]
-pub struct Newcomer {
-    /// The listener that accepted it.
-    pub listener: ListenerId,
-    /// The socket of the connection.
-    pub stream: UnixStream,
-    /// The identity of the peer.
-    pub peer: Credentials,
-    /// Where its socket is bound, as the protocol writes it; empty if it is not.
-    pub address: Vec<u8>,
 }
 
 impl Door {

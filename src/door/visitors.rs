@@ -1,11 +1,11 @@
 //! Visitors: incoming peers that have not sent their node names yet. The VM does not know of them; it is
 //! told only of those that pass the gate.
 
-use super::Newcomer;
 use super::gate::{Gate, MAX_HELD, Name, Verdict};
 use crate::peer::Credentials;
-use crate::port::protocol::ConnId;
+use crate::port::protocol::{ConnId, ListenerId};
 use crate::token::Source;
+use mio::net::UnixStream;
 use mio::{Interest, Registry};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read};
@@ -23,6 +23,19 @@ pub struct Visitors {
     ready_to_read: VecDeque<ConnId>,
     /// The deadline of each visitor.
     deadlines: BTreeSet<(Instant, ConnId)>,
+}
+
+/// An accepted connection whose user or group is admitted.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The listener that accepted it.
+    pub listener: ListenerId,
+    /// The socket of the connection.
+    pub stream: UnixStream,
+    /// The identity of the peer.
+    pub peer: Credentials,
+    /// Where its socket is bound, as the protocol writes it; empty if it is not.
+    pub address: Vec<u8>,
 }
 
 struct Visitor {

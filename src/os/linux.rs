@@ -1,7 +1,7 @@
 //! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SO_PEERGROUPS,
 //! SCM_RIGHTS.
 
-use super::{begin_listening, warn_unless};
+use super::shared::{begin_listening, warn_unless};
 use crate::peer::Credentials;
 use nix::errno::Errno;
 use nix::getsockopt_impl;

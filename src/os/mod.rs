@@ -1,9 +1,12 @@
 //! The system calls that std lacks, and those that differ between systems. There is one file per kind of
-//! system; they all sit behind the functions of this module.
+//! system, and `shared` has what those files and this one have in common. They all sit behind the functions
+//! of this module.
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "bsd.rs")]
 mod system;
+
+mod shared;
 
 pub use system::{
     CAN_PASS_SOCKETS, CAN_SPLICE, abstract_listener, enlarge_pipe, peer_credentials,
@@ -16,6 +19,7 @@ use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RawMode, flock, fstat};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{SocketAddrUnix, sockopt};
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
+use shared::{begin_listening, warn_unless};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -122,11 +126,6 @@ pub fn listen(address: &SocketAddrUnix, backlog: u32, mode: u16) -> io::Result<O
     Ok(socket)
 }
 
-fn begin_listening(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    Ok(rustix::net::listen(socket, backlog)?)
-}
-
 /// Returns the supplementary groups of the peer. There are none if the system does not report them, or if
 /// there are too many.
 pub fn peer_groups(socket: impl AsFd) -> Vec<u32> {
@@ -207,10 +206,4 @@ pub fn give_up_privileges() {
         setrlimit(Resource::Core, none).map_err(io::Error::from),
     );
     system::give_up_privileges();
-}
-
-fn warn_unless(what: &str, result: io::Result<()>) {
-    if let Err(error) = result {
-        log::warn!("cannot {what}: {error}");
-    }
 }
