@@ -5,9 +5,10 @@
 //! peer, or for the VM.
 
 use crate::journal;
+use crate::log_line::Cause;
 use crate::os;
 use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
-use crate::port::protocol::{Cause, Report, VERSION, WINDOW};
+use crate::port::protocol::{Report, VERSION, WINDOW};
 use crate::switchboard::Switchboard;
 use crate::token::Source;
 use crate::wait::BusyPoll;

@@ -5,18 +5,13 @@
 //! the event loop has room for it among the reports. Records that find the queue full are counted, and the
 //! count is logged once there is room again. Only the logger for stderr does I/O.
 
-use crate::peer::Credentials;
-use crate::port::protocol::{Cause, Level, Line, MAX_LINE, MAX_SUBJECT, Subject};
-use log::kv::{self, Key, ToValue, Value, VisitSource};
+use crate::log_line::{Cause, Level, Line, NOTICE, line};
 use log::{Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Target of records at the level notice, which the crate `log` does not have. It is for events that an
-/// operator should see at the default level, but that are no cause for concern.
-pub const NOTICE: &str = "notice";
-
-/// Most lines that wait for the VM. With [`MAX_LINE`] and [`MAX_SUBJECT`] this bounds their memory to half
+/// Most lines that wait for the VM. With [`MAX_LINE`](crate::log_line::MAX_LINE) and
+/// [`MAX_SUBJECT`](crate::log_line::MAX_SUBJECT) this bounds their memory to half
 /// a MiB. Lines that strangers can cause are limited elsewhere (`log_limit`), so only the level debug or a VM
 /// that has stopped reading can fill the queue.
 pub const MAX_WAITING: usize = 256;
@@ -150,95 +145,5 @@ impl<L: Log> Log for Journal<L> {
 
     fn flush(&self) {
         self.stderr.flush();
-    }
-}
-
-impl Level {
-    /// The level of a record.
-    pub fn of(metadata: &Metadata<'_>) -> Level {
-        match metadata.level() {
-            log::Level::Error => Level::Error,
-            log::Level::Warn => Level::Warning,
-            log::Level::Info if metadata.target() == NOTICE => Level::Notice,
-            log::Level::Info => Level::Info,
-            log::Level::Debug | log::Level::Trace => Level::Debug,
-        }
-    }
-
-    fn of_crate(self) -> log::Level {
-        match self {
-            Level::Error => log::Level::Error,
-            Level::Warning => log::Level::Warn,
-            Level::Notice | Level::Info => log::Level::Info,
-            Level::Debug => log::Level::Debug,
-        }
-    }
-
-    /// The level's name in the VM's logger.
-    pub fn word(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warning => "warning",
-            Level::Notice => "notice",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
-}
-
-/// The line for a record, with its facts. Control characters are escaped, because names of files, peers and
-/// nodes may contain them.
-pub fn line(record: &Record<'_>) -> Line {
-    let text = one_line(&record.args().to_string(), MAX_LINE);
-    let mut line = Line::new(Level::of(record.metadata()), text);
-    // The visitor ignores keys that it does not know, and never fails.
-    let _ = record.key_values().visit(&mut Facts(&mut line));
-    line
-}
-
-/// Escapes control characters in `text`, and truncates it to `limit` bytes.
-fn one_line(text: &str, limit: usize) -> String {
-    const CUT: &str = "...";
-    let mut line = String::new();
-    for c in text.chars() {
-        let end = line.len();
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-        if line.len() > limit - CUT.len() {
-            line.truncate(end);
-            return line + CUT;
-        }
-    }
-    line
-}
-
-struct Facts<'a>(&'a mut Line);
-
-impl<'kvs> VisitSource<'kvs> for Facts<'_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let line = &mut *self.0;
-        let number = || value.to_u64().and_then(|number| u32::try_from(number).ok());
-        match key.as_str() {
-            "reason" => line.cause = value.to_borrowed_str().and_then(Cause::of_word),
-            "uid" => line.peer.uid = number().unwrap_or(Credentials::UNKNOWN.uid),
-            "gid" => line.peer.gid = number().unwrap_or(Credentials::UNKNOWN.gid),
-            "pid" => line.peer.pid = number().unwrap_or(Credentials::UNKNOWN.pid),
-            "address" => line.subject = Subject::Address(name(&value)),
-            "node" => line.subject = Subject::Node(name(&value)),
-            _ => (),
-        }
-        Ok(())
-    }
-}
-
-fn name(value: &Value<'_>) -> String {
-    one_line(&value.to_string(), MAX_SUBJECT)
-}
-
-impl ToValue for Cause {
-    fn to_value(&self) -> Value<'_> {
-        Value::from(self.word())
     }
 }

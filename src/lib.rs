@@ -14,7 +14,7 @@
 //! | [`channel`]      | passes connected sockets to the VM                                            |
 //! | [`peers`]        | the connections: table, queues, flow control, splicing                        |
 //!
-//! All of them build on these leaf modules:
+//! All of them build on these leaves, which import nothing but other leaves:
 //!
 //! | leaf             | what it does                                                                  |
 //! |------------------|-------------------------------------------------------------------------------|
@@ -24,12 +24,14 @@
 //! | [`address`]      | unix(7) addresses                                                             |
 //! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |
-//! | [`journal`]      | the log: lines for the VM, and for stderr while there is none                 |
+//! | [`log_line`]     | one line of the log, with its facts                                           |
+//! | [`journal`]      | where lines go: to the VM, and to stderr while there is none                  |
 //! | [`log_limit`]    | rate limits for log lines that strangers can trigger                          |
+//! | [`ids`]          | the numbers of connections and listeners                                      |
 //! | [`token`]        | maps mio tokens to the sources of readiness events                            |
 //! | [`os`]           | the system calls that std lacks, with one file per operating system           |
 //!
-//! Imports go one way: the loop uses the switchboard, which uses door, channel and peers; these use the
+//! Imports go one way: the loop uses the switchboard, which uses door, channel and peers. The peers use the
 //! port's packets and queue, and everything uses the leaves. The parts without I/O are tested with random
 //! events: codec, reader, queue, windows, gate and the crowd of handshakes.
 //!
@@ -43,8 +45,10 @@ pub mod directory;
 pub mod door;
 pub mod event_loop;
 pub mod failure;
+pub mod ids;
 pub mod journal;
 pub mod log_limit;
+pub mod log_line;
 pub mod os;
 pub mod peer;
 pub mod peers;

@@ -1,6 +1,6 @@
 //! The sources of readiness events, and the mio tokens under which they are registered.
 
-use crate::port::protocol::{ConnId, ListenerId, MAX_LISTENERS};
+use crate::ids::{ConnId, ListenerId, MAX_LISTENERS};
 use mio::Token;
 
 const STDIN: usize = 0;
@@ -58,7 +58,7 @@ impl From<Token> for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::protocol::MAX_CONN;
+    use crate::ids::MAX_CONN;
 
     #[test]
     fn every_source_has_a_token_of_its_own() {

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 use uds_dist::door::failures::{BUDGET, REFILL, RESERVE};
 use uds_dist::door::visitors::DEADLINE;
 use uds_dist::failure::Reason;
+use uds_dist::ids::ConnId;
 use uds_dist::peer::{Base, Policy};
-use uds_dist::port::protocol::{Command, ConnId, HANDSHAKE_WINDOW, Report};
+use uds_dist::port::protocol::{Command, HANDSHAKE_WINDOW, Report};
 
 // --- users ---------------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::thread;
 use uds_dist::failure::Reason;
+use uds_dist::ids::ConnId;
 use uds_dist::peer::Credentials;
-use uds_dist::port::protocol::{ConnId, WINDOW};
+use uds_dist::port::protocol::WINDOW;
 
 /// A sidecar that listens at the first path of the directory.
 fn listening() -> (Sidecar, TempDir) {

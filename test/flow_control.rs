@@ -6,7 +6,8 @@ mod port;
 
 use port::*;
 use std::os::unix::net::UnixStream;
-use uds_dist::port::protocol::{ConnId, HANDSHAKE_WINDOW, WINDOW};
+use uds_dist::ids::ConnId;
+use uds_dist::port::protocol::{HANDSHAKE_WINDOW, WINDOW};
 
 const WHOLE: usize = WINDOW as usize;
 const HANDSHAKE: usize = HANDSHAKE_WINDOW as usize - NAME.len();

@@ -19,8 +19,9 @@ use std::time::Instant;
 use uds_dist::address::Address;
 use uds_dist::channel::DEADLINE;
 use uds_dist::failure::Reason;
+use uds_dist::ids::ConnId;
 use uds_dist::os;
-use uds_dist::port::protocol::{ConnId, Report};
+use uds_dist::port::protocol::Report;
 
 /// A listening sidecar, the VM's end of its channel, and the address for peers.
 struct Vm {

@@ -8,11 +8,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, sock
 use rustix::process::Signal;
 use std::io::Write;
 use std::process::Command as Program;
-use uds_dist::journal::{MAX_WAITING, Queue, line};
+use uds_dist::journal::{MAX_WAITING, Queue};
+use uds_dist::log_line::{Cause, Level, Line, MAX_LINE, MAX_SUBJECT, Subject, line};
 use uds_dist::peer::{Base, Credentials, Policy};
-use uds_dist::port::protocol::{
-    Cause, Command, Level, Line, MAX_LINE, MAX_SUBJECT, Report, Status, Subject,
-};
+use uds_dist::port::protocol::{Command, Report, Status};
 
 /// The credentials of this process, as the kernel reports them to the sidecar.
 fn ourselves() -> Credentials {

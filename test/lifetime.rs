@@ -11,10 +11,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command as Program, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use uds_dist::ids::ConnId;
 use uds_dist::port::codec::data_head;
-use uds_dist::port::protocol::{
-    Command, ConnId, MAX_CONTROL_BODY, MAX_DATA_BODY, Report, VERSION, WINDOW,
-};
+use uds_dist::port::protocol::{Command, MAX_CONTROL_BODY, MAX_DATA_BODY, Report, VERSION, WINDOW};
 
 fn listening() -> (Sidecar, TempDir) {
     let directory = TempDir::new();

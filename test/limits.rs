@@ -10,7 +10,8 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 use uds_dist::failure::Reason;
-use uds_dist::port::protocol::{Command, ConnId, Report, WINDOW};
+use uds_dist::ids::ConnId;
+use uds_dist::port::protocol::{Command, Report, WINDOW};
 
 /// MAX_HANDSHAKES in the sidecar.
 const HANDSHAKES: usize = 128;

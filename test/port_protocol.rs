@@ -7,8 +7,9 @@ mod understood;
 mod vectors;
 
 use std::collections::BTreeSet;
+use uds_dist::log_line::Cause;
 use uds_dist::port::codec::{DecodeError, data_head};
-use uds_dist::port::protocol::{Cause, Command, DATA, MAX_CONTROL_BODY, Report};
+use uds_dist::port::protocol::{Command, DATA, MAX_CONTROL_BODY, Report};
 use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood};
 use vectors::{Sender, Vector, vectors, vectors_of};

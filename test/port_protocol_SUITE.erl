@@ -226,7 +226,7 @@ report("STATUS", Fields) ->
     Named = maps:from_list([{list_to_atom(Field), Value} || {Field, Value} <- maps:to_list(Fields)]),
     {status, maps:map(Known, Named)}.
 
-%% In the order of Cause in src/port/protocol.rs.
+%% In the order of Cause in src/log_line.rs.
 cause(Number) ->
     lists:nth(Number, [
         refused,

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use uds_dist::door::crowd::{Crowd, HANDSHAKE_GRACE, MAX_HANDSHAKES, SILENCE_GRACE};
 use uds_dist::door::gate::{Gate, MAX_HELD, MAX_MESSAGE, Verdict};
 use uds_dist::failure::Reason;
+use uds_dist::ids::MAX_CONN;
+use uds_dist::log_line::{Cause, Level, Line, Subject};
 use uds_dist::peer::{Base, Credentials, Policy};
 use uds_dist::peers::window::{ReceiveWindow, RuleBroken, SendWindow};
 use uds_dist::port::codec::data_head;
-use uds_dist::port::protocol::{
-    Cause, Command, Level, Line, MAX_CONN, PACKET_HEAD, Report, Status, Subject,
-};
+use uds_dist::port::protocol::{Command, PACKET_HEAD, Report, Status};
 use uds_dist::port::queue::{MAX_READ, MAX_SPLICE, Next, ReportQueue};
 use uds_dist::port::reader::CommandReader;
 use understood::{Said, understood, understood_with};

@@ -25,9 +25,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use uds_dist::address::Address;
 use uds_dist::event_loop::EventLoop;
+use uds_dist::ids::ConnId;
 use uds_dist::os;
 use uds_dist::port::codec::data_head;
-use uds_dist::port::protocol::{Command, ConnId, DATA, HANDSHAKE_WINDOW, Report, WINDOW};
+use uds_dist::port::protocol::{Command, DATA, HANDSHAKE_WINDOW, Report, WINDOW};
 
 /// The next step. Indices choose among the existing connections.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@
 //! that connect and disconnect quickly must not flood the VM, so a place is free only when the VM is
 //! done with the connection that had it.
 
-use crate::port::protocol::ConnId;
+use crate::ids::ConnId;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 

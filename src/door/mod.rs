@@ -16,11 +16,11 @@ pub mod visitors;
 
 use crate::address::Address;
 use crate::failure::{Failure, Reason};
-use crate::journal::NOTICE;
+use crate::ids::{ConnId, ListenerId, MAX_LISTENERS};
 use crate::log_limit::LogLimit;
+use crate::log_line::{Cause, NOTICE};
 use crate::os;
 use crate::peer::{Credentials, Policy};
-use crate::port::protocol::{Cause, ConnId, ListenerId, MAX_LISTENERS};
 use crate::token::Source;
 use admission::{Admission, Refusal};
 use crowd::Crowd;

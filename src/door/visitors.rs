@@ -2,8 +2,8 @@
 //! told only of those that pass the gate.
 
 use super::gate::{Gate, MAX_HELD, Name, Verdict};
+use crate::ids::{ConnId, ListenerId};
 use crate::peer::Credentials;
-use crate::port::protocol::{ConnId, ListenerId};
 use crate::token::Source;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};

@@ -1,7 +1,7 @@
 //! A splice from a socket to the VM that has been announced but not completed.
 
 use super::connection::Connection;
-use crate::port::protocol::ConnId;
+use crate::ids::ConnId;
 
 /// The connection whose announced bytes the VM is waiting for. If it ends in the meantime, its socket is
 /// kept open here until the VM has them.

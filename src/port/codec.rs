@@ -1,10 +1,11 @@
 //! Encodes and decodes the packets of [`protocol`](super::protocol). No I/O.
 
 use super::protocol::{
-    Cause, Command, ConnId, DATA, DATA_HEAD, Level, Line, MAX_CONN, MAX_CONTROL_BODY, PACKET_HEAD,
-    Report, Status, Subject, WINDOW, kind,
+    Command, DATA, DATA_HEAD, MAX_CONTROL_BODY, PACKET_HEAD, Report, Status, WINDOW, kind,
 };
 use crate::failure::Reason;
+use crate::ids::{ConnId, MAX_CONN};
+use crate::log_line::{Cause, Level, Line, Subject};
 use crate::peer::{Base, Credentials, Policy};
 use byteorder::{BigEndian, ByteOrder, ReadBytesExt, WriteBytesExt};
 use std::fmt;

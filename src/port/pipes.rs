@@ -2,9 +2,9 @@
 //! bypass the buffers of both: the kernel splices them between pipe and socket. The sockets are the
 //! caller's.
 
-use super::protocol::ConnId;
 use super::queue::{Next, ReportQueue};
 use super::reader::{CommandReader, Input};
+use crate::ids::ConnId;
 use crate::os;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;

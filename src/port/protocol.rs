@@ -130,6 +130,8 @@
 //! a bounded time. CLOSED follows the last byte that the peer sent.
 
 use crate::failure::Reason;
+use crate::ids::{ConnId, ListenerId};
+use crate::log_line::Line;
 use crate::peer::{Credentials, Policy};
 
 /// Version of this protocol. The VM refuses a sidecar that announces another one.
@@ -149,12 +151,6 @@ pub const HANDSHAKE_WINDOW: u32 = 16 << 10;
 /// means that the stream is out of step.
 pub const MAX_CONTROL_BODY: usize = 2048;
 
-/// Longest text of a LOG packet in bytes. It fits into [`MAX_CONTROL_BODY`] with a name of [`MAX_SUBJECT`].
-pub const MAX_LINE: usize = 1000;
-
-/// Longest name in a LOG packet in bytes: that of a node, with 255 characters of 4 bytes.
-pub const MAX_SUBJECT: usize = 1020;
-
 /// Longest body of a DATA packet in bytes: a full window.
 pub const MAX_DATA_BODY: usize = DATA_HEAD + WINDOW as usize;
 
@@ -163,12 +159,6 @@ pub const DATA_HEAD: usize = 5;
 
 /// Bytes of the length field before each body.
 pub const PACKET_HEAD: usize = 4;
-
-/// Connection numbers are below this, so that one fits into a readiness token on every machine.
-pub const MAX_CONN: u32 = 1 << 30;
-
-/// Listener numbers are below this. A VM has one listener, and two while it moves to another address.
-pub const MAX_LISTENERS: u32 = 16;
 
 /// The types of the packets, which are the first byte of the body.
 pub(super) mod kind {
@@ -202,12 +192,6 @@ pub(super) mod kind {
 /// Type of DATA. It is public because code that streams the payload handles DATA without [`Command`] and
 /// [`Report`].
 pub const DATA: u8 = 16;
-
-/// Number of a connection, which the VM and its sidecar use for it.
-pub type ConnId = u32;
-
-/// Number of a listener, which the VM and its sidecar use for it.
-pub type ListenerId = u32;
 
 /// A packet from the VM, other than DATA, whose payload is streamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -383,139 +367,6 @@ pub enum Report {
     Log(Line),
     /// Answers ASK_STATUS.
     Status(Status),
-}
-
-/// A line of the sidecar's log, with its facts as fields.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    /// Severity of the line.
-    pub level: Level,
-    /// Kind of event, if it is one that programs can tell apart.
-    pub cause: Option<Cause>,
-    /// Credentials of the peer that the line is about, or [`Credentials::UNKNOWN`].
-    pub peer: Credentials,
-    /// Address or node that the line is about.
-    pub subject: Subject,
-    /// The line itself, without control characters.
-    pub text: String,
-}
-
-impl Line {
-    /// A line that is not about a peer, an address or a node.
-    pub fn new(level: Level, text: String) -> Line {
-        Line {
-            level,
-            cause: None,
-            peer: Credentials::UNKNOWN,
-            subject: Subject::Nothing,
-            text,
-        }
-    }
-}
-
-/// The address or node that a log line is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// Neither an address nor a node.
-    Nothing,
-    /// An address in printable form.
-    Address(String),
-    /// The name of a node.
-    Node(String),
-}
-
-/// Levels of syslog(3), which the VM's logger also uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Level {
-    /// Something does not work.
-    Error = 3,
-    /// Something may be wrong.
-    Warning = 4,
-    /// Nothing is wrong, but operators want to know.
-    Notice = 5,
-    /// Detail for operators who enable it.
-    Info = 6,
-    /// Detail for developers of the sidecar.
-    Debug = 7,
-}
-
-impl Level {
-    /// All levels, ordered by number.
-    pub const ALL: [Level; 5] = [
-        Level::Error,
-        Level::Warning,
-        Level::Notice,
-        Level::Info,
-        Level::Debug,
-    ];
-}
-
-/// The kind of event that a log line reports, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Cause {
-    /// A peer was refused by the policy that ADMIT sets.
-    Refused = 1,
-    /// A peer sent something that cannot be the name of a node.
-    ImplausibleName = 2,
-    /// Too many handshakes with processes of one user failed.
-    HandshakesFailed = 3,
-    /// A connection could not be accepted, because descriptors ran out or the system failed.
-    CannotAccept = 4,
-    /// Connections are being accepted again.
-    AcceptsAgain = 5,
-    /// The socket file of a node that was killed was replaced or removed.
-    TookOver = 6,
-    /// A file of ours was removed or replaced by another process.
-    FileTaken = 7,
-    /// A socket could not be handed over to the VM.
-    NotHandedOver = 8,
-    /// A connection was closed before all its bytes were delivered to the peer.
-    Undelivered = 9,
-    /// A signal arrived.
-    Signal = 10,
-    /// Log lines were dropped.
-    LinesLost = 11,
-}
-
-impl Cause {
-    /// All causes, ordered by number.
-    pub const ALL: [Cause; 11] = [
-        Cause::Refused,
-        Cause::ImplausibleName,
-        Cause::HandshakesFailed,
-        Cause::CannotAccept,
-        Cause::AcceptsAgain,
-        Cause::TookOver,
-        Cause::FileTaken,
-        Cause::NotHandedOver,
-        Cause::Undelivered,
-        Cause::Signal,
-        Cause::LinesLost,
-    ];
-
-    /// The name of the cause, which is an atom in the metadata of the VM's log events.
-    pub fn word(self) -> &'static str {
-        match self {
-            Cause::Refused => "refused",
-            Cause::ImplausibleName => "implausible_name",
-            Cause::HandshakesFailed => "handshakes_failed",
-            Cause::CannotAccept => "cannot_accept",
-            Cause::AcceptsAgain => "accepts_again",
-            Cause::TookOver => "took_over",
-            Cause::FileTaken => "file_taken",
-            Cause::NotHandedOver => "not_handed_over",
-            Cause::Undelivered => "undelivered",
-            Cause::Signal => "signal",
-            Cause::LinesLost => "lines_lost",
-        }
-    }
-
-    /// The cause with this name.
-    pub fn of_word(word: &str) -> Option<Cause> {
-        Cause::ALL.into_iter().find(|cause| cause.word() == word)
-    }
 }
 
 /// Resources that the sidecar uses. A value that the system does not report is 0.

@@ -6,7 +6,8 @@
 use super::MIN_SPLICE;
 use super::buffer::Buffer;
 use super::codec::data_head;
-use super::protocol::{ConnId, DATA_HEAD, PACKET_HEAD, Report};
+use super::protocol::{DATA_HEAD, PACKET_HEAD, Report};
+use crate::ids::ConnId;
 use crate::os;
 use std::io;
 

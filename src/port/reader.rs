@@ -7,9 +7,8 @@
 use super::MIN_SPLICE;
 use super::buffer::Buffer;
 use super::codec::DecodeError;
-use super::protocol::{
-    Command, ConnId, DATA, DATA_HEAD, MAX_CONN, MAX_CONTROL_BODY, MAX_DATA_BODY, PACKET_HEAD,
-};
+use super::protocol::{Command, DATA, DATA_HEAD, MAX_CONTROL_BODY, MAX_DATA_BODY, PACKET_HEAD};
+use crate::ids::{ConnId, MAX_CONN};
 use byteorder::{BigEndian, ByteOrder};
 
 /// Most bytes in the buffer, and so of one read of stdin. This is many times the longest packet that has to

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 use uds_dist::event_loop::EventLoop;
 use uds_dist::journal::{self, Journal};
+use uds_dist::log_line::Level;
 use uds_dist::os;
-use uds_dist::port::protocol::Level;
 
 /// Environment variable with the least important level that is logged.
 const LOG_LEVEL: &str = "UDS_DIST_LOG";

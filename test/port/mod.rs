@@ -23,12 +23,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatu
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use uds_dist::failure::Reason;
+use uds_dist::ids::{ConnId, ListenerId};
+use uds_dist::log_line::Line;
 use uds_dist::os;
 use uds_dist::peer::Credentials;
 use uds_dist::port::codec::data_head;
 use uds_dist::port::protocol::{
-    Command, ConnId, DATA, DATA_HEAD, HANDSHAKE_WINDOW, Line, ListenerId, PACKET_HEAD, Report,
-    WINDOW,
+    Command, DATA, DATA_HEAD, HANDSHAKE_WINDOW, PACKET_HEAD, Report, WINDOW,
 };
 
 /// More bytes than a window and the largest buffer of a socket together.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use uds_dist::failure::Reason;
+use uds_dist::log_line::{Cause, Level, Line, Subject};
 use uds_dist::peer::{Base, Credentials, Policy};
-use uds_dist::port::protocol::{Cause, Command, Level, Line, Report, Status, Subject};
+use uds_dist::port::protocol::{Command, Report, Status};
 
 const VECTORS: &str = include_str!("../port_protocol.vectors");
 
