@@ -20,7 +20,7 @@
 //! |------------------|-------------------------------------------------------------------------------|
 //! | [`peer`]         | the identity of a peer, and the policy that admits it                         |
 //! | [`process`]      | finds the process of a node, in proc(5)                                       |
-//! | [`sockets`]      | finds sockets that listen, wherever their files are, in sock_diag(7)          |
+//! | [`sockets`]      | sockets that listen, wherever their files are, as the system lists them       |
 //! | [`address`]      | unix(7) addresses                                                             |
 //! | [`directory`]    | checks who can create or replace files in a directory                         |
 //! | [`failure`]      | why something failed: a reason for the VM, a line for people                  |

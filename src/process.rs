@@ -1,7 +1,6 @@
 //! Finds the process of a node, in proc(5). On systems without it, only the process that listens is known.
-//! A leaf.
 
-use rustix::fs::{major, minor};
+use crate::os;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 
@@ -23,7 +22,7 @@ fn vm_of(sidecar: u32, uid: u32) -> Option<u32> {
 
 /// The process that holds the flock(2) of a file, if it is one that we can see.
 pub fn lock_holder(file: &Metadata) -> Option<u32> {
-    let (major, minor) = (major(file.dev()), minor(file.dev()));
+    let (major, minor) = os::device(file);
     let identity = format!("{major:02x}:{minor:02x}:{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
     // "1: FLOCK ADVISORY WRITE 4711 fe:00:815 0 EOF"; one that waits for a lock has "->" before its kind.

@@ -12,9 +12,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
-use uds_dist::peer::{Base, Policy};
 #[cfg(target_os = "linux")]
-use uds_dist::sockets::diag;
+use uds_dist::os::sock_diag;
+use uds_dist::peer::{Base, Policy};
 use uds_dist_command_line::arguments::{
     self, Access, Invocation, Language, Printed, Program, Request, Talk,
 };
@@ -773,9 +773,9 @@ proptest! {
         bytes[..4].copy_from_slice(&length.to_ne_bytes());
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         let mut found = Vec::new();
-        let _ = diag::read(&bytes, &mut found);
+        let _ = sock_diag::read(&bytes, &mut found);
         bytes[16..].fill(4);
-        let _ = diag::read(&bytes, &mut found);
+        let _ = sock_diag::read(&bytes, &mut found);
     }
 }
 

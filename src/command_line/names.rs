@@ -25,9 +25,10 @@ use std::time::{Duration, Instant, SystemTime};
 use uds_dist::address::Address;
 use uds_dist::door::ownership::lock_path;
 use uds_dist::door::probe::{Probe, probe};
+use uds_dist::os;
 use uds_dist::peer::Credentials;
 use uds_dist::process::{is_of, lock_holder};
-use uds_dist::sockets::{self, File, Listening};
+use uds_dist::sockets::Listening;
 
 /// How long to wait for nodes whose backlog is full. All of them are waited for at the same time.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -208,7 +209,7 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
     for (name, mut sockets) in by_name {
         let path = directory.join(OsStr::from_bytes(&[&name, EXTENSION].concat()));
         let file = fs::symlink_metadata(&path).ok();
-        let is_at = |socket: &Listening| socket.file == file.as_ref().map(File::of);
+        let is_at = |socket: &Listening| socket.file == file.as_ref().map(os::socket_file);
         let is_alive = entries
             .iter()
             .any(|entry| entry.name == name && entry.is_alive());
@@ -244,7 +245,7 @@ fn without_file(directory: &Path, entries: &[Entry]) -> Vec<Entry> {
 /// Sockets that are bound to paths in this directory, with their names. Another container may have a directory
 /// with the same path on a different file system, so the file system is compared too.
 fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
-    let device = File::of(&fs::metadata(directory)?).device;
+    let device = os::socket_file(&fs::metadata(directory)?).device;
     let resolved = fs::canonicalize(directory)?;
     let name_of = |socket: &Listening| {
         let path = Path::new(OsStr::from_bytes(&socket.path));
@@ -254,7 +255,7 @@ fn bound_in(directory: &Path) -> io::Result<Vec<(Vec<u8>, Listening)>> {
         let name = path.file_name()?.as_bytes().strip_suffix(EXTENSION)?;
         is_here.then(|| name.to_vec())
     };
-    let sockets = sockets::listening()?.into_iter();
+    let sockets = os::listening_sockets()?.into_iter();
     let named = sockets.filter_map(|socket| Some((name_of(&socket)?, socket)));
     Ok(named.collect())
 }

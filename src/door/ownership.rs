@@ -13,8 +13,6 @@ use crate::log_line::{Cause, NOTICE};
 use crate::os;
 use crate::peer::Credentials;
 use crate::process;
-use crate::sockets;
-use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -349,9 +347,9 @@ fn remove_roots_files(lock_path: &Path, path: &Path) -> Result<bool, Failure> {
 /// True if this socket file belongs to root, and the kernel reports that nobody listens there. This also covers
 /// carriers that do not use the lock.
 fn is_unused(socket: &fs::Metadata) -> bool {
-    let file = sockets::File::of(socket);
+    let file = os::socket_file(socket);
     socket.uid() == ROOT
-        && sockets::listening()
+        && os::listening_sockets()
             .is_ok_and(|listening| listening.iter().all(|socket| socket.file != Some(file)))
 }
 
@@ -539,7 +537,7 @@ fn failure(error: &io::Error, what: &str, path: &Path) -> Failure {
             (Reason::SystemError, "; set socket_dir to another directory")
         }
         io::ErrorKind::NotADirectory => (Reason::BadAddress, "; set socket_dir to a directory"),
-        _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => (
+        _ if os::is_link_loop(error) => (
             Reason::BadAddress,
             "; these links lead back to themselves, so set socket_dir to a directory",
         ),

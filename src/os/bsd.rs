@@ -2,11 +2,15 @@
 //! process, and sockets are not passed to the VM.
 
 use crate::peer::Credentials;
+use crate::sockets::{File, Listening};
 use nix::unistd::getpeereid;
+use rustix::fs::{Dev, major, minor};
 use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, socket};
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::SocketAddr;
 
 /// Longest path of a socket in bytes: `sun_path` of unix(4) has 104, the last of which is a NUL.
@@ -82,6 +86,26 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
 /// Returns no groups: these systems do not report supplementary groups.
 pub fn peer_groups(_socket: impl AsFd) -> io::Result<Vec<u32>> {
     Ok(Vec::new())
+}
+
+/// Always fails: these systems have no such list.
+pub fn listening_sockets() -> io::Result<Vec<Listening>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Major and minor number of the device of a file's file system.
+pub fn device(file: &Metadata) -> (u32, u32) {
+    // Some of these systems have fewer bits here than std returns.
+    let device = file.dev() as Dev;
+    (major(device), minor(device))
+}
+
+/// The file that has this metadata.
+pub fn socket_file(metadata: &Metadata) -> File {
+    File {
+        inode: metadata.ino() as u32,
+        device: metadata.dev() as u32,
+    }
 }
 
 /// Does nothing: these systems offer nothing beyond what the caller has already done.

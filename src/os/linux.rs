@@ -1,25 +1,30 @@
 //! Linux: splice(2) between pipes and sockets, abstract socket names, SO_PEERCRED, SO_PEERGROUPS,
-//! SCM_RIGHTS.
+//! SCM_RIGHTS, sock_diag(7).
 
 use super::shared::{begin_listening, warn_unless};
+use super::sock_diag::{self, End};
 use crate::peer::Credentials;
+use crate::sockets::{File, Listening};
 use nix::errno::Errno;
 use nix::getsockopt_impl;
 use nix::libc::{self, SO_PEERGROUPS, SOL_SOCKET};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{GetStruct, PeerCredentials};
+use rustix::fs::{major, minor};
 use rustix::io::{ioctl_fionread, retry_on_intr};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, sendmsg, socket_with,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, netlink, recv, send, sendmsg, socket_with,
 };
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::set_no_new_privs;
+use std::fs::Metadata;
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::LazyLock;
 
@@ -168,6 +173,47 @@ pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     exactly!(32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59);
     exactly!(60 61 62 63 64);
     Err(Errno::ERANGE.into())
+}
+
+/// All listening sockets in this network namespace, from sock_diag(7) and UNIX_DIAG. Unlike the lines of
+/// /proc/net/unix, its answer cannot be forged by a name that contains a newline. It also tells which file a
+/// socket is bound to, even if there is another file at its path by now.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn listening_sockets() -> io::Result<Vec<Listening>> {
+    const DATAGRAM: usize = 1 << 16;
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    send(&socket, &sock_diag::request(), SendFlags::empty())?;
+    let mut found = Vec::new();
+    let mut datagram = vec![0; DATAGRAM];
+    loop {
+        let (_, length) = recv(&socket, &mut datagram[..], RecvFlags::empty())?;
+        match sock_diag::read(&datagram[..length], &mut found) {
+            Some(End::Done) => return Ok(found),
+            Some(End::Error) => return Err(io::ErrorKind::Unsupported.into()),
+            None => (),
+        }
+    }
+}
+
+/// Major and minor number of the device of a file's file system.
+pub fn device(file: &Metadata) -> (u32, u32) {
+    (major(file.dev()), minor(file.dev()))
+}
+
+/// How [`listening_sockets`] identifies the file that has this metadata.
+pub fn socket_file(metadata: &Metadata) -> File {
+    let (major, minor) = device(metadata);
+    File {
+        inode: metadata.ino() as u32,
+        device: major << 20 | minor,
+    }
 }
 
 /// Gives up the privileges that only Linux lets a process give up.

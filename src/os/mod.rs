@@ -1,6 +1,5 @@
 //! The system calls that std lacks, and those that differ between systems. There is one file per kind of
-//! system, and `shared` has what those files and this one have in common. They all sit behind the functions
-//! of this module.
+//! system, behind the functions of this module; `shared` has what those files and this one have in common.
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "bsd.rs")]
@@ -8,9 +7,12 @@ mod system;
 
 mod shared;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod sock_diag;
+
 pub use system::{
-    CAN_PASS_SOCKETS, CAN_SPLICE, abstract_listener, enlarge_pipe, peer_credentials,
-    send_descriptor, splice, spliceable,
+    CAN_PASS_SOCKETS, CAN_SPLICE, abstract_listener, device, enlarge_pipe, listening_sockets,
+    peer_credentials, send_descriptor, socket_file, splice, spliceable,
 };
 
 use crate::address::Address;
@@ -158,6 +160,11 @@ pub fn lock(file: &File) -> io::Result<()> {
     Ok(retry_on_intr(|| {
         flock(file, FlockOperation::NonBlockingLockExclusive)
     })?)
+}
+
+/// True if a path cannot be followed because of symbolic links that lead back to themselves.
+pub fn is_link_loop(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
 // --- this process --------------------------------------------------------------------------------
