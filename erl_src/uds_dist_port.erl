@@ -420,7 +420,7 @@ report({closed, Conn, Reason, Explanation}, State = #state{connections = Connect
     {What, Connections1} =
         uds_dist_connections:closed(Conn, end_reason(Reason, Explanation), Connections),
     ended(What, {closed, Reason, Explanation}, State#state{connections = Connections1});
-report({accepted, Conn, _Listener, Peer, Address} = Report, State) ->
+report({accepted, Conn, Peer, Address} = Report, State) ->
     case
         uds_dist_connections:accepted(relay_link(Conn, State), Peer, Address, State#state.connections)
     of

@@ -60,7 +60,7 @@
     | {listening, listener()}
     | {listen_failed, listener(), reason(), Explanation :: binary()}
     | {unlistened, listener()}
-    | {accepted, conn(), listener(), peer(), undefined | address()}
+    | {accepted, conn(), peer(), undefined | address()}
     | {connected, conn(), peer()}
     | {connect_failed, conn(), reason(), Explanation :: binary()}
     | {closed, conn(), reason(), Explanation :: binary()}
@@ -72,7 +72,7 @@
     | {log, line()}
     | {status, status()}.
 
--define(VERSION, 4).
+-define(VERSION, 5).
 
 %% Limits in bytes, for the reasons given in src/port/protocol.rs.
 -define(MAX_DATA, (1 bsl 20)).
@@ -208,8 +208,8 @@ control(<<?LISTEN_FAILED, Listener:32, Reason, Explanation/binary>>) ->
     failure(listen_failed, Listener, reason(Reason), Explanation);
 control(<<?UNLISTENED, Listener:32>>) ->
     {unlistened, Listener};
-control(<<?ACCEPTED, Conn:32, Listener:32, Peer:12/binary, Address/binary>>) when ?IS_CONN(Conn) ->
-    {accepted, Conn, Listener, peer(Peer), bound(Address)};
+control(<<?ACCEPTED, Conn:32, Peer:12/binary, Address/binary>>) when ?IS_CONN(Conn) ->
+    {accepted, Conn, peer(Peer), bound(Address)};
 control(<<?CONNECTED, Conn:32, Peer:12/binary>>) when ?IS_CONN(Conn) ->
     {connected, Conn, peer(Peer)};
 control(<<?CONNECT_FAILED, Conn:32, Reason, Explanation/binary>>) when ?IS_CONN(Conn) ->

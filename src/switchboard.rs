@@ -286,14 +286,12 @@ impl Switchboard {
             read_closed,
         } = named;
         let Newcomer {
-            listener,
             stream,
             peer,
             address,
         } = newcomer;
         reports.push(&Report::Accepted {
             conn,
-            listener,
             peer,
             address,
         });

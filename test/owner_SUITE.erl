@@ -228,7 +228,7 @@ answer_without_a_question_ends_the_sidecar(Config) ->
     Answers = [
         {connected, 1, ?PEER},
         {connect_failed, 1, refused, ""},
-        [{accepted, 2, 0, ?PEER, undefined}, {relayed, 2}],
+        [{accepted, 2, ?PEER, undefined}, {relayed, 2}],
         %% The owner has not asked for it.
         [{status, #{descriptors => 1, descriptor_limit => 2, memory => 3}}],
         {handed_over, 2},
@@ -254,7 +254,7 @@ number_in_use_ends_the_sidecar(Config) ->
     Sidecar = listening(Config),
     Connecting = ask(fun() -> connect(b@host) end),
     {connect, 1, _} = test_sidecar:hear(Sidecar),
-    ok = test_sidecar:say(Sidecar, {accepted, 1, 0, ?PEER, undefined}),
+    ok = test_sidecar:say(Sidecar, {accepted, 1, ?PEER, undefined}),
     _ = listens_again(Sidecar, Config),
     ?assertEqual({error, sidecar_failed}, answer(Connecting)),
     ?assertEqual(1, lines("is gone: it broke the port protocol with {accepted,1")).
@@ -340,7 +340,7 @@ end_with_connections(Config) ->
     Sidecar = listening(Config),
     ok = start_acceptor(),
     {Controller, _, _} = Accepted = connect_peer(2, Sidecar),
-    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER, undefined}, {accepted, 6, 0, ?PEER, undefined}]),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, ?PEER, undefined}, {accepted, 6, ?PEER, undefined}]),
     receive
         {accept, _, Untaken, local, stream} ->
             Receiving = ask(fun() -> uds_dist_controller:recv(Accepted, 0, ?LIMIT) end),
@@ -432,7 +432,7 @@ full_pipe_does_not_stop_the_owner(Config) ->
     Callers1 = Callers ++ [ask(fun() -> connect(Node) end) || Node <- Others],
     ok = expect_full_pipe(),
     ok = answers_at_once(),
-    ok = test_sidecar:say(Sidecar, {accepted, 2, 0, ?PEER, undefined}),
+    ok = test_sidecar:say(Sidecar, {accepted, 2, ?PEER, undefined}),
     ok = start_acceptor(),
     ok = test_sidecar:say(Sidecar, {data, 2, <<5:16, "hello">>}),
     Accepted = accept(),
@@ -466,7 +466,7 @@ handshake_packets_are_delivered_before_the_end(Config) ->
     [
         begin
             ok = test_sidecar:say(Sidecar, [
-                {accepted, Conn, 0, ?PEER, undefined},
+                {accepted, Conn, ?PEER, undefined},
                 {data, Conn, <<3:16, "one", 3:16, "t">>},
                 {data, Conn, <<"wo", 9:16, "cut">>},
                 {closed, Conn, peer_closed, "it closed"}
@@ -627,8 +627,8 @@ report() ->
         {30, {listener_lost, Id, Text}},
         {100, {closed, Conn, Reason, Text}},
         {10, {relayed, Conn}},
-        {10, {accepted, 2 * Conn, Id, ?PEER, undefined}},
-        {1, {accepted, Conn, Id, ?PEER, undefined}},
+        {10, {accepted, 2 * Conn, ?PEER, undefined}},
+        {1, {accepted, Conn, ?PEER, undefined}},
         {1, {channel_failed, Text}},
         {1, {channel, "/nowhere"}},
         {1, {handed_over, Conn}},
@@ -928,7 +928,7 @@ challenge(Conn, Name, Sidecar) ->
     {erts_dflags, _, Flags, _, _, _} = erts_internal:get_dflags(),
     Hello = <<$N, Flags:64, 1:32, (byte_size(Name)):16, Name/binary>>,
     ok = test_sidecar:say(Sidecar, [
-        {accepted, Conn, 0, ?PEER, undefined}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
+        {accepted, Conn, ?PEER, undefined}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
     ]),
     {data, Conn, <<3:16, "sok">>} = test_sidecar:hear(Sidecar),
     {data, Conn, <<_:16, $N, _:64, Challenge:32, _/binary>>} = test_sidecar:hear(Sidecar),
@@ -1012,7 +1012,7 @@ modules_are_loaded_while_the_pipe_is_full(Config) ->
     ok = shake_hands(2, Sidecar),
     ok = fill_pipe(Node, Sidecar),
     Before = processes(Node),
-    ok = test_sidecar:say(Sidecar, [{accepted, 4, 0, ?PEER, undefined}, {closed, 4, peer_closed, "it closed"}]),
+    ok = test_sidecar:say(Sidecar, [{accepted, 4, ?PEER, undefined}, {closed, 4, peer_closed, "it closed"}]),
     ok = test_node:call(Node, ?MODULE, load_modules, []),
     true = test_node:expect(fun() -> processes(Node) =:= Before orelse processes(Node) end, Before),
     {close, 4} = heard_or_next(expect_all(2, Sidecar), Sidecar),
@@ -1078,7 +1078,7 @@ connect(Node) ->
 
 %% Connects a peer, and gives the connection to a supervisor.
 connect_peer(Conn, Sidecar) ->
-    ok = test_sidecar:say(Sidecar, {accepted, Conn, 0, ?PEER, undefined}),
+    ok = test_sidecar:say(Sidecar, {accepted, Conn, ?PEER, undefined}),
     accept().
 
 %% Starts an acceptor; this process stands in for net_kernel.

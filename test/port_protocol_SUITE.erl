@@ -189,8 +189,8 @@ report("LISTEN_FAILED", #{"listener" := Listener, "reason" := Reason, "explanati
     {listen_failed, Listener, reason(Reason), Text};
 report("UNLISTENED", #{"listener" := Listener}) ->
     {unlistened, Listener};
-report("ACCEPTED", #{"conn" := Conn, "listener" := Listener, "address" := Address} = Fields) ->
-    {accepted, Conn, Listener, peer(Fields), hd([A || A <- [Address, undefined], A =/= <<>>])};
+report("ACCEPTED", #{"conn" := Conn, "address" := Address} = Fields) ->
+    {accepted, Conn, peer(Fields), hd([A || A <- [Address, undefined], A =/= <<>>])};
 report("CONNECTED", #{"conn" := Conn} = Fields) ->
     {connected, Conn, peer(Fields)};
 report("CONNECT_FAILED", #{"conn" := Conn, "reason" := Reason, "explanation" := Text}) ->

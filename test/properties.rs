@@ -721,20 +721,13 @@ fn report() -> impl Strategy<Value = Report> {
             }
         }),
         any::<u32>().prop_map(|listener| Report::Unlistened { listener }),
-        (
-            conn(),
-            any::<u32>(),
-            credentials(),
-            vec(any::<u8>(), 0..108)
-        )
-            .prop_map(|(conn, listener, peer, address)| {
-                Report::Accepted {
-                    conn,
-                    listener,
-                    peer,
-                    address,
-                }
-            }),
+        (conn(), credentials(), vec(any::<u8>(), 0..108)).prop_map(|(conn, peer, address)| {
+            Report::Accepted {
+                conn,
+                peer,
+                address,
+            }
+        }),
         (conn(), credentials()).prop_map(|(conn, peer)| Report::Connected { conn, peer }),
         (conn(), a_reason(), any::<String>()).prop_map(|(conn, reason, explanation)| {
             Report::ConnectFailed {

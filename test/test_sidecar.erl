@@ -197,8 +197,8 @@ body({hello, #{version := Version, window := Window} = Hello}) ->
 body({listening, Id}) -> <<33, Id:32>>;
 body({listen_failed, Id, Reason, Text}) -> [<<34, Id:32, (reason(Reason))>>, text(Text)];
 body({unlistened, Id}) -> <<35, Id:32>>;
-body({accepted, Conn, Id, Peer, undefined}) -> <<36, Conn:32, Id:32, (peer(Peer))/binary>>;
-body({accepted, Conn, Id, Peer, Address}) -> [<<36, Conn:32, Id:32>>, peer(Peer), Address];
+body({accepted, Conn, Peer, undefined}) -> <<36, Conn:32, (peer(Peer))/binary>>;
+body({accepted, Conn, Peer, Address}) -> [<<36, Conn:32>>, peer(Peer), Address];
 body({connected, Conn, Peer}) -> <<37, Conn:32, (peer(Peer))/binary>>;
 body({connect_failed, Conn, Reason, Text}) -> [<<38, Conn:32, (reason(Reason))>>, text(Text)];
 body({closed, Conn, Reason, Text}) -> [<<39, Conn:32, (reason(Reason))>>, text(Text)];

@@ -210,13 +210,13 @@ impl Door {
     }
 
     fn accept_next(&mut self, now: Instant) -> Arrival {
-        let mut listeners = self.listeners.iter_mut();
-        let Some((&id, listener)) = listeners.find(|(_, listener)| listener.is_acceptable()) else {
+        let mut listeners = self.listeners.values_mut();
+        let Some(listener) = listeners.find(|listener| listener.is_acceptable()) else {
             return Arrival::Nobody;
         };
         match listener.accept() {
             Ok((stream, address)) => {
-                self.next = self.examine(id, stream, address, now);
+                self.next = self.examine(stream, address, now);
                 Arrival::Examined
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -235,13 +235,7 @@ impl Door {
         }
     }
 
-    fn examine(
-        &mut self,
-        listener: ListenerId,
-        stream: UnixStream,
-        address: Vec<u8>,
-        now: Instant,
-    ) -> Option<Newcomer> {
+    fn examine(&mut self, stream: UnixStream, address: Vec<u8>, now: Instant) -> Option<Newcomer> {
         let peer = match os::peer_credentials(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => {
@@ -254,7 +248,6 @@ impl Door {
             .check(&peer, || os::peer_groups(&stream), now)
         {
             Ok(()) => Some(Newcomer {
-                listener,
                 stream,
                 peer,
                 address,

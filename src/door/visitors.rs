@@ -2,7 +2,7 @@
 //! told only of those that pass the gate.
 
 use super::gate::{Gate, MAX_HELD, Name, Verdict};
-use crate::ids::{ConnId, ListenerId};
+use crate::ids::ConnId;
 use crate::peer::Credentials;
 use crate::token::Source;
 use mio::net::UnixStream;
@@ -28,8 +28,6 @@ pub struct Visitors {
 /// An accepted connection whose user or group is admitted.
 #[derive(Debug)]
 pub struct Newcomer {
-    /// The listener that accepted it.
-    pub listener: ListenerId,
     /// The socket of the connection.
     pub stream: UnixStream,
     /// The identity of the peer.

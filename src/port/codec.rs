@@ -179,13 +179,11 @@ impl Report {
             }
             Report::Accepted {
                 conn,
-                listener,
                 peer,
                 address,
             } => {
                 out.push(kind::ACCEPTED);
                 put_u32(out, *conn);
-                put_u32(out, *listener);
                 put_credentials(out, peer);
                 out.extend_from_slice(address);
             }
@@ -272,7 +270,6 @@ impl Report {
             },
             kind::ACCEPTED => Report::Accepted {
                 conn: fields.conn()?,
-                listener: fields.u32("listener")?,
                 peer: fields.credentials()?,
                 address: fields.rest().to_vec(),
             },

@@ -52,7 +52,7 @@
 //! |   33 | LISTENING      | sidecar → VM | listener:32                                             |
 //! |   34 | LISTEN_FAILED  | sidecar → VM | listener:32 reason:8 explanation:text                   |
 //! |   35 | UNLISTENED     | sidecar → VM | listener:32                                             |
-//! |   36 | ACCEPTED       | sidecar → VM | conn:32 listener:32 uid:32 gid:32 pid:32 address:rest   |
+//! |   36 | ACCEPTED       | sidecar → VM | conn:32 uid:32 gid:32 pid:32 address:rest               |
 //! |   37 | CONNECTED      | sidecar → VM | conn:32 uid:32 gid:32 pid:32                            |
 //! |   38 | CONNECT_FAILED | sidecar → VM | conn:32 reason:8 explanation:text                       |
 //! |   39 | CLOSED         | sidecar → VM | conn:32 reason:8 explanation:text                       |
@@ -135,7 +135,7 @@ use crate::log_line::Line;
 use crate::peer::{Credentials, Policy};
 
 /// Version of this protocol. The VM refuses a sidecar that announces another one.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Window of an established connection in bytes: how much a sender may have unacknowledged. It holds two
 /// batches of a bulk transfer, so that one is written while the next is encoded. It bounds the sidecar's
@@ -297,8 +297,6 @@ pub enum Report {
     Accepted {
         /// Number of the connection, which the sidecar chooses: even, and not in use.
         conn: ConnId,
-        /// Number of the listener that the peer connected to.
-        listener: ListenerId,
         /// Credentials of the peer.
         peer: Credentials,
         /// unix(7) path, or NUL and abstract name, of the peer's socket; empty if it is not bound.

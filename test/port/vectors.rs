@@ -173,7 +173,6 @@ impl Packet {
             },
             "ACCEPTED" => Report::Accepted {
                 conn: self.number("conn"),
-                listener: self.number("listener"),
                 peer: self.peer(),
                 address: self.bytes("address").to_vec(),
             },
