@@ -1,7 +1,9 @@
-//! The connections to peer nodes: their sockets, their queues, and the order of their turns. How a peer was
-//! admitted, and how the VM is reached, are not known here.
+//! The connections to peer nodes: their sockets, their queues, and the order of their turns. What a peer
+//! sends goes into the queue of reports for the VM, and large DATA is spliced between its socket and the
+//! pipe that the caller passes. How a peer was admitted, and when the VM takes or sends more, are not known
+//! here.
 
 pub mod connection;
-pub mod splice;
+pub mod splice_source;
 pub mod table;
 pub mod window;

@@ -5,7 +5,7 @@
 //! anyone else, and a slow VM costs no memory.
 
 use super::connection::{Connection, ReadOutcome};
-use super::splice::PendingSplice;
+use super::splice_source::SpliceSource;
 use super::window::RuleBroken;
 use crate::failure::Failure;
 use crate::ids::ConnId;
@@ -38,8 +38,8 @@ pub struct Table {
     /// Connections that the VM closed while bytes were queued, each with its deadline, in the order of the
     /// deadlines.
     lingering: VecDeque<(Instant, ConnId)>,
-    /// The splice that the report queue is waiting for.
-    pending_splice: Option<PendingSplice>,
+    /// The connection whose bytes the report queue is waiting for.
+    splice_source: Option<SpliceSource>,
 }
 
 struct Entry {
@@ -74,7 +74,7 @@ impl Table {
             to_read: VecDeque::new(),
             to_write: VecDeque::new(),
             lingering: VecDeque::new(),
-            pending_splice: None,
+            splice_source: None,
         }
     }
 
@@ -122,8 +122,8 @@ impl Table {
         let Some(entry) = self.entries.remove(&conn) else {
             return false;
         };
-        if let Some(splice) = &mut self.pending_splice {
-            splice.connection_ended(conn, entry.connection);
+        if let Some(source) = &mut self.splice_source {
+            source.connection_ended(conn, entry.connection);
         }
         true
     }
@@ -298,7 +298,7 @@ impl Table {
         let window = connection.window();
         if let Some(count) = connection.reserve_splice(window.min(MAX_SPLICE)) {
             reports.push_splice(conn, count);
-            self.pending_splice = Some(PendingSplice::new(conn));
+            self.splice_source = Some(SpliceSource::new(conn));
             self.await_read(conn);
             return Some(Turn::Continues);
         }
@@ -369,7 +369,7 @@ impl Table {
             .entries
             .get_mut(&conn)
             .map(|entry| &mut entry.connection);
-        let ended = self.pending_splice.as_mut().and_then(PendingSplice::ended);
+        let ended = self.splice_source.as_mut().and_then(SpliceSource::ended);
         let moved = match open.as_deref_mut().or(ended) {
             Some(connection) => connection.move_to(pipe, missing)?,
             None => None,
@@ -389,7 +389,7 @@ impl Table {
             Moved::Read(bytes) => bytes.len(),
         };
         if count == missing {
-            self.pending_splice = None;
+            self.splice_source = None;
         }
         Ok(moved)
     }

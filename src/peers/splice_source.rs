@@ -1,19 +1,20 @@
-//! A splice from a socket to the VM that has been announced but not completed.
+//! The source of a splice to the VM that has been announced but not completed.
 
 use super::connection::Connection;
 use crate::ids::ConnId;
 
 /// The connection whose announced bytes the VM is waiting for. If it ends in the meantime, its socket is
 /// kept open here until the VM has them.
-pub struct PendingSplice {
+pub struct SpliceSource {
     conn: ConnId,
+    /// The connection itself, once it has left the table.
     ended: Option<Connection>,
 }
 
-impl PendingSplice {
-    /// A splice from a connection that is in the table.
-    pub fn new(conn: ConnId) -> PendingSplice {
-        PendingSplice { conn, ended: None }
+impl SpliceSource {
+    /// A connection that is in the table.
+    pub fn new(conn: ConnId) -> SpliceSource {
+        SpliceSource { conn, ended: None }
     }
 
     /// Takes a connection that has left the table. Unless the VM is waiting for its bytes, its socket is
