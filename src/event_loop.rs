@@ -124,7 +124,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         Ok(vm_lives)
     }
 
-    /// True if the last turn began with readiness events.
+    /// True if the last turn began with readiness events. Only tests use it.
     pub fn had_events(&self) -> bool {
         !self.events.is_empty()
     }
