@@ -63,11 +63,15 @@ The other functions are callbacks for net_kernel.".
 -if(?OTP_RELEASE >= 27).
 -doc "Names of the nodes that are up in this node's `socket_dir`, sorted: `my_app` for `my_app@host`.
 
-It contacts none of the nodes, so none of them logs anything. Nodes that were killed and files that are
-not sockets are left out. An error is the reason why the directory cannot be read, or an explanation of
-what is wrong with the settings.".
+It contacts none of the nodes, so none of them logs anything. Nodes that were killed, files that are not
+sockets, and sockets that do not let this node's user in are left out.
+
+The list is never incomplete. If the directory cannot be read or its sockets cannot be asked, there is an
+error: the reason, such as `emfile` if no file descriptor is left and `system_limit` if no port is, or an
+explanation of what is wrong with the settings.".
 -endif.
--spec names() -> {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
+-spec names() ->
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_config:explanation()}.
 names() ->
     case uds_dist_config:read() of
         {ok, #{socket_dir := Dir}} -> uds_dist_names:list(Dir);
@@ -78,7 +82,7 @@ names() ->
 -doc "Names of the nodes that are up in another directory, or in the abstract namespace `@name`.".
 -endif.
 -spec names(SocketDir :: string() | binary()) ->
-    {ok, [string()]} | {error, Reason :: file:posix() | uds_dist_config:explanation()}.
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_config:explanation()}.
 names(SocketDir) ->
     case uds_dist_config:check_socket_dir(SocketDir, "the argument", os:type()) of
         {ok, Dir} -> uds_dist_names:list(Dir);

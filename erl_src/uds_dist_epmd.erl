@@ -12,6 +12,9 @@
 -define(PORT, 0).
 -define(DISTRIBUTION_VERSION, 6).
 
+%% Why it is unknown which nodes are running on this host.
+-type names_error() :: file:posix() | system_limit | uds_dist_config:explanation().
+
 -spec start_link() -> ignore.
 start_link() ->
     ignore.
@@ -26,7 +29,7 @@ register_node(_Name, _Port, _Family) ->
     {ok, rand:uniform(3)}.
 
 -spec names(Host :: inet:ip_address() | inet:hostname()) ->
-    {ok, [{Name :: string(), inet:port_number()}]} | {error, address | file:posix()}.
+    {ok, [{Name :: string(), inet:port_number()}]} | {error, address | names_error()}.
 names(Host) ->
     case is_this_host(Host) andalso uds_dist:names() of
         false -> {error, address};
@@ -43,12 +46,12 @@ is_this_host(Host) ->
     {ok, This} = inet:gethostname(),
     Host =:= "localhost" orelse hd(string:split(Host, ".")) =:= hd(string:split(This, ".")).
 
--spec port_please(string(), term()) -> {port, 0, 6} | noport.
+-spec port_please(string(), term()) -> {port, 0, 6} | noport | {error, names_error()}.
 port_please(Name, Host) ->
     port_please(Name, Host, infinity).
 
-%% Returns a port if the node is running.
--spec port_please(string(), term(), timeout()) -> {port, 0, 6} | noport.
+%% Returns a port if the node is running. An error is that of names/1, if that is unknown.
+-spec port_please(string(), term(), timeout()) -> {port, 0, 6} | noport | {error, names_error()}.
 port_please(Name, Host, _Timeout) ->
     case names(Host) of
         {ok, Names} ->
@@ -56,8 +59,10 @@ port_please(Name, Host, _Timeout) ->
                 true -> {port, ?PORT, ?DISTRIBUTION_VERSION};
                 false -> noport
             end;
-        {error, _} ->
-            noport
+        {error, address} ->
+            noport;
+        {error, _} = Error ->
+            Error
     end.
 
 -spec listen_port_please(atom(), inet:hostname()) -> {ok, 0}.

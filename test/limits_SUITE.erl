@@ -4,11 +4,15 @@
 -export([suite/0, all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([init_per_testcase/2, end_per_testcase/2]).
 -export([accepting_pauses_without_descriptors/1, sidecar_cannot_be_started_without_descriptors/1]).
+-export([names_are_complete_with_few_descriptors/1, names_are_complete_with_the_other_backend/1]).
+-export([names_are_an_error_without_a_probe/1]).
 -export([full_disk_is_a_clear_error/1, read_only_directory_is_a_clear_error/1]).
 -export([thousand_connections/1]).
 -export([earlier_handshakes_cost_nothing/1]).
 %% Run in the nodes.
--export([send_to_all/1]).
+-export([send_to_all/1, use_up_ports/0]).
+
+-include_lib("stdlib/include/assert.hrl").
 
 suite() ->
     test_node:suite().
@@ -21,12 +25,19 @@ groups() ->
         {relay, [], [
             accepting_pauses_without_descriptors,
             sidecar_cannot_be_started_without_descriptors,
+            names_are_complete_with_few_descriptors,
+            names_are_complete_with_the_other_backend,
+            names_are_an_error_without_a_probe,
             full_disk_is_a_clear_error,
             read_only_directory_is_a_clear_error,
             thousand_connections,
             earlier_handshakes_cost_nothing
         ]},
-        {direct, [], [accepting_pauses_without_descriptors, thousand_connections]}
+        {direct, [], [
+            accepting_pauses_without_descriptors,
+            names_are_complete_with_few_descriptors,
+            thousand_connections
+        ]}
     ].
 
 init_per_group(Group, Config) ->
@@ -82,6 +93,65 @@ sidecar_cannot_be_started_without_descriptors(Config) ->
     ok = test_node:call(A, test_node, give_back_descriptors, []),
     test_node:expect_output(A, "the sidecar is back, after [0-9]+ tries"),
     test_node:expect_listening(A, Old, Config).
+
+%% A node that has fewer descriptors than there are sockets asks these a few at a time, down to one by one. If it
+%% cannot even read the directory, it says so: an empty list would mean that nobody is there.
+names_are_complete_with_few_descriptors(Config) ->
+    names_are_complete([], Config).
+
+%% gen_tcp has another implementation, with other errors, which a node may have as its default.
+names_are_complete_with_the_other_backend(Config) ->
+    names_are_complete(["-kernel", "inet_backend", "socket"], Config).
+
+names_are_complete(Args, Config) ->
+    Options = #{args => ["-epmd_module", "uds_dist_epmd" | Args]},
+    A = test_node:start("a", maps:merge(Options, test_node:few_descriptors()), Config),
+    {Names, Sockets} = listeners(300, Config),
+    [Dead | _] = lists:reverse(Sockets),
+    ok = socket:close(Dead),
+    All = {ok, ["a" | lists:droplast(Names)]},
+    ?assertEqual(All, test_node:call(A, uds_dist, names, [])),
+    %% This loads the modules that are needed to ask the stand-in for epmd.
+    Please = fun(Name) -> test_node:call(A, uds_dist_epmd, port_please, [Name, "localhost"]) end,
+    ?assertMatch({ok, [{"a", 0} | _]}, test_node:call(A, net_adm, names, [])),
+    ?assertEqual([{port, 0, 6}, noport], [Please(Name) || Name <- [hd(Names), lists:last(Names)]]),
+    [
+        begin
+            ok = test_node:call(A, test_node, use_up_descriptors, [Left]),
+            ?assertEqual({Left, All}, {Left, test_node:call(A, uds_dist, names, [])}),
+            ok = test_node:call(A, test_node, give_back_descriptors, [])
+        end
+     || Left <- [20, 3, 2, 1]
+    ],
+    ok = test_node:call(A, test_node, use_up_descriptors, []),
+    ?assertEqual({error, emfile}, test_node:call(A, uds_dist, names, [])),
+    ?assertEqual({error, emfile}, test_node:call(A, net_adm, names, [])),
+    ?assertEqual({error, emfile}, Please(hd(Names))),
+    ok = test_node:call(A, test_node, give_back_descriptors, []),
+    ?assertEqual(All, test_node:call(A, uds_dist, names, [])),
+    [ok = socket:close(Socket) || Socket <- Sockets, Socket =/= Dead].
+
+%% Reading a directory takes no port of the VM, while asking a socket does.
+names_are_an_error_without_a_probe(Config) ->
+    A = test_node:start("a", #{args => ["+Q", "1024"]}, Config),
+    {Names, Sockets} = listeners(40, Config),
+    All = {ok, ["a" | Names]},
+    ?assertEqual(All, test_node:call(A, uds_dist, names, [])),
+    ok = test_node:call(A, ?MODULE, use_up_ports, []),
+    ?assertEqual({error, system_limit}, test_node:call(A, uds_dist, names, [])),
+    [ok = socket:close(Socket) || Socket <- Sockets].
+
+%% Sockets with the names of nodes, in the order of their names.
+listeners(Count, Config) ->
+    Names = ["s" ++ integer_to_list(Number) || Number <- lists:seq(100, 99 + Count)],
+    {Names, [listener(Name, Config) || Name <- Names]}.
+
+listener(Name, Config) ->
+    {ok, Socket} = socket:open(local, stream),
+    Path = filename:join(test_node:dir(Config), Name ++ ".sock"),
+    ok = socket:bind(Socket, #{family => local, path => Path}),
+    ok = socket:listen(Socket),
+    Socket.
 
 %% If no file can be created, the error explains that, and what to do.
 full_disk_is_a_clear_error(Config) ->
@@ -212,3 +282,24 @@ round_trip(From, To) ->
 
 send_to_all(Message) ->
     lists:foreach(fun(Node) -> {nobody, Node} ! Message end, nodes(hidden)).
+
+%% A process that stays keeps the ports.
+use_up_ports() ->
+    Self = self(),
+    spawn(fun() ->
+        ok = open_ports(),
+        Self ! used_up,
+        receive
+        after infinity -> ok
+        end
+    end),
+    receive
+        used_up -> ok
+    end.
+
+open_ports() ->
+    try open_port({spawn_driver, "udp_inet"}, [binary]) of
+        Port when is_port(Port) -> open_ports()
+    catch
+        error:system_limit -> ok
+    end.

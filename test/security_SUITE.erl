@@ -9,6 +9,7 @@
 -export([
     another_user_is_kept_out_by_the_file_mode/1,
     another_user_is_kept_out_by_its_credentials/1,
+    names_leave_out_those_that_keep_this_user_out/1,
     a_squatter_is_not_spoken_to/1,
     a_squatter_of_an_abstract_name_is_not_spoken_to/1,
     a_handshake_that_comes_back_is_refused/1,
@@ -206,6 +207,11 @@ another_user_is_kept_out_by_its_credentials(Config) ->
     expect_output(
         Bob, "cannot connect to alice@.* before it said anything; it may not allow .*allowed_uids"
     ).
+
+names_leave_out_those_that_keep_this_user_out(Config) ->
+    _Alice = node_of(?ALICE, "alice", [], Config),
+    Bob = node_of(?BOB, "bob", [], Config),
+    ?assertEqual({ok, ["bob"]}, call(Bob, uds_dist, names, [])).
 
 %% A node of another user has the name of the expected node.
 a_squatter_is_not_spoken_to(Config) ->

@@ -22,7 +22,7 @@
 %% Options of a node with few descriptors.
 -export([few_descriptors/0]).
 %% Run in the nodes.
--export([await_nodes/2, use_up_descriptors/0, give_back_descriptors/0]).
+-export([await_nodes/2, use_up_descriptors/0, use_up_descriptors/1, give_back_descriptors/0]).
 
 -export_type([t/0, options/0, work/0]).
 
@@ -805,10 +805,15 @@ few_descriptors() ->
 
 %% Runs in the node: opens files until no descriptor is left.
 use_up_descriptors() ->
+    use_up_descriptors(0).
+
+%% The same, until only so many descriptors are left.
+use_up_descriptors(Spare) ->
     Self = self(),
     spawn(fun() ->
         register(holder, self()),
-        Files = open_all([]),
+        {Closed, Files} = lists:split(Spare, open_all([])),
+        [ok = file:close(File) || File <- Closed],
         Self ! {holder, length(Files)},
         receive
             {give_back, From} ->
