@@ -1,4 +1,5 @@
-%% Configuration that comes after distribution has started, and the names of a directory's nodes.
+%% Configuration that comes after distribution has started, the default that depends on the processors, and
+%% the names of a directory's nodes.
 -module(configuration_SUITE).
 
 -export([all/0, suite/0, groups/0, init_per_group/2, end_per_group/2]).
@@ -12,6 +13,8 @@
     new_sidecar_listens_where_the_listener_moved/1,
     moved_listener_is_closed/1,
     application_starts_without_distribution/1,
+    spinning_depends_on_the_affinity/1,
+    spinning_depends_on_the_quota/1,
     names_are_those_of_living_nodes/1,
     names_in_the_abstract_namespace/1,
     names_reports_a_missing_or_invalid_directory/1,
@@ -140,6 +143,104 @@ configure(Node, Settings) ->
         {ok, [uds_dist]} -> ok;
         {error, _} = Error -> Error
     end.
+
+%% ---------------------------------------------------------------------------------------------
+%% Processors
+
+%% A node that may only use one processor spins no more than one on a machine that has no other.
+spinning_depends_on_the_affinity(Config) ->
+    case {os:find_executable("taskset"), may_use_several()} of
+        {false, _} ->
+            {skip, "taskset (util-linux) is not there to set an affinity"};
+        {_, false} ->
+            {skip, "these tests may only use one processor"};
+        {Taskset, true} ->
+            {match, [Processor]} = re:run(
+                os:cmd("cat /proc/self/status"),
+                "^Cpus_allowed_list:\\s*(\\d+)",
+                [multiline, {capture, all_but_first, list}]
+            ),
+            assert_spin(100, start("a", Config)),
+            assert_spin(0, start("b", #{prefix => [Taskset, "-c", Processor]}, Config))
+    end.
+
+%% The quota of a container, which sees all processors of its machine.
+spinning_depends_on_the_quota(Config) ->
+    case may_use_several() of
+        false ->
+            {skip, "these tests may only use one processor"};
+        true ->
+            case with_quota(0.5, Config, fun(Node) -> assert_spin(0, Node) end) of
+                ok -> with_quota(2, Config, fun(Node) -> assert_spin(100, Node) end);
+                {skip, _} = Skip -> Skip
+            end
+    end.
+
+may_use_several() ->
+    Items = [logical_processors_available, cpu_quota],
+    not lists:member(1, [erlang:system_info(Item) || Item <- Items]).
+
+%% The node and its sidecar have the same budget, in microseconds.
+assert_spin(Spin, Node) ->
+    #{settings := Settings} = call(Node, uds_dist, info, []),
+    ?assertMatch(#{spin := Spin, sources := #{spin := <<"the default">>}}, Settings),
+    Environment = string:lexemes(test_system:environment(sidecar(Node)), [0]),
+    ?assertEqual(
+        ["UDS_DIST_SPIN=" ++ integer_to_list(Spin)],
+        [Variable || "UDS_DIST_SPIN=" ++ _ = Variable <- Environment]
+    ).
+
+%% Runs a node in a cgroup of its own that may use so many processors.
+with_quota(Processors, Config, Test) ->
+    case new_cgroup(Processors, ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup"]) of
+        {ok, Cgroup} ->
+            Enter = "echo $$ >" ++ Cgroup ++ "/cgroup.procs && exec \"$@\"",
+            try
+                Node = start("a", #{prefix => ["/bin/sh", "-c", Enter, "sh"]}, Config),
+                case call(Node, erlang, system_info, [cpu_quota]) of
+                    %% OTP 25 does not see those of version 1 if there is version 2, too.
+                    unknown -> {skip, "this Erlang/OTP does not see the quota of its cgroup"};
+                    _ -> Test(Node)
+                end
+            after
+                true = test_node:expect(fun() -> remove_cgroup(Cgroup) end, {removed, Cgroup})
+            end;
+        none ->
+            {skip, "no cgroup with a quota can be made here"}
+    end.
+
+%% Version 1 has a directory for each controller. In version 2, the parent must have passed the controller on.
+new_cgroup(_Processors, []) ->
+    none;
+new_cgroup(Processors, [Parent | Parents]) ->
+    Period = 100000,
+    Quota = integer_to_list(round(Processors * Period)),
+    Unique = erlang:unique_integer([positive]),
+    Cgroup = lists:concat([Parent, "/uds_dist_test.", os:getpid(), ".", Unique]),
+    Writes = [
+        [{"cpu.cfs_period_us", integer_to_list(Period)}, {"cpu.cfs_quota_us", Quota}],
+        [{"cpu.max", lists:concat([Quota, " ", Period])}]
+    ],
+    case file:make_dir(Cgroup) =:= ok andalso lists:any(fun(Pairs) -> write_all(Pairs, Cgroup) end, Writes) of
+        true ->
+            {ok, Cgroup};
+        false ->
+            _ = file:del_dir(Cgroup),
+            new_cgroup(Processors, Parents)
+    end.
+
+write_all(Pairs, Cgroup) ->
+    Write = fun({Name, Text}) ->
+        %% Only the kernel can create a file there.
+        Path = filename:join(Cgroup, Name),
+        filelib:is_regular(Path) andalso file:write_file(Path, Text) =:= ok
+    end,
+    lists:all(Write, Pairs).
+
+%% A cgroup can be removed when its last process has ended.
+remove_cgroup(Cgroup) ->
+    _ = os:cmd("kill -KILL $(cat " ++ Cgroup ++ "/cgroup.procs)"),
+    file:del_dir(Cgroup) =:= ok.
 
 %% ---------------------------------------------------------------------------------------------
 %% Names
