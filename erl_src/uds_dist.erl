@@ -71,7 +71,7 @@ error: the reason, such as `emfile` if no file descriptor is left and `system_li
 explanation of what is wrong with the settings.".
 -endif.
 -spec names() ->
-    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_config:explanation()}.
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_text:explanation()}.
 names() ->
     case uds_dist_config:read() of
         {ok, #{socket_dir := Dir}} -> uds_dist_names:list(Dir);
@@ -82,7 +82,7 @@ names() ->
 -doc "Names of the nodes that are up in another directory, or in the abstract namespace `@name`.".
 -endif.
 -spec names(SocketDir :: string() | binary()) ->
-    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_config:explanation()}.
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_text:explanation()}.
 names(SocketDir) ->
     case uds_dist_config:check_socket_dir(SocketDir, "the argument", os:type()) of
         {ok, Dir} -> uds_dist_names:list(Dir);

@@ -41,7 +41,7 @@
     %% Call want/2, if a channel is still wanted.
     | ask_again
     %% Connections are relayed for now, for a reason that has not been logged yet.
-    | {failed, uds_dist_config:explanation()}
+    | {failed, uds_dist_text:explanation()}
     %% Sockets are taken over again.
     | restored.
 
@@ -122,7 +122,7 @@ offered(Address, Channel = #channel{status = asked_for}) -> connect(Address, ?TR
 offered(_, _) -> not_asked_for.
 
 %% The sidecar could not open the channel, or closed it before it had seen us connect.
--spec failed(uds_dist_config:explanation(), channel()) -> {[event()], channel()} | not_asked_for.
+-spec failed(uds_dist_text:explanation(), channel()) -> {[event()], channel()} | not_asked_for.
 failed(_, #channel{status = Status}) when Status =:= none; Status =:= failed; Status =:= unavailable ->
     not_asked_for;
 failed(_, Channel = #channel{status = {given_up, Delay}}) ->
@@ -202,7 +202,7 @@ close(Channel) ->
 %% Receives the next socket that the sidecar has sent. The caller becomes its owner. If this VM cannot take it
 %% over, such as for want of a descriptor, the next connections are relayed.
 -spec take(channel()) -> {Taken, [event()], channel()} | not_asked_for when
-    Taken :: {ok, handles()} | {error, uds_dist_config:explanation()}.
+    Taken :: {ok, handles()} | {error, uds_dist_text:explanation()}.
 take(Channel = #channel{status = {Status, Socket}}) when Status =:= open; Status =:= paused ->
     case {receive_handles(Socket), Status} of
         {{ok, _} = Taken, _} ->

@@ -7,10 +7,10 @@
 -export([read/0, read_if_complete/0, place/2, address/2]).
 -export([explain_name/1, default_hint/1, case_hint/2]).
 -export([settings/1, check_command_name/2, check_epmd/0, is_embedded/0, is_debugged/0]).
--export([sidecar_path/0, printable/1, format_address/1, printable_address/1]).
+-export([sidecar_path/0, format_address/1, printable_address/1]).
 -export([check_socket_dir/3, limit/1, is_dynamic/1]).
 
--export_type([config/0, log_level/0, setting/0, explanation/0]).
+-export_type([config/0, log_level/0, setting/0]).
 
 -type config() :: #{
     %% Absolute path, or "@" and the name of an abstract namespace.
@@ -44,8 +44,7 @@
     | transport
     | spin
     | log.
-%% One line for people: what is wrong, where, and what to do about it.
--type explanation() :: unicode:chardata().
+-type explanation() :: uds_dist_text:explanation().
 
 -define(DEFAULT_BACKLOG, 5).
 -define(DEFAULT_SOCKET_MODE, 8#600).
@@ -186,7 +185,7 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
                 socket_dir => Dir,
                 overridden := [
                     io_lib:format("socket_dir is ~ts (~ts), so ~ts (~ts) is not used", [
-                        printable(Dir), Source, show(Other), OtherSource
+                        uds_dist_text:printable(Dir), Source, show(Other), OtherSource
                     ])
                  || {OtherSource, Other} <- Weaker, not is_same(Other, Value)
                 ] ++ Lines
@@ -198,30 +197,11 @@ accept_socket_dir(Value, Source, Weaker, Config = #{overridden := Lines}) ->
 %% A value that has not been checked, for people.
 show(Value) ->
     try to_bytes(Value) of
-        <<Bytes/binary>> -> printable(Bytes);
+        <<Bytes/binary>> -> uds_dist_text:printable(Bytes);
         _ -> io_lib:format("~0tp", [Value])
     catch
         error:badarg -> io_lib:format("~0tp", [Value])
     end.
-
-%% Bytes as text on one line. Those that are no text, and control characters, are shown as escapes.
--spec printable(binary()) -> unicode:chardata().
-printable(Bytes) ->
-    case unicode:characters_to_list(Bytes) of
-        Text when is_list(Text) ->
-            lists:map(fun escape/1, Text);
-        {_, Text, <<Byte, Rest/binary>>} ->
-            [lists:map(fun escape/1, Text), hexadecimal(Byte), printable(Rest)]
-    end.
-
-escape($\r) -> "\\r";
-escape($\n) -> "\\n";
-escape($\t) -> "\\t";
-escape(Char) when Char < 32; Char >= 127, Char =< 159 -> hexadecimal(Char);
-escape(Char) -> Char.
-
-hexadecimal(Byte) ->
-    io_lib:format("\\x~2.16.0b", [Byte]).
 
 %% Whether two values are the same place: /run/x/ is /run/x.
 is_same(A, B) ->
@@ -267,7 +247,7 @@ application_value([Text | _]) ->
             invalid(
                 "-uds_dist socket_dir ~ts is not an Erlang string; quote it twice, '\"~ts\"', "
                 "or use -uds_dist_dir ~ts",
-                lists:duplicate(3, printable(Text))
+                lists:duplicate(3, uds_dist_text:printable(Text))
             )
     end.
 
@@ -319,9 +299,12 @@ is_embedded() ->
 check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
     try to_bytes(Value) of
         Bytes when is_binary(Bytes) ->
-            case blemish(Bytes) of
+            case uds_dist_text:blemish(Bytes) of
                 none -> check_place(Bytes, Source, OsType);
-                Blemish -> invalid("socket_dir ~ts (~ts) ~ts", [printable(Bytes), Source, Blemish])
+                Blemish ->
+                    invalid("socket_dir ~ts (~ts) ~ts", [
+                        uds_dist_text:printable(Bytes), Source, Blemish
+                    ])
             end;
         _ ->
             not_a_directory(Value, Source)
@@ -341,38 +324,12 @@ check_place(<<"@", _/binary>> = Namespace, Source, _OsType) ->
     invalid(
         "socket_dir ~ts (~ts) is an abstract namespace, which only Linux has; "
         "set it to a directory",
-        [printable(Namespace), Source]
+        [uds_dist_text:printable(Namespace), Source]
     );
 check_place(Dir, Source, _OsType) ->
-    case absolute(Dir) of
+    case uds_dist_system:absolute(Dir) of
         {ok, Absolute} -> {ok, Absolute};
         error -> no_working_directory(Dir, Source)
-    end.
-
-%% What is wrong with a text that looks right on a screen, but is not what anybody meant. The command line
-%% refuses the same (src/command_line/location.rs).
-blemish(<<>>) ->
-    none;
-blemish(Text) ->
-    IsControl = fun(Byte) -> Byte < 32 orelse Byte =:= 127 end,
-    case {binary:last(Text), lists:any(IsControl, binary_to_list(Text)), binary:first(Text)} of
-        {$\r, _, _} ->
-            "ends in a carriage return; remove it: the file that sets it may have Windows line ends";
-        {_, true, _} ->
-            "contains a control character; remove it";
-        {Last, _, First} when Last =:= $\s; First =:= $\s ->
-            "begins or ends with a blank; remove it";
-        _ ->
-            none
-    end.
-
-%% The absolute form of a path in bytes, relative to the directory in which the node was started.
-absolute(Path) ->
-    case {filename:pathtype(Path), uds_dist_system:working_directory()} of
-        {relative, undefined} -> error;
-        {relative, Cwd} when Path =:= <<".">> -> {ok, Cwd};
-        {relative, Cwd} -> {ok, filename:absname(Path, Cwd)};
-        _ -> {ok, filename:absname(Path, <<"/">>)}
     end.
 
 no_working_directory(Value, Source) ->
@@ -474,7 +431,7 @@ spin(Config) ->
                 _ ->
                     invalid(
                         "UDS_DIST_SPIN=~ts must be a number of microseconds from 0 to ~b",
-                        [printable(Text), ?MAX_SPIN]
+                        [uds_dist_text:printable(Text), ?MAX_SPIN]
                     )
             end
     end.
@@ -493,7 +450,7 @@ log(Config) ->
                     {ok, Config1#{log => Level}};
                 [] ->
                     invalid("UDS_DIST_LOG=~ts must be off, error, warn, info or debug", [
-                        printable(Text)
+                        uds_dist_text:printable(Text)
                     ])
             end
     end.
@@ -517,9 +474,9 @@ checked_variable(Name) ->
         undefined ->
             {ok, undefined};
         Text ->
-            case blemish(Text) of
+            case uds_dist_text:blemish(Text) of
                 none -> {ok, Text};
-                Blemish -> invalid("~ts=~ts ~ts", [Name, printable(Text), Blemish])
+                Blemish -> invalid("~ts=~ts ~ts", [Name, uds_dist_text:printable(Text), Blemish])
             end
     end.
 
@@ -645,7 +602,7 @@ check_length(Address, Limit, Dir) ->
         io_lib:format(
             "the socket address ~ts has ~b bytes, and the system takes no more than ~b; "
             "choose a socket_dir shorter than ~ts, or a shorter name",
-            [printable_address(Address), byte_size(Address), Limit, printable(Dir)]
+            [printable_address(Address), byte_size(Address), Limit, uds_dist_text:printable(Dir)]
         )}.
 
 %% Longest path of a socket in bytes: sun_path of unix(7) without its NUL.
@@ -660,7 +617,7 @@ format_address(Path) -> Path.
 
 %% An address for people.
 -spec printable_address(uds_dist_protocol:address()) -> unicode:chardata().
-printable_address(Address) -> printable(format_address(Address)).
+printable_address(Address) -> uds_dist_text:printable(format_address(Address)).
 
 %% The settings as uds_dist:info/0 shows them.
 -spec settings(config()) -> uds_dist_info:settings().
@@ -695,8 +652,11 @@ case_hint(Node, #{socket_dir := <<"/", _/binary>> = Dir}) ->
     case Lower =/= Name andalso join(Dir, Lower) of
         {ok, Path} ->
             case prim_file:read_file_info(Path) of
-                {ok, _} -> ["; there is ", printable(Lower), ", and case makes a difference in names"];
-                {error, _} -> ""
+                {ok, _} ->
+                    Shown = uds_dist_text:printable(Lower),
+                    ["; there is ", Shown, ", and case makes a difference in names"];
+                {error, _} ->
+                    ""
             end;
         _ ->
             ""
@@ -712,7 +672,7 @@ sidecar_path() ->
             undefined -> uds_dist_system:bytes(filename:join(priv_dir(), "uds_dist_sidecar"));
             Given -> Given
         end,
-    case absolute(Path) of
+    case uds_dist_system:absolute(Path) of
         {ok, Absolute} -> filename(Absolute);
         error -> filename(Path)
     end.

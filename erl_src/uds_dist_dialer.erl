@@ -23,7 +23,7 @@
     %% Set the timer, and cancel the previous one.
     | {timer, Milliseconds :: non_neg_integer()}
     %% Log that the node cannot be reached.
-    | {unreachable, node(), Reason :: atom(), uds_dist_config:explanation()}.
+    | {unreachable, node(), Reason :: atom(), uds_dist_text:explanation()}.
 
 -record(request, {
     node :: node(),
@@ -119,7 +119,7 @@ connected(Key, Dialer = #dialer{connecting = Connecting}) ->
     {{Node, Tag, Address}, Dialer#dialer{connecting = Connecting1}}.
 
 %% The peer could not be reached.
--spec connect_failed(key(), Reason :: atom(), uds_dist_config:explanation(), Now, dialer()) ->
+-spec connect_failed(key(), Reason :: atom(), uds_dist_text:explanation(), Now, dialer()) ->
     result()
 when
     Now :: integer().
@@ -154,7 +154,7 @@ timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 
 %% A node has no address to connect to, or a connection to it ended before its handshake was complete.
--spec failed(node(), Reason :: atom(), uds_dist_config:explanation(), Now :: integer(), dialer()) ->
+-spec failed(node(), Reason :: atom(), uds_dist_text:explanation(), Now :: integer(), dialer()) ->
     result().
 failed(Node, Reason, Explanation, Now, Dialer) ->
     unreachable(Node, Reason, Explanation, Now, Dialer).

@@ -15,7 +15,7 @@
 -define(POINT_TO_IT, "point UDS_DIST_SIDECAR to a copy elsewhere").
 
 %% Explains the error with which the VM could not start the program at Path.
--spec explain(Error :: term(), file:filename_all()) -> uds_dist_config:explanation().
+-spec explain(Error :: term(), file:filename_all()) -> uds_dist_text:explanation().
 explain(Error, Path) when Error =:= enoent; Error =:= enotdir ->
     case prim_file:get_cwd() of
         {ok, _} ->
@@ -69,7 +69,7 @@ printable(Path) when is_binary(Path) -> io_lib:format("~ts", [Path]);
 printable(Path) -> Path.
 
 %% Explains an exit status, which is the errno with which the VM's exec(2) failed, or the sidecar's own.
--spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_config:explanation().
+-spec explain_status(non_neg_integer(), file:filename_all()) -> uds_dist_text:explanation().
 explain_status(0, _Path) ->
     "; it may be another program: check UDS_DIST_SIDECAR";
 explain_status(8, Path) ->

@@ -26,10 +26,10 @@
     %% Start the sidecar if there is none.
     | need_sidecar
     %% Tell the caller the result of its request.
-    | {done, tag(), ok | {error, Reason :: atom(), uds_dist_config:explanation()}}
+    | {done, tag(), ok | {error, Reason :: atom(), uds_dist_text:explanation()}}
     %% Set the timer, and cancel the previous one.
     | {timer, Milliseconds :: non_neg_integer()}
-    | {log, notice | error, uds_dist_config:explanation()}.
+    | {log, notice | error, uds_dist_text:explanation()}.
 
 %% Delay between attempts to get a name whose owner is going away, in milliseconds.
 -define(BUSY_RETRY, 20).
@@ -186,7 +186,7 @@ listening(Id, Now, Listener = #listener{sockets = Sockets, wanted = Wanted, back
 opened(Id, Place, Listener = #listener{sockets = Sockets}) ->
     settle(Listener#listener{sockets = Sockets#{Id := {Place, open}}}).
 
--spec listen_failed(id(), Reason :: atom(), uds_dist_config:explanation(), Now, listener()) ->
+-spec listen_failed(id(), Reason :: atom(), uds_dist_text:explanation(), Now, listener()) ->
     result()
 when
     Now :: integer().
@@ -217,7 +217,7 @@ unlistened(Id, Listener = #listener{sockets = Sockets}) ->
     end.
 
 %% The socket file was removed or replaced while the sidecar was running.
--spec lost(id(), uds_dist_config:explanation(), Now :: integer(), listener()) -> result().
+-spec lost(id(), uds_dist_text:explanation(), Now :: integer(), listener()) -> result().
 lost(Id, Explanation, Now, Listener = #listener{sockets = Sockets}) ->
     Listener1 = Listener#listener{sockets = maps:remove(Id, Sockets)},
     case Sockets of

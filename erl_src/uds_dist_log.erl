@@ -26,7 +26,7 @@
     sidecar_line/1,
     mistake/3
 ]).
--type line() :: uds_dist_config:explanation().
+-type line() :: uds_dist_text:explanation().
 
 -define(MAY_BE_STOPPED, "; it may be stopped (SIGSTOP), or the machine is very busy").
 
@@ -86,7 +86,7 @@ sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
         format("; connections ~ts: ~b", [Which, Count])
      || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
-    Program = uds_dist_config:printable(uds_dist_system:bytes(uds_dist_config:sidecar_path())),
+    Program = uds_dist_text:printable(uds_dist_system:bytes(uds_dist_config:sidecar_path())),
     Line = format("the sidecar ~ts ~ts: ~ts~ts", [Program, What, Explanation, Connections]),
     error_line(Line, Metadata#{reason => Explanation}).
 
@@ -177,7 +177,7 @@ too_long(Length) ->
 -spec unreachable(node(), Reason :: atom(), line()) -> ok.
 unreachable(Node, Reason, Explanation) ->
     %% Any atom can be asked for, with any characters.
-    Name = uds_dist_config:printable(atom_to_binary(Node)),
+    Name = uds_dist_text:printable(atom_to_binary(Node)),
     Line = format("cannot connect to ~ts: ~ts", [Name, Explanation]),
     notice(Line, #{peer_node => Node, reason => Reason}).
 

@@ -44,6 +44,7 @@
     uds_dist_sidecar,
     uds_dist_start_script,
     uds_dist_system,
+    uds_dist_text,
     uds_dist_turn,
     uds_dist_window
 ]).
@@ -294,7 +295,7 @@ address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
     %% The process that listens there can say anything, and has not proved that it knows the cookie.
-    Explanation = ["the node there is another one, ", uds_dist_config:printable(Name), "; ask for that one"],
+    Explanation = ["the node there is another one, ", uds_dist_text:printable(Name), "; ask for that one"],
     unreachable(Called, another_node, Explanation, State);
 cast({not_a_node, Called, Length}, State) ->
     Explanation = io_lib:format(

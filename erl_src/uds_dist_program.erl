@@ -9,7 +9,7 @@
 -type settings() :: #{spin := non_neg_integer(), log := uds_dist_config:log_level()}.
 
 %% Starts a sidecar. The caller becomes the owner of its port.
--spec start(settings()) -> {ok, port()} | {error, uds_dist_config:explanation()}.
+-spec start(settings()) -> {ok, port()} | {error, uds_dist_text:explanation()}.
 start(Settings) ->
     Options = [
         {env, environment(Settings)},
@@ -47,7 +47,7 @@ close(Port) ->
     end.
 
 %% Explains an exit status, for people.
--spec exit_status(non_neg_integer()) -> uds_dist_config:explanation().
+-spec exit_status(non_neg_integer()) -> uds_dist_text:explanation().
 exit_status(Status) when Status > 128 ->
     io_lib:format("it was ended by signal ~b", [Status - 128]);
 exit_status(Status) ->

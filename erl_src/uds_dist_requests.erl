@@ -17,14 +17,14 @@
     | {configure, gen_server:from()}
     %% The settings are applied when the boot is over, and no caller waits for that.
     | boot.
--type result() :: ok | {error, Reason :: atom(), uds_dist_config:explanation()}.
+-type result() :: ok | {error, Reason :: atom(), uds_dist_text:explanation()}.
 -type effect() ::
     {reply, gen_server:from(), Reply :: term()}
     %% Put these settings in force, and dial the nodes that have waited for them.
     | {configured, uds_dist_config:config()}
-    | {log, notice | error, uds_dist_config:explanation()}
+    | {log, notice | error, uds_dist_text:explanation()}
     %% Log this notice when the boot is over.
-    | {put_off_notice, uds_dist_config:explanation()}
+    | {put_off_notice, uds_dist_text:explanation()}
     %% End the VM, as kernel does if it cannot start distribution.
     | end_vm.
 

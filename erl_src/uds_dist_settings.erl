@@ -13,7 +13,7 @@
 -export_type([settings/0, effect/0]).
 
 -type config() :: uds_dist_config:config().
--type explanation() :: uds_dist_config:explanation().
+-type explanation() :: uds_dist_text:explanation().
 -type effect() ::
     %% Tell the sidecar, if it is up, whom to admit.
     {admit, uds_dist_protocol:policy()}

@@ -53,7 +53,7 @@
         %% Its process id, and the time in seconds for which it was up.
         os_pid := undefined | non_neg_integer(),
         up_for := non_neg_integer(),
-        explanation := uds_dist_config:explanation(),
+        explanation := uds_dist_text:explanation(),
         %% Whether to log this. It is not logged if the failure is the same as the one before.
         is_news := boolean()
     }}
@@ -202,7 +202,7 @@ broke_protocol(What, Sidecar) ->
     ended(io_lib:format("it broke the port protocol with ~0tP", [What, 12]), Sidecar).
 
 %% Ends the sidecar because of a failure in this node.
--spec give_up(uds_dist_config:explanation(), sidecar()) -> {event(), sidecar()}.
+-spec give_up(uds_dist_text:explanation(), sidecar()) -> {event(), sidecar()}.
 give_up(Explanation, Sidecar) ->
     ended(Explanation, Sidecar).
 

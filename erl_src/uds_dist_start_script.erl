@@ -8,7 +8,7 @@
 -export([check/0]).
 
 %% Also returns ok if this is not such a release, or if its vm.args cannot be found.
--spec check() -> ok | {error, uds_dist_config:explanation()}.
+-spec check() -> ok | {error, uds_dist_text:explanation()}.
 check() ->
     %% Only the scripts of relx export it.
     case {uds_dist_system:variable("RELX_RPC_TIMEOUT"), uds_dist_system:argument(boot)} of
@@ -25,7 +25,7 @@ check_file(Path) ->
         {ok, Text} ->
             case check_text(Text) of
                 ok -> ok;
-                {error, Problem} -> {error, [Problem, " (", uds_dist_config:printable(Path), ")"]}
+                {error, Problem} -> {error, [Problem, " (", uds_dist_text:printable(Path), ")"]}
             end;
         {error, _} ->
             ok

@@ -6,7 +6,7 @@
 -module(uds_dist_system).
 
 -export([variable/1, variables/0, argument/1]).
--export([remember_working_directory/0, working_directory/0]).
+-export([remember_working_directory/0, working_directory/0, absolute/1]).
 -export([bytes/1, read_proc/1, no_descriptor/0]).
 
 %% Key of the directory in which the node was started.
@@ -87,6 +87,17 @@ working_directory() ->
         {cwd, Cwd} -> Cwd
     end.
 
+%% The absolute form of a path, relative to the directory in which the node was started; error if that was
+%% removed.
+-spec absolute(binary()) -> {ok, binary()} | error.
+absolute(Path) ->
+    case {filename:pathtype(Path), working_directory()} of
+        {relative, undefined} -> error;
+        {relative, Cwd} when Path =:= <<".">> -> {ok, Cwd};
+        {relative, Cwd} -> {ok, filename:absname(Path, Cwd)};
+        _ -> {ok, filename:absname(Path, <<"/">>)}
+    end.
+
 %% file:get_cwd/0 would call the file server, which may not have started yet.
 read_working_directory() ->
     case prim_file:get_cwd() of
@@ -95,7 +106,7 @@ read_working_directory() ->
     end.
 
 %% Explains emfile and enfile, and says what to do.
--spec no_descriptor() -> uds_dist_config:explanation().
+-spec no_descriptor() -> uds_dist_text:explanation().
 no_descriptor() ->
     "this node has no file descriptor left for it; raise the limit of open files (ulimit -n, LimitNOFILE=)".
 
