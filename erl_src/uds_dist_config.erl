@@ -7,7 +7,7 @@
 -export([read/0, read_if_complete/0, place/2, address/2]).
 -export([explain_name/1, default_hint/1, case_hint/2]).
 -export([settings/1, check_command_name/2, check_epmd/0, is_embedded/0, is_debugged/0]).
--export([sidecar_path/0, format_address/1, printable_address/1]).
+-export([format_address/1, printable_address/1]).
 -export([check_socket_dir/3, limit/1, is_dynamic/1]).
 
 -export_type([config/0, log_level/0, setting/0]).
@@ -663,35 +663,6 @@ case_hint(Node, #{socket_dir := <<"/", _/binary>> = Dir}) ->
     end;
 case_hint(_, _) ->
     "".
-
-%% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative.
--spec sidecar_path() -> file:filename_all().
-sidecar_path() ->
-    Path =
-        case uds_dist_system:variable("UDS_DIST_SIDECAR") of
-            undefined -> uds_dist_system:bytes(filename:join(priv_dir(), "uds_dist_sidecar"));
-            Given -> Given
-        end,
-    case uds_dist_system:absolute(Path) of
-        {ok, Absolute} -> filename(Absolute);
-        error -> filename(Path)
-    end.
-
-%% A path as a string, if its bytes are valid in the VM's encoding of file names.
-filename(Bytes) ->
-    case unicode:characters_to_list(Bytes, file:native_name_encoding()) of
-        Chars when is_list(Chars) -> Chars;
-        _ -> Bytes
-    end.
-
-priv_dir() ->
-    case code:priv_dir(uds_dist) of
-        {error, bad_name} ->
-            %% The application's directory is not called uds_dist.
-            filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
-        Dir ->
-            Dir
-    end.
 
 invalid(Format, Arguments) ->
     {error, io_lib:format(Format, Arguments)}.

@@ -86,7 +86,7 @@ sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
         format("; connections ~ts: ~b", [Which, Count])
      || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
-    Program = uds_dist_text:printable(uds_dist_system:bytes(uds_dist_config:sidecar_path())),
+    Program = uds_dist_text:printable(uds_dist_system:bytes(uds_dist_program:path())),
     Line = format("the sidecar ~ts ~ts: ~ts~ts", [Program, What, Explanation, Connections]),
     error_line(Line, Metadata#{reason => Explanation}).
 

@@ -1,7 +1,7 @@
-%% Starts and ends the sidecar as a program of the operating system.
+%% The sidecar as a program of the operating system: where it is, and how it is started and ended.
 -module(uds_dist_program).
 
--export([start/1, close/1, exit_status/1]).
+-export([start/1, close/1, exit_status/1, path/0]).
 
 -export_type([settings/0]).
 
@@ -20,7 +20,7 @@ start(Settings) ->
         use_stdio,
         exit_status
     ],
-    Path = uds_dist_config:sidecar_path(),
+    Path = path(),
     try
         {ok, open_port({spawn_executable, Path}, Options)}
     catch
@@ -51,5 +51,34 @@ close(Port) ->
 exit_status(Status) when Status > 128 ->
     io_lib:format("it was ended by signal ~b", [Status - 128]);
 exit_status(Status) ->
-    Why = uds_dist_executable:explain_status(Status, uds_dist_config:sidecar_path()),
+    Why = uds_dist_executable:explain_status(Status, path()),
     io_lib:format("it exited with status ~b~ts", [Status, Why]).
+
+%% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative.
+-spec path() -> file:filename_all().
+path() ->
+    Path =
+        case uds_dist_system:variable("UDS_DIST_SIDECAR") of
+            undefined -> uds_dist_system:bytes(filename:join(priv_dir(), "uds_dist_sidecar"));
+            Given -> Given
+        end,
+    case uds_dist_system:absolute(Path) of
+        {ok, Absolute} -> filename(Absolute);
+        error -> filename(Path)
+    end.
+
+%% A path as a string, if its bytes are valid in the VM's encoding of file names.
+filename(Bytes) ->
+    case unicode:characters_to_list(Bytes, file:native_name_encoding()) of
+        Chars when is_list(Chars) -> Chars;
+        _ -> Bytes
+    end.
+
+priv_dir() ->
+    case code:priv_dir(uds_dist) of
+        {error, bad_name} ->
+            %% The application's directory is not called uds_dist.
+            filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
+        Dir ->
+            Dir
+    end.

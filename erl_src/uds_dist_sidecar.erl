@@ -88,7 +88,7 @@ port(#sidecar{status = up, port = Port}) -> Port.
 info(#sidecar{status = Status, port = Port, starts = Starts, ended = Ended} = Sidecar) ->
     maps:merge(age(Sidecar), #{
         status => Status,
-        program => uds_dist_system:bytes(uds_dist_config:sidecar_path()),
+        program => uds_dist_system:bytes(uds_dist_program:path()),
         os_pid => os_pid(Port),
         restarts => max(0, Starts - 1),
         ended => Ended

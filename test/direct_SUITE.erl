@@ -334,7 +334,7 @@ connections_are_relayed_without_a_channel(Config) ->
 
 without_a_channel(Config) ->
     Binary = filename:join(test_node:dir(Config), "other_namespace_sidecar"),
-    Script = ["#!/bin/sh\nexec unshare --pid --fork ", uds_dist_config:sidecar_path(), "\n"],
+    Script = ["#!/bin/sh\nexec unshare --pid --fork ", uds_dist_program:path(), "\n"],
     ok = file:write_file(Binary, Script),
     ok = file:change_mode(Binary, 8#755),
     A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),

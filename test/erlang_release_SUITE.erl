@@ -370,7 +370,7 @@ running_node_is_upgraded_and_downgraded(Config) ->
     Code = test_node:call(Probe, code, get_object_code, [test_traffic]),
     {_, Beam, File} = Code,
     {module, _} = in_release(Probe, code, load_binary, [test_traffic, File, Beam]),
-    Sidecar = in_release(Probe, uds_dist_config, sidecar_path, []),
+    Sidecar = in_release(Probe, uds_dist_program, path, []),
     Running = sidecar_process(Probe),
     Controller = controller(Probe),
     Modules = modules(Probe),
@@ -387,7 +387,7 @@ running_node_is_upgraded_and_downgraded(Config) ->
 
     ok = test_node:signal("KILL", Running),
     expect_other_sidecar(Running, Probe),
-    Next = in_release(Probe, uds_dist_config, sidecar_path, []),
+    Next = in_release(Probe, uds_dist_program, path, []),
     ?assertNotEqual(Sidecar, Next),
     ?assertEqual(file:read_link_all("/proc/" ++ integer_to_list(sidecar_process(Probe)) ++ "/exe"), {ok, Next}),
 

@@ -111,7 +111,7 @@ sidecar_is_on_a_noexec_mount(Config) ->
         "-c",
         "mount -t tmpfs -o noexec tmpfs \"$0\" && cp \"$1\" \"$2\" && shift 2 && exec \"$@\"",
         Mount,
-        uds_dist_config:sidecar_path(),
+        uds_dist_program:path(),
         Path
     ],
     case os:cmd("unshare -m mount -t tmpfs -o noexec tmpfs '" ++ Mount ++ "'") of
@@ -164,7 +164,7 @@ sidecar_lacks_a_shared_library(Config) ->
     test_node:expect_output_of(Output, "libgcc_x").
 
 sidecar_binary() ->
-    {ok, Binary} = file:read_file(uds_dist_config:sidecar_path()),
+    {ok, Binary} = file:read_file(uds_dist_program:path()),
     Binary.
 
 %% What else a path can lead to.

@@ -214,7 +214,7 @@ restarts_do_not_multiply_attempts_to_listen(Config) ->
     Binary = test_node:own_sidecar(Config),
     A = start("a", #{env => [{"UDS_DIST_SIDECAR", Binary}]}, Config),
     %% It starts so slowly that an attempt of the VM may fall into the start.
-    Slow = ["sleep 1.2\nexec ", uds_dist_config:sidecar_path(), " \"$@\"\n"],
+    Slow = ["sleep 1.2\nexec ", uds_dist_program:path(), " \"$@\"\n"],
     test_node:replace_by_script(Binary, Slow),
     Other = take_name(A, Config),
     First = next_sidecar(none, A),
@@ -239,7 +239,7 @@ restarts_do_not_multiply_attempts_to_listen(Config) ->
 
 %% The process of the next sidecar, once the script has executed the real program.
 next_sidecar(Old, A) ->
-    {ok, #file_info{inode = Inode}} = file:read_file_info(uds_dist_config:sidecar_path()),
+    {ok, #file_info{inode = Inode}} = file:read_file_info(uds_dist_program:path()),
     expect(
         fun() ->
             case [Pid || Pid <- test_node:sidecars(os_pid(A)), Pid =/= Old] of

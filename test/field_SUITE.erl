@@ -166,7 +166,7 @@ working_directory_of_a_relative_code_path(Config) ->
     Ebin = filename:dirname(code:which(uds_dist)),
     Library = test_node:dir("library", Config),
     ok = file:make_symlink(Ebin, filename:join(Library, "ebin")),
-    Priv = filename:dirname(uds_dist_config:sidecar_path()),
+    Priv = filename:dirname(uds_dist_program:path()),
     ok = file:make_symlink(Priv, filename:join(Library, "priv")),
     Elsewhere = test_node:dir("elsewhere", Config),
     A = start("a", #{cwd => Library, otp => {test_node:erl(), "ebin"}}, Config),
@@ -416,7 +416,7 @@ is_readable_for_all(Config) ->
             Command = lists:join(" ", as_nobody() ++ ["test", "-r", Path, "&& echo yes"]),
             string:trim(os:cmd(lists:append(Command))) =:= "yes"
         end,
-        [Beam, test_node:erl(), uds_dist_config:sidecar_path()]
+        [Beam, test_node:erl(), uds_dist_program:path()]
     ).
 
 %% A node of our own user that does not answer was killed, or is stopped.
@@ -576,7 +576,7 @@ replace_dialer(Dialer) ->
 %% ---------------------------------------------------------------------------------------------
 
 program() ->
-    filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist").
+    filename:join(filename:dirname(uds_dist_program:path()), "uds_dist").
 
 lines(Text, Node) ->
     Lines = string:split(unicode:characters_to_list(test_node:output(Node)), "\n", all),

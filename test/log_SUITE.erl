@@ -231,7 +231,7 @@ probe(Name, Times, Config) ->
 
 %% Output and exit status of the command line.
 command(Command, Config) ->
-    Program = filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist"),
+    Program = filename:join(filename:dirname(uds_dist_program:path()), "uds_dist"),
     Line = [Program, " ", Command, " --dir ", test_node:dir(Config), "; echo $?"],
     string:trim(os:cmd(lists:flatten(Line))).
 

@@ -111,7 +111,7 @@ dependency_needs_only_compile(Config) ->
     [A, B] = [test_node:start(Name, #{otp => Otp, args => Args}, Config) || Name <- ["a", "b"]],
     ?assertEqual(
         filename:join(dependency(Config), "priv/uds_dist_sidecar"),
-        test_node:call(A, uds_dist_config, sidecar_path, [])
+        test_node:call(A, uds_dist_program, path, [])
     ),
     ?assertEqual(pong, test_node:call(A, net_adm, ping, [test_node:name(B)])),
     ?assert(filelib:is_regular(filename:join(dependency(Config), "ebin/uds_dist.appup"))).
@@ -148,7 +148,7 @@ release_runs_with_its_own_sidecar(Config) ->
         end,
         release_is_up
     ),
-    Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_config, sidecar_path, []]),
+    Path = test_node:call(Node, erpc, call, [probe@localhost, uds_dist_program, path, []]),
     ?assertEqual(real(Sidecar), real(Path)),
     %% The command line beside it works, also for a release in embedded mode.
     Env = [{"UDS_DIST_DIR", Sockets}, {"ERLANG_COOKIE", "uds_dist_test"}],
@@ -212,7 +212,7 @@ package_builds_without_a_network(Config) ->
             A = test_node:start("a", #{otp => Otp, args => Args}, Config),
             ?assertEqual(
                 filename:join(Project, "_build/default/checkouts/uds_dist/priv/uds_dist_sidecar"),
-                test_node:call(A, uds_dist_config, sidecar_path, [])
+                test_node:call(A, uds_dist_program, path, [])
             );
         {_, Error} ->
             {skip, "only root can make a network namespace: " ++ Error}

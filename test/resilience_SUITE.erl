@@ -115,7 +115,7 @@ killed_sidecar_is_replaced(Config) ->
 %% How long this VM takes to run the sidecar's binary without work, in milliseconds: a measure of the
 %% machine's load.
 start_time() ->
-    {Time, "uds_dist_sidecar: " ++ _} = timer:tc(os, cmd, [uds_dist_config:sidecar_path() ++ " - 2>&1"]),
+    {Time, "uds_dist_sidecar: " ++ _} = timer:tc(os, cmd, [uds_dist_program:path() ++ " - 2>&1"]),
     Time div 1000.
 
 %% Milliseconds between the reports that the sidecar has ended and that a new one listens. (A measurement in

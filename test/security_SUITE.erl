@@ -86,7 +86,7 @@ init_per_suite(Config) ->
     "" = os:cmd(
         lists:flatten(
             io_lib:format("mkdir ~s && cp -RL ~s/ebin ~s/test ~s ~s ~s && chmod -R a+rX ~s", [
-                Copy, Lib, Lib, uds_dist_config:sidecar_path(), test_project:command_line(), Copy, Copy
+                Copy, Lib, Lib, uds_dist_program:path(), test_project:command_line(), Copy, Copy
             ])
         )
     ),

@@ -418,7 +418,7 @@ own_sidecar(Config) ->
 
 -spec replace_binary(file:filename()) -> ok.
 replace_binary(Binary) ->
-    {ok, _} = file:copy(uds_dist_config:sidecar_path(), Binary ++ ".new"),
+    {ok, _} = file:copy(uds_dist_program:path(), Binary ++ ".new"),
     replace(Binary).
 
 %% Replaces the binary by a script.

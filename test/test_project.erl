@@ -146,7 +146,7 @@ host() ->
 %% Path of the command line, which is built beside the sidecar.
 -spec command_line() -> file:filename().
 command_line() ->
-    filename:join(filename:dirname(uds_dist_config:sidecar_path()), "uds_dist").
+    filename:join(filename:dirname(uds_dist_program:path()), "uds_dist").
 
 %% A command prefix to run as another user, whose group has the same number.
 -spec as(Uid :: non_neg_integer()) -> string().
