@@ -1,14 +1,11 @@
-%% The settings, their sources, and the addresses of nodes that follow from them.
+%% The settings: which sources they come from, and which values they may have.
 %%
 %% This module must work in the earliest boot, because distribution starts before file servers and loggers.
 %% It starts no process, and remembers nothing.
 -module(uds_dist_config).
 
--export([read/0, read_if_complete/0, place/2, address/2]).
--export([explain_name/1, default_hint/1, case_hint/2]).
--export([settings/1, check_command_name/2, check_epmd/0, is_embedded/0, is_debugged/0]).
--export([format_address/1, printable_address/1]).
--export([check_socket_dir/3, limit/1, is_dynamic/1]).
+-export([read/0, read_if_complete/0, is_debugged/0, check_socket_dir/3]).
+-export([settings/1, default_hint/1]).
 
 -export_type([config/0, log_level/0, setting/0]).
 
@@ -147,7 +144,7 @@ socket_dir(Config) ->
             Lines = [misspelt(Name) || Name <- uds_dist_system:variables(), is_misspelt(Name)],
             accept_socket_dir(".", "the default", [], Config#{is_set => false, overridden := Lines});
         {ok, [{Source, Value} | Weaker]} ->
-            case is_relative(Value) andalso is_embedded() of
+            case is_relative(Value) andalso uds_dist_system:is_embedded() of
                 false ->
                     accept_socket_dir(Value, Source, Weaker, Config#{is_set => true});
                 true ->
@@ -284,18 +281,9 @@ is_relative(Value) ->
         error:badarg -> false
     end.
 
-%% Whether this node is a release, whose start scripts start the VM in embedded mode.
--spec is_embedded() -> boolean().
-is_embedded() ->
-    case init:get_argument(mode) of
-        {ok, Modes} -> lists:member(["embedded"], Modes);
-        error -> false
-    end.
-
 %% Checks a socket_dir and makes it absolute, so that it stays the same when the VM changes its directory.
--spec check_socket_dir(Value :: term(), Source :: string(), os_type()) ->
+-spec check_socket_dir(Value :: term(), Source :: string(), uds_dist_system:os_type()) ->
     {ok, binary()} | {error, explanation()}.
--type os_type() :: {atom(), atom()}.
 check_socket_dir(Value, Source, OsType) when is_list(Value); is_binary(Value) ->
     try to_bytes(Value) of
         Bytes when is_binary(Bytes) ->
@@ -501,124 +489,6 @@ processors() ->
         _ -> lists:min(Known)
     end.
 
-%% The address, backlog and mode with which this node listens under a name.
--spec place(Name :: atom(), config()) -> {ok, uds_dist_listener:place()} | {error, explanation()}.
-place(Name, #{backlog := Backlog, socket_mode := Mode} = Config) ->
-    case address(Name, Config) of
-        {ok, Address} -> {ok, {Address, Backlog, Mode}};
-        {error, _} = Error -> Error
-    end.
-
-%% Checks that the commands of a release can listen too: `remote`, `rpc` and similar commands run in nodes of
-%% their own, whose names are nine characters longer.
--spec check_command_name(undefined | atom(), undefined | config()) -> ok | {error, explanation()}.
-check_command_name(Name, Config) when Name =:= undefined; Config =:= undefined ->
-    %% The name or the settings are not known yet.
-    ok;
-check_command_name(Name, Config) ->
-    case address(list_to_atom("rpc-xxxx-" ++ atom_to_list(Name)), Config) of
-        {ok, _} ->
-            ok;
-        {error, Explanation} ->
-            {error, [
-                "the commands of a release that connect under longer names (remote, rpc) will not work: ",
-                Explanation
-            ]}
-    end.
-
-%% Checks that this node was not started together with an epmd that it does not need. `erl` starts one for a
-%% name on its command line, unless -no_epmd or -start_epmd false forbids it. Other carriers do need one.
-%% Remote shells and the commands of releases say nothing, because their output belongs to the user.
--spec check_epmd() -> ok | {error, explanation()}.
-check_epmd() ->
-    Is = fun(Flag) -> init:get_argument(Flag) =/= error end,
-    IsOnly = init:get_argument(proto_dist) =:= {ok, [["uds"]]},
-    IsForbidden =
-        case init:get_argument(start_epmd) of
-            {ok, Values} -> lists:last(Values) =:= ["false"];
-            error -> Is(no_epmd)
-        end,
-    IsNamed = Is(sname) orelse Is(name),
-    case IsOnly andalso IsNamed andalso not (IsForbidden orelse Is(hidden) orelse Is(remsh)) of
-        false ->
-            ok;
-        true ->
-            {error, [
-                "erl has started an epmd, if none was running, and this node does not use it: start the node "
-                "with -no_epmd or, in vm.args of an Erlang release, with -start_epmd false"
-            ]}
-    end.
-
-%% The address at which the node of this name listens. Everything from the @ on is ignored.
--spec address(node() | atom(), config()) ->
-    {ok, uds_dist_protocol:address()} | {error, explanation()}.
-address(Node, #{socket_dir := Dir}) ->
-    [Name | _] = binary:split(atom_to_binary(Node, utf8), <<"@">>),
-    %% Any process may ask for a connection to any name, and the name must not lead out of the directory.
-    case binary:match(Name, [<<"/">>, <<0>>]) of
-        nomatch when Name =/= <<>> -> join(Dir, Name);
-        _ -> {error, io_lib:format("~0tp is not a node name", [Node])}
-    end.
-
-%% Explains what is wrong with an atom that is not the name of a node.
--spec explain_name(atom()) -> explanation().
-explain_name(Node) ->
-    case string:split(atom_to_list(Node), "@", all) of
-        [[_ | _] = Name | Host] when Host =:= []; Host =:= [""] ->
-            io_lib:format("it has no host; ask for ~ts@~ts", [Name, our_host(node())]);
-        _ ->
-            "it is not a node name, which has the form name@host"
-    end.
-
-our_host(nonode@nohost) ->
-    "host";
-our_host(Node) ->
-    [_, Host] = string:split(atom_to_list(Node), "@"),
-    Host.
-
-%% Whether a node got its name from the node that it connected to, such as a remote shell does. These names
-%% are numbers in base 36 of at most thirteen digits, and seldom many fewer.
--spec is_dynamic(node()) -> boolean().
-is_dynamic(Node) ->
-    [Name | _] = string:split(atom_to_list(Node), "@"),
-    length(Name) >= 10 andalso
-        length(Name) =< 13 andalso
-        lists:all(
-            fun(C) -> (C >= $0 andalso C =< $9) orelse (C >= $A andalso C =< $Z) end, Name
-        ).
-
-join(<<"@", Namespace/binary>> = Dir, Name) ->
-    check_length(<<0, Namespace/binary, "/", Name/binary>>, limit(os:type()) + 1, Dir);
-join(Dir, Name) ->
-    check_length(<<(strip(Dir))/binary, "/", Name/binary, ".sock">>, limit(os:type()), Dir).
-
-strip(<<"/">>) -> <<>>;
-strip(Dir) -> Dir.
-
-check_length(Address, Limit, _Dir) when byte_size(Address) =< Limit ->
-    {ok, Address};
-check_length(Address, Limit, Dir) ->
-    {error,
-        io_lib:format(
-            "the socket address ~ts has ~b bytes, and the system takes no more than ~b; "
-            "choose a socket_dir shorter than ~ts, or a shorter name",
-            [printable_address(Address), byte_size(Address), Limit, uds_dist_text:printable(Dir)]
-        )}.
-
-%% Longest path of a socket in bytes: sun_path of unix(7) without its NUL.
--spec limit(os_type()) -> pos_integer().
-limit({unix, linux}) -> 107;
-limit(_) -> 103.
-
-%% An address as it is written in settings, in the bytes that it has.
--spec format_address(uds_dist_protocol:address()) -> binary().
-format_address(<<0, Name/binary>>) -> <<"@", Name/binary>>;
-format_address(Path) -> Path.
-
-%% An address for people.
--spec printable_address(uds_dist_protocol:address()) -> unicode:chardata().
-printable_address(Address) -> uds_dist_text:printable(format_address(Address)).
-
 %% The settings as uds_dist:info/0 shows them.
 -spec settings(config()) -> uds_dist_info:settings().
 settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
@@ -641,27 +511,6 @@ settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
 default_hint(#{is_set := false}) ->
     "; socket_dir is set nowhere, so it is the working directory: set UDS_DIST_DIR or -uds_dist_dir";
 default_hint(_) ->
-    "".
-
-%% An addition to an explanation, for the case that a node with the same name in lower case listens. One look
-%% at one file, because the caller must not wait for a whole directory.
--spec case_hint(node(), undefined | config()) -> explanation().
-case_hint(Node, #{socket_dir := <<"/", _/binary>> = Dir}) ->
-    [Name | _] = binary:split(atom_to_binary(Node), <<"@">>),
-    Lower = string:lowercase(Name),
-    case Lower =/= Name andalso join(Dir, Lower) of
-        {ok, Path} ->
-            case prim_file:read_file_info(Path) of
-                {ok, _} ->
-                    Shown = uds_dist_text:printable(Lower),
-                    ["; there is ", Shown, ", and case makes a difference in names"];
-                {error, _} ->
-                    ""
-            end;
-        _ ->
-            ""
-    end;
-case_hint(_, _) ->
     "".
 
 invalid(Format, Arguments) ->

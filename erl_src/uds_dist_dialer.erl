@@ -136,7 +136,7 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
         false ->
             {Effects, Dialer2} =
                 %% A remote shell never listens. When it is gone, somebody may still ask for it.
-                case Reason =:= not_listening andalso uds_dist_config:is_dynamic(Node) of
+                case Reason =:= not_listening andalso uds_dist_address:is_dynamic(Node) of
                     true -> {[], Dialer1};
                     false -> unreachable(Node, Reason, Explanation, Now, Dialer1)
                 end,

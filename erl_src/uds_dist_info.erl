@@ -139,7 +139,7 @@ peer(#{peer := Peer, address := Address, counters := Counters, dhandle := DHandl
     ).
 
 address(undefined) -> undefined;
-address(Address) -> uds_dist_config:format_address(Address).
+address(Address) -> uds_dist_address:format(Address).
 
 window(#{transport := direct}) ->
     #{window => undefined, unacknowledged => undefined};

@@ -12,10 +12,9 @@
 -export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
 -export([name/1, wanted/1, has_place/1, actual/1, is_requested/1]).
 
--export_type([listener/0, place/0, tag/0, effect/0]).
+-export_type([listener/0, tag/0, effect/0]).
 
-%% The address, the backlog of listen(2), and the mode of the socket file.
--type place() :: {uds_dist_protocol:address(), Backlog :: pos_integer(), Mode :: 0..8#777}.
+-type place() :: uds_dist_address:place().
 %% The term by which the caller recognizes its request.
 -type tag() :: term().
 -type id() :: uds_dist_protocol:listener().
@@ -380,4 +379,4 @@ add({Effects, Listener}, Then) when is_function(Then, 1) -> add(Effects, Then(Li
 add(Effects, {More, Listener}) -> {Effects ++ More, Listener}.
 
 address({Address, _, _}) ->
-    uds_dist_config:printable_address(Address).
+    uds_dist_address:printable(Address).

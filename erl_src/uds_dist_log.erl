@@ -114,7 +114,7 @@ lost_handover(Node, Explanation) ->
 %% let the other node choose their name; operators do not want to see them.
 -spec level(node()) -> info | debug.
 level(Node) ->
-    case uds_dist_config:is_dynamic(Node) orelse lists:member(Node, nodes(hidden)) of
+    case uds_dist_address:is_dynamic(Node) orelse lists:member(Node, nodes(hidden)) of
         true -> debug;
         false -> info
     end.

@@ -129,7 +129,7 @@ to_logger(Level, Line, Metadata) ->
 
 is_script() ->
     lists:any(fun(Flag) -> init:get_argument(Flag) =/= error end, [noinput, noshell]) andalso
-        not uds_dist_config:is_embedded().
+        not uds_dist_system:is_embedded().
 
 %% Whether OTP's default handler, unchanged, would print the line on stdout.
 prints_on_stdout() ->

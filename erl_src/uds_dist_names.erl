@@ -34,7 +34,7 @@ list(Dir) ->
                 Name <- [unicode:characters_to_list(filename:basename(Bytes, <<".sock">>))],
                 is_name(Name),
                 Path <- [<<Dir/binary, "/", Bytes/binary>>],
-                byte_size(Path) =< uds_dist_config:limit(os:type())
+                byte_size(Path) =< uds_dist_address:limit(os:type())
             ],
             lists:foreach(fun code:ensure_loaded/1, ?NEEDED),
             alive(Candidates, ?ASKED_AT_ONCE, #{}, []);

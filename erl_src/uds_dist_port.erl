@@ -17,6 +17,8 @@
 %% A node that has run out of file descriptors cannot load modules, so these are loaded at the start.
 -define(NEEDED, [
     uds_dist_acceptor,
+    uds_dist_address,
+    uds_dist_advice,
     uds_dist_backoff,
     uds_dist_callers,
     uds_dist_channel,
@@ -224,7 +226,7 @@ configure(Whose, State = #state{listener = Listener}) ->
     end.
 
 move({_, Name, Config} = Request, State) ->
-    case uds_dist_config:place(Name, Config) of
+    case uds_dist_address:place(Name, Config) of
         {ok, Place} ->
             listener(fun(L) -> uds_dist_listener:move(Place, Request, busy_until(), L) end, State);
         {error, Explanation} ->
@@ -290,7 +292,7 @@ describe(State = #state{sidecar = Sidecar, connections = Connections, listener =
         totals => uds_dist_connections:totals(Connections)
     }.
 
-address({Address, _, _}) -> uds_dist_config:format_address(Address);
+address({Address, _, _}) -> uds_dist_address:format(Address);
 address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
@@ -305,7 +307,7 @@ cast({not_a_node, Called, Length}, State) ->
     ),
     unreachable(Called, not_a_node, Explanation, State);
 cast({not_a_name, Node}, State) ->
-    unreachable(Node, not_a_name, uds_dist_config:explain_name(Node), State);
+    unreachable(Node, not_a_name, uds_dist_address:explain_name(Node), State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
     State#state{connections = uds_dist_connections:acceptor(Acceptor, Connections)};
 cast({established, {Conn, _} = Connection, Node, DHandle}, State = #state{connections = Connections}) ->

@@ -1,7 +1,7 @@
 %% What becomes of the requests to listen, to stop listening, and to apply the settings again: the reply to
 %% the caller, the lines in the log, and whether the settings that came with the request are put in force.
-%% Results go in, effects come out, and uds_dist_port carries them out. It looks at how this node was started,
-%% to give advice, but changes nothing.
+%% Results go in, effects come out, and uds_dist_port carries them out. It asks for advice about how this node
+%% was started, but changes nothing.
 -module(uds_dist_requests).
 
 -export([done/2]).
@@ -32,9 +32,9 @@
 done({close, From}, ok) ->
     [{reply, From, ok}];
 done({{listen, _, Address} = Whose, Name, Config}, ok) ->
-    check_commands(Name, Config) ++ check_epmd() ++ reply(Whose, {ok, Address});
+    advise_on_commands(Name, Config) ++ advise_on_epmd() ++ reply(Whose, {ok, Address});
 done({Whose, Name, Config}, ok) ->
-    [{configured, Config}] ++ check_commands(Name, Config) ++ reply(Whose, ok);
+    [{configured, Config}] ++ advise_on_commands(Name, Config) ++ reply(Whose, ok);
 done({Whose, _, _}, {error, closed, _}) ->
     %% The process that closed the listener knows why, so nothing is logged.
     reply(Whose, {error, closed});
@@ -62,10 +62,8 @@ hint({listen, _, _}, name_busy, _) -> "; stop that node, or start this one under
 hint({listen, _, _}, _, Config) -> uds_dist_config:default_hint(Config);
 hint(_, _, _) -> "".
 
-%% The commands of a release run in their own nodes, with longer names and perhaps without a flag.
-check_commands(Name, Config) ->
-    Checks = [uds_dist_config:check_command_name(Name, Config), uds_dist_start_script:check()],
-    [{log, notice, Explanation} || {error, Explanation} <- Checks].
+advise_on_commands(Name, Config) ->
+    [{log, notice, Advice} || Advice <- uds_dist_advice:on_commands(Name, Config)].
 
-check_epmd() ->
-    [{put_off_notice, Explanation} || {error, Explanation} <- [uds_dist_config:check_epmd()]].
+advise_on_epmd() ->
+    [{put_off_notice, Advice} || Advice <- uds_dist_advice:on_epmd()].

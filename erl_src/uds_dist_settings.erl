@@ -41,15 +41,15 @@ new() ->
 %% Where this node listens under a name, and the settings that say so, which the caller then uses. Returns
 %% put_off if the configuration is not complete yet.
 -spec place(Name :: atom(), IsListening :: boolean(), settings()) ->
-    {ok, uds_dist_listener:place(), config()} | put_off | {error, explanation()}.
+    {ok, uds_dist_address:place(), config()} | put_off | {error, explanation()}.
 place(Name, IsListening, Settings) ->
-    find(fun uds_dist_config:place/2, Name, IsListening, Settings).
+    find(fun uds_dist_address:place/2, Name, IsListening, Settings).
 
 %% Where another node listens. Returns the same as place/3.
 -spec address(node(), IsListening :: boolean(), settings()) ->
     {ok, uds_dist_protocol:address(), config()} | put_off | {error, explanation()}.
 address(Node, IsListening, Settings) ->
-    find(fun uds_dist_config:address/2, Node, IsListening, Settings).
+    find(fun uds_dist_address:of_node/2, Node, IsListening, Settings).
 
 find(Where, Name, IsListening, Settings) ->
     case current(IsListening, Settings) of
@@ -129,4 +129,4 @@ describe(#settings{config = Config}) -> uds_dist_config:settings(Config).
 default_hint(#settings{config = Config}) -> uds_dist_config:default_hint(Config).
 
 -spec case_hint(node(), settings()) -> explanation().
-case_hint(Node, #settings{config = Config}) -> uds_dist_config:case_hint(Node, Config).
+case_hint(Node, #settings{config = Config}) -> uds_dist_address:case_hint(Node, Config).

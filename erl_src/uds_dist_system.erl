@@ -5,9 +5,14 @@
 %% programs look at the same path in another locale, or in none.
 -module(uds_dist_system).
 
--export([variable/1, variables/0, argument/1]).
+-export([variable/1, variables/0, argument/1, is_embedded/0]).
 -export([remember_working_directory/0, working_directory/0, absolute/1]).
 -export([bytes/1, read_proc/1, no_descriptor/0]).
+
+-export_type([os_type/0]).
+
+%% As os:type/0 returns it.
+-type os_type() :: {Family :: atom(), Name :: atom()}.
 
 %% Key of the directory in which the node was started.
 -define(CWD, {?MODULE, working_directory}).
@@ -55,6 +60,14 @@ argument(Flag) ->
     case init:get_argument(Flag) of
         {ok, Occurrences} -> [lists:map(fun bytes/1, Values) || Values <- Occurrences];
         error -> undefined
+    end.
+
+%% Whether this node is a release, whose start scripts start the VM in embedded mode.
+-spec is_embedded() -> boolean().
+is_embedded() ->
+    case init:get_argument(mode) of
+        {ok, Modes} -> lists:member(["embedded"], Modes);
+        error -> false
     end.
 
 %% The original bytes of what the VM has decoded. init passes on the result of its decoder even if decoding

@@ -285,7 +285,7 @@ directory_is_a_file(Config) ->
 socket_path_is_too_long(Config) ->
     Dir = filename:join(dir(Config), lists:duplicate(100, $x)),
     Length = integer_to_list(length(Dir ++ "/a.sock")),
-    Limit = integer_to_list(uds_dist_config:limit(os:type())),
+    Limit = integer_to_list(uds_dist_address:limit(os:type())),
     refuses_to_boot(
         #{dir => Dir},
         [Dir, "/a\\.sock has ", Length, " bytes, .*no more than ", Limit, "; choose a socket_dir .*, or a shorter name"],

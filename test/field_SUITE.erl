@@ -458,7 +458,7 @@ advice_names_no_process_of_another_pid_namespace(Config) ->
 
 %% The node itself fits, and `remote` and `rpc` will not.
 limits_of_names_are_told_at_the_start(Config) ->
-    Room = uds_dist_config:limit(os:type()) - length(dir(Config) ++ "/" ++ "/a.sock"),
+    Room = uds_dist_address:limit(os:type()) - length(dir(Config) ++ "/" ++ "/a.sock"),
     Narrow = test_node:dir(lists:duplicate(Room - 5, $d), Config),
     A = start("a", #{dir => Narrow}, Config),
     expect_output(A, "uds_dist: the commands of a release .*\\(remote, rpc\\) will not work: .* bytes"),

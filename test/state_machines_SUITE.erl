@@ -172,10 +172,10 @@ choose(Left, [{Weight, _} | More]) -> choose(Left - Weight, More).
     commands = [],
     reports = [],
     %% Listeners that the sidecar has open, and those that it has lost, which the VM may not know yet.
-    open = #{} :: #{0..15 => uds_dist_listener:place()},
+    open = #{} :: #{0..15 => uds_dist_address:place()},
     lost = [] :: [0..15],
     %% The listeners that are open according to the VM.
-    told = #{} :: #{0..15 => {uds_dist_listener:place(), opening | open | closing}},
+    told = #{} :: #{0..15 => {uds_dist_address:place(), opening | open | closing}},
     %% Pending requests, oldest first, and the result of the completed ones.
     pending = [] :: [{Tag :: pos_integer(), Request :: term()}],
     wanted = none,

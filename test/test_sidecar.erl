@@ -20,7 +20,7 @@
 
 %% A packet of the VM, as hear/1 returns it.
 -type command() ::
-    {listen, 0..15, uds_dist_listener:place(), VmPid :: pos_integer()}
+    {listen, 0..15, uds_dist_address:place(), VmPid :: pos_integer()}
     | {unlisten, 0..15}
     | {connect, uds_dist_protocol:conn(), uds_dist_protocol:address()}
     | {established | hand_over, uds_dist_protocol:conn(), Node :: binary()}
@@ -176,7 +176,7 @@ hello() ->
     {hello, #{version => uds_dist_protocol:version(), window => ?WINDOW, release => <<"0.0.0">>}}.
 
 %% Sends HELLO, and answers the VM's LISTEN. Returns the listener's number and place.
--spec serve(t()) -> {Listener :: 0..15, uds_dist_listener:place()}.
+-spec serve(t()) -> {Listener :: 0..15, uds_dist_address:place()}.
 serve(Sidecar) ->
     ok = say(Sidecar, hello()),
     ok = read(Sidecar),

@@ -1,4 +1,4 @@
-//! Where the sockets of nodes are. This must agree with the carrier (`uds_dist_config:address/2`).
+//! Where the sockets of nodes are. This must agree with the carrier (`uds_dist_address:of_node/2`).
 
 use crate::failure::{Failure, Kind};
 use std::ffi::OsStr;
