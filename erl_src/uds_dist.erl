@@ -84,7 +84,7 @@ names() ->
 -spec names(SocketDir :: string() | binary()) ->
     {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_text:explanation()}.
 names(SocketDir) ->
-    case uds_dist_config:check_socket_dir(SocketDir, "the argument", os:type()) of
+    case uds_dist_socket_dir:check(SocketDir, "the argument", os:type()) of
         {ok, Dir} -> uds_dist_names:list(Dir);
         {error, _} = Error -> Error
     end.

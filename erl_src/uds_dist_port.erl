@@ -44,6 +44,7 @@
     uds_dist_requests,
     uds_dist_settings,
     uds_dist_sidecar,
+    uds_dist_socket_dir,
     uds_dist_start_script,
     uds_dist_system,
     uds_dist_text,

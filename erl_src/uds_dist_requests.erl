@@ -59,7 +59,7 @@ cannot_listen(Name, _, Explanation) ->
     [{log, error, ["cannot listen as ", atom_to_list(Name), ": ", Explanation]}].
 
 hint({listen, _, _}, name_busy, _) -> "; stop that node, or start this one under another name";
-hint({listen, _, _}, _, Config) -> uds_dist_config:default_hint(Config);
+hint({listen, _, _}, _, Config) -> uds_dist_socket_dir:default_hint(Config);
 hint(_, _, _) -> "".
 
 advise_on_commands(Name, Config) ->

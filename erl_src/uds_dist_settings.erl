@@ -126,7 +126,7 @@ describe(#settings{config = Config}) -> uds_dist_config:settings(Config).
 
 %% Additions to the explanation why a node cannot be reached.
 -spec default_hint(settings()) -> explanation().
-default_hint(#settings{config = Config}) -> uds_dist_config:default_hint(Config).
+default_hint(#settings{config = Config}) -> uds_dist_socket_dir:default_hint(Config).
 
 -spec case_hint(node(), settings()) -> explanation().
 case_hint(Node, #settings{config = Config}) -> uds_dist_address:case_hint(Node, Config).

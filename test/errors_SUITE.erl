@@ -304,13 +304,13 @@ something_else_is_in_the_way(Config) ->
 
 %% Without Linux there is no abstract namespace, and no fallback.
 abstract_namespace_elsewhere(_Config) ->
-    {error, Line} = uds_dist_config:check_socket_dir("@ns", "the command line", {unix, darwin}),
+    {error, Line} = uds_dist_socket_dir:check("@ns", "the command line", {unix, darwin}),
     test_node:expect_output_of(
         Line, "socket_dir @ns \\(the command line\\) .*only Linux has; set it to a directory"
     ),
     ?assertEqual(
         {ok, <<"@ns">>},
-        uds_dist_config:check_socket_dir("@ns", "the command line", {unix, linux})
+        uds_dist_socket_dir:check("@ns", "the command line", {unix, linux})
     ).
 
 %% Each line names the setting, its value, and what is allowed.

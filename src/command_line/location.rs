@@ -91,7 +91,7 @@ impl Location {
 }
 
 /// What is wrong with a directory that looks right on a screen, but is not what anybody meant. The carrier
-/// refuses the same (`uds_dist_config:check_socket_dir/3`).
+/// refuses the same (`uds_dist_socket_dir:check/3`).
 pub fn blemish(text: &[u8]) -> Option<&'static str> {
     match text {
         [.., b'\r'] => Some(
