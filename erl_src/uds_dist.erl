@@ -58,7 +58,7 @@ The other functions are callbacks for net_kernel.".
 
 %% The term with which net_kernel identifies the listener: the name of the node.
 -type listener() :: atom().
--type connection() :: uds_dist_controller:connection().
+-type connection() :: uds_dist_connection:connection().
 
 -if(?OTP_RELEASE >= 27).
 -doc "Names of the nodes that are up in this node's `socket_dir`, sorted: `my_app` for `my_app@host`.
@@ -258,7 +258,7 @@ hs_data(Kernel, Connection, MyNode, Timer) ->
         f_recv = fun uds_dist_controller:recv/3,
         f_setopts_pre_nodeup = fun ?MODULE:keep_options/1,
         f_setopts_post_nodeup = fun ?MODULE:keep_options/1,
-        f_getll = fun uds_dist_controller:low_level/1,
+        f_getll = fun uds_dist_connection:low_level/1,
         f_address = fun ?MODULE:peer_address/2,
         f_handshake_complete = fun uds_dist_controller:established/3,
         mf_tick = fun uds_dist_controller:tick/1,
@@ -277,7 +277,7 @@ keep_options(_Connection) ->
 %% The address of the peer, which net_kernel:node_info/1 shows.
 -spec peer_address(connection(), node()) -> #net_address{}.
 peer_address(Connection, _Node) ->
-    net_address(uds_dist_controller:address(Connection)).
+    net_address(uds_dist_connection:address(Connection)).
 
 %% Whether this carrier handles Node. If it is the only carrier, it handles every node. Beside other carriers
 %% (-proto_dist inet_tls uds), it handles the nodes of this host only.

@@ -14,7 +14,7 @@
 -record(state, {
     kernel :: pid(),
     %% The connection for which net_kernel has been asked to start a supervisor.
-    connection :: undefined | uds_dist_controller:connection()
+    connection :: undefined | uds_dist_connection:connection()
 }).
 
 %% Starts the acceptor. The caller is net_kernel, with which it then exchanges messages.
@@ -25,7 +25,7 @@ start_link() ->
     Pid.
 
 %% Gives an incoming connection to an acceptor that has said that it is ready.
--spec accepted(Acceptor :: pid(), uds_dist_controller:connection()) -> ok.
+-spec accepted(Acceptor :: pid(), uds_dist_connection:connection()) -> ok.
 accepted(Acceptor, Connection) ->
     gen_server:cast(Acceptor, {accepted, Connection}).
 
@@ -41,7 +41,7 @@ handle_continue(ready, State) ->
 handle_call(_Request, _From, State) ->
     {noreply, State}.
 
--spec handle_cast({accepted, uds_dist_controller:connection()}, #state{}) -> {noreply, #state{}}.
+-spec handle_cast({accepted, uds_dist_connection:connection()}, #state{}) -> {noreply, #state{}}.
 handle_cast({accepted, Connection}, State = #state{kernel = Kernel, connection = undefined}) ->
     Kernel ! {accept, self(), Connection, local, stream},
     {noreply, State#state{connection = Connection}}.

@@ -6,7 +6,7 @@
 
 -export([read/0, read_if_complete/0, is_debugged/0, settings/1]).
 
--export_type([config/0, log_level/0, setting/0]).
+-export_type([config/0, settings/0, log_level/0, setting/0]).
 
 -type config() :: #{
     %% Absolute path, or "@" and the name of an abstract namespace.
@@ -29,6 +29,24 @@
     sources := #{setting() => string()},
     %% Settings that a source of higher precedence has overridden, each as a line for the log.
     overridden := [explanation()]
+}.
+%% The settings as uds_dist:info/0 shows them.
+-type settings() :: #{
+    socket_dir := binary(),
+    %% Source of socket_dir, such as "UDS_DIST_DIR".
+    socket_dir_source := binary(),
+    backlog := pos_integer(),
+    %% Mode of the socket file, as in chmod(2).
+    socket_mode := 0..8#777,
+    allowed_uids := any | own_user_and_root | [non_neg_integer()],
+    allowed_gids := [non_neg_integer()],
+    transport := relay | direct,
+    %% Busy-poll budget in microseconds.
+    spin := non_neg_integer(),
+    %% Lowest level of the sidecar's log.
+    log := log_level(),
+    %% Source of each setting, such as "UDS_DIST_DIR", "the application environment" or "the default".
+    sources := #{setting() => binary()}
 }.
 -type log_level() :: off | error | warn | info | debug.
 -type setting() ::
@@ -294,7 +312,7 @@ processors() ->
     end.
 
 %% The settings as uds_dist:info/0 shows them.
--spec settings(config()) -> uds_dist_info:settings().
+-spec settings(config()) -> settings().
 settings(#{policy := {Base, Uids, Gids}, sources := Sources} = Config) ->
     Settings = maps:with([socket_dir, backlog, socket_mode, transport, spin, log], Config),
     Binaries = maps:map(fun(_, Source) -> list_to_binary(Source) end, Sources),

@@ -14,7 +14,7 @@
 -export([acceptor/2, stop/2, controller_ended/2, sidecar_ended/1, close_handles/1]).
 -export([count/1, list/1, totals/1]).
 
--export_type([connections/0, ended/0, entry/0]).
+-export_type([connections/0]).
 
 -record(conn, {
     %% Time at which the connection was opened, in seconds of system time.
@@ -69,29 +69,13 @@
 
 -opaque connections() :: #connections{}.
 
-%% The public description of a connection.
--type entry() :: #{
-    node := undefined | node(),
-    direction := in | out,
-    transport := relay | direct,
-    state := handshake | up | ending,
-    since := integer(),
-    peer := uds_dist_protocol:peer(),
-    address := undefined | uds_dist_protocol:address(),
-    counters := uds_dist_counters:counters(),
-    window := pos_integer(),
-    dhandle := undefined | erlang:dist_handle()
-}.
-
-%% What has ended, for the log; none if it is not worth a line.
+%% What has ended, for the log or for whoever dialled.
 -type ended() ::
-    {node, node(), info | debug}
-    | {handshake, uds_dist_protocol:peer()}
+    uds_dist_log:ended()
     %% The node that we dialled, which closed the connection without sending anything.
     | {silent_node, node()}
     %% The node that we dialled, which closed the connection when it had our answer to its challenge.
-    | {refusing_node, node()}
-    | none.
+    | {refusing_node, node()}.
 
 %% Bytes of the shortest status and challenge, which are more than a status alone. See "Distribution
 %% Handshake" in the ERTS User's Guide.
@@ -112,7 +96,7 @@ count(#connections{by_number = ByNumber, by_monitor = ByMonitor}) ->
     }.
 
 %% All connections, with either transport.
--spec list(connections()) -> [entry()].
+-spec list(connections()) -> [uds_dist_owner:entry()].
 list(Connections) ->
     [entry(C) || C <- conns(Connections)].
 
@@ -203,7 +187,7 @@ accepted(Link, Peer, Address, Connections) ->
 
 %% Adds an outgoing connection to a node that listens at Address. Supervisor is the process that asked for it.
 -spec connected(uds_dist_relay:link(), uds_dist_protocol:peer(), Called, Address, connections()) ->
-    {uds_dist_controller:connection(), connections()}
+    {uds_dist_connection:connection(), connections()}
 when
     Called :: {node(), Supervisor :: pid()}, Address :: uds_dist_protocol:address().
 connected(Link, Peer, Called, Address, Connections) ->
@@ -211,7 +195,7 @@ connected(Link, Peer, Called, Address, Connections) ->
     {connection(C), Connections1}.
 
 connection(#conn{controller = Controller, input_handler = InputHandler, address = Address}) ->
-    uds_dist_controller:connection(Controller, InputHandler, Address).
+    uds_dist_connection:new(Controller, InputHandler, Address).
 
 add(Link, {Peer, Address}, {Called, Supervisor}, Connections) ->
     #connections{by_number = ByNumber, by_monitor = ByMonitor, opened = Opened} = Connections,
@@ -303,7 +287,7 @@ closed(Conn, Reason, Connections = #connections{by_number = ByNumber, unclaimed 
     case ByNumber of
         #{Conn := {Monitor, #conn{stage = Stage} = C}} when Stage =/= ended ->
             case lists:member(Conn, Unclaimed) of
-                true -> ok = uds_dist_controller:stop(C#conn.controller, Reason);
+                true -> ok = uds_dist_connection:stop(C#conn.controller, Reason);
                 false -> ok = end_input(C, Reason)
             end,
             Connections1 = Connections#connections{unclaimed = lists:delete(Conn, Unclaimed)},
@@ -426,7 +410,7 @@ update(Conn, Monitor, C, Connections = #connections{by_number = ByNumber}) ->
 stop(Conn, #connections{by_number = ByNumber}) ->
     case ByNumber of
         #{Conn := {_, #conn{controller = Controller}}} ->
-            uds_dist_controller:stop(Controller, internal_error);
+            uds_dist_connection:stop(Controller, internal_error);
         #{} ->
             unknown
     end.
@@ -476,7 +460,7 @@ sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMo
                 ok;
             ({Conn, _, C}) ->
                 case lists:member(Conn, Unclaimed) of
-                    true -> uds_dist_controller:stop(C#conn.controller, connection_closed);
+                    true -> uds_dist_connection:stop(C#conn.controller, connection_closed);
                     false -> end_input(C, connection_closed)
                 end
         end,

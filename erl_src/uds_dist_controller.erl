@@ -10,22 +10,14 @@
 -module(uds_dist_controller).
 -behaviour(gen_server).
 
--export([start/2, supervise/2, stop/2]).
+-export([start/2, supervise/2]).
 %% Called by the supervisor, as the funs of its #hs_data{}.
 -export([send/2, recv/3, established/3, tick/1]).
 %% Called by the owner of the port, uds_dist_port, after the handshake.
 -export([relayed/1, handed_over/2]).
--export([connection/3, low_level/1, address/1]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, code_change/3]).
 
--export_type([connection/0]).
-
-%% The connection, which dist_util treats as the "socket": its two processes, and the address of the peer's
-%% socket, if that is bound.
--opaque connection() :: {
-    Controller :: pid(), InputHandler :: pid(), undefined | uds_dist_protocol:address()
-}.
-
+-type connection() :: uds_dist_connection:connection().
 -type batch() :: {Size :: pos_integer(), iodata()}.
 
 -record(state, {
@@ -113,32 +105,10 @@ start(Link, #{input_handler := InputHandler, supervisor := Supervisor, counters 
     {ok, Pid} = gen_server:start(?MODULE, {State, Supervisor}, [{spawn_opt, SpawnOptions}]),
     Pid.
 
--spec connection(Controller :: pid(), InputHandler :: pid(), Address) -> connection() when
-    Address :: undefined | uds_dist_protocol:address().
-connection(Controller, InputHandler, Address) ->
-    {Controller, InputHandler, Address}.
-
-%% The process to which the VM sends distribution data (f_getll).
--spec low_level(connection()) -> {ok, pid()}.
-low_level({Controller, _, _}) ->
-    {ok, Controller}.
-
-%% The address of the peer's socket; undefined if it is not bound.
--spec address(connection()) -> undefined | uds_dist_protocol:address().
-address({_, _, Address}) ->
-    Address.
-
 %% Links an accepted connection to its supervisor.
 -spec supervise(connection(), Supervisor :: pid()) -> ok | {error, closed}.
 supervise(Connection, Supervisor) ->
     call(Connection, {supervise, Supervisor}).
-
-%% Ends the connection.
--spec stop(Controller :: pid(), Reason :: term()) -> ok.
-stop(Controller, Reason) ->
-    %% With an exit signal, monitors of the node see this reason, and no crash is logged.
-    exit(Controller, Reason),
-    ok.
 
 %% Tells the controller that the sidecar relays the connection.
 -spec relayed(Controller :: pid()) -> ok.
@@ -161,8 +131,8 @@ send(Connection, Packet) ->
 
 %% Receives a packet of the handshake.
 -spec recv(connection(), Length :: 0, timeout()) -> {ok, [byte()]} | {error, closed | timeout}.
-recv({_, InputHandler, _}, 0, Timeout) ->
-    uds_dist_input:recv(InputHandler, Timeout).
+recv(Connection, 0, Timeout) ->
+    uds_dist_input:recv(uds_dist_connection:input_handler(Connection), Timeout).
 
 %% Reports that the handshake is complete: the connection carries distribution from now on.
 -spec established(connection(), node(), erlang:dist_handle()) -> ok | {error, closed}.
@@ -171,13 +141,13 @@ established(Connection, Node, DHandle) ->
 
 %% Sends a tick, which shows the other node that this one is alive.
 -spec tick(connection()) -> ok.
-tick({Controller, _, _}) ->
-    Controller ! tick,
+tick(Connection) ->
+    uds_dist_connection:controller(Connection) ! tick,
     ok.
 
-call({Controller, _, _}, Request) ->
+call(Connection, Request) ->
     try
-        gen_server:call(Controller, Request, infinity)
+        gen_server:call(uds_dist_connection:controller(Connection), Request, infinity)
     catch
         exit:_ -> {error, closed}
     end.
@@ -241,7 +211,7 @@ handle_info(dist_data, State) ->
 handle_info(tick, State) ->
     {noreply, send_tick(State)};
 handle_info({timeout, Timer, unsupervised}, State = #state{timer = Timer}) ->
-    ok = stop(self(), not_supervised),
+    ok = uds_dist_connection:stop(self(), not_supervised),
     {noreply, State};
 handle_info(Message, State = #state{transport = Transport, output = Output}) ->
     case Transport:writable(Message, Output) of
@@ -279,7 +249,7 @@ link_supervisor(Supervisor, State = #state{timer = Timer}) ->
     try
         link(Supervisor)
     catch
-        error:noproc -> stop(self(), not_supervised)
+        error:noproc -> uds_dist_connection:stop(self(), not_supervised)
     end,
     _ = Timer =/= undefined andalso erlang:cancel_timer(Timer),
     State#state{timer = undefined}.

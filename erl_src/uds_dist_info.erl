@@ -4,7 +4,7 @@
 
 -export([info/0, peers/0]).
 
--export_type([info/0, known/0, settings/0, sidecar/0, totals/0, peer/0]).
+-export_type([info/0, sidecar/0, totals/0, peer/0]).
 
 -type info() :: #{
     %% Version of the application; undefined if its .app file is not on the path.
@@ -15,32 +15,13 @@
     listening_at := undefined | binary(),
     should_listen_at := undefined | binary(),
     %% The settings in force, undefined before the first use.
-    settings := undefined | settings(),
+    settings := undefined | uds_dist_config:settings(),
     %% Transport of new connections.
     transport := relay | direct,
     sidecar := sidecar(),
     connections := non_neg_integer(),
     totals := totals()
 }.
--type settings() :: #{
-    socket_dir := binary(),
-    %% Source of socket_dir, such as "UDS_DIST_DIR".
-    socket_dir_source := binary(),
-    backlog := pos_integer(),
-    %% Mode of the socket file, as in chmod(2).
-    socket_mode := 0..8#777,
-    allowed_uids := any | own_user_and_root | [non_neg_integer()],
-    allowed_gids := [non_neg_integer()],
-    transport := relay | direct,
-    %% Busy-poll budget in microseconds.
-    spin := non_neg_integer(),
-    %% Lowest level of the sidecar's log.
-    log := uds_dist_config:log_level(),
-    %% Source of each setting, such as "UDS_DIST_DIR", "the application environment" or "the default".
-    sources := #{uds_dist_config:setting() => binary()}
-}.
-%% The part of info() that comes from the owner of the port.
--type known() :: map().
 -type sidecar() :: #{
     status := down | starting | up | resting,
     program := binary(),

@@ -246,8 +246,7 @@ end_if_over(State = #state{phase = {up, Controller, _, _}, ended = Ended, output
             {connection_closed, {{connection_failed, _} = Failed, _}} -> Failed;
             _ -> Ended
         end,
-    %% The same as uds_dist_controller:stop/2, but that module calls this one.
-    true = exit(Controller, Reason),
+    ok = uds_dist_connection:stop(Controller, Reason),
     State.
 
 %% After the output has failed, the connection ends as soon as the peer's input is exhausted.

@@ -26,7 +26,14 @@
     sidecar_line/1,
     mistake/3
 ]).
+
+-export_type([ended/0]).
+
 -type line() :: uds_dist_text:explanation().
+
+%% What has ended: the connection with a node, whose lines have this level, or the handshake with a peer; none
+%% if it is not worth a line.
+-type ended() :: {node, node(), info | debug} | {handshake, uds_dist_protocol:peer()} | none.
 
 -define(MAY_BE_STOPPED, "; it may be stopped (SIGSTOP), or the machine is very busy").
 
@@ -129,8 +136,7 @@ connected(_, _, _) ->
     ok.
 
 %% The end of a connection, with the reason that the sidecar reported or with which a process exited.
--spec ended(uds_dist_connections:ended(), {closed, uds_dist_protocol:reason(), line()} | {exit, term()}) ->
-    ok.
+-spec ended(ended(), {closed, uds_dist_protocol:reason(), line()} | {exit, term()}) -> ok.
 ended(none, _) ->
     ok;
 ended({node, Node, Level}, Why) ->

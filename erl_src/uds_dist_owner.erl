@@ -15,7 +15,7 @@
 %% For uds_dist_controller and uds_dist_input.
 -export([established/4, another_node/3, not_a_node/3]).
 
--export_type([call/0, cast/0]).
+-export_type([call/0, cast/0, known/0, entry/0]).
 
 %% The messages, which uds_dist_port handles.
 -type call() ::
@@ -32,6 +32,22 @@
     | {established, {uds_dist_protocol:conn(), Controller :: pid()}, node(), erlang:dist_handle()}
     | {another_node, Called :: node(), Name :: binary()}
     | {not_a_node, Called :: node(), Length :: pos_integer()}.
+
+%% The part of uds_dist_info:info() that the owner knows.
+-type known() :: map().
+%% What the owner knows of a connection.
+-type entry() :: #{
+    node := undefined | node(),
+    direction := in | out,
+    transport := relay | direct,
+    state := handshake | up | ending,
+    since := integer(),
+    peer := uds_dist_protocol:peer(),
+    address := undefined | uds_dist_protocol:address(),
+    counters := uds_dist_counters:counters(),
+    window := pos_integer(),
+    dhandle := undefined | erlang:dist_handle()
+}.
 
 %% The registered name of the owner.
 -define(OWNER, uds_dist_port).
@@ -66,7 +82,7 @@ close_listener(Name) ->
 %% Connects to a node. The caller becomes the connection's supervisor. While the node's backlog is full, it
 %% retries until GiveUp, in monotonic milliseconds.
 -spec connect(node(), GiveUp :: integer()) ->
-    {ok, uds_dist_controller:connection()} | {error, Reason :: atom()}.
+    {ok, uds_dist_connection:connection()} | {error, Reason :: atom()}.
 connect(Node, GiveUp) ->
     gen_server:call(?OWNER, {connect, Node, GiveUp}, infinity).
 
@@ -91,7 +107,7 @@ configure() ->
     end.
 
 %% All information but the list of connections and what only the sidecar knows.
--spec info() -> uds_dist_info:known().
+-spec info() -> known().
 info() ->
     gen_server:call(?OWNER, info).
 
@@ -100,7 +116,7 @@ info() ->
 sidecar_status() ->
     gen_server:call(?OWNER, sidecar_status).
 
--spec connections() -> [uds_dist_connections:entry()].
+-spec connections() -> [entry()].
 connections() ->
     gen_server:call(?OWNER, connections).
 

@@ -23,6 +23,7 @@
     uds_dist_callers,
     uds_dist_channel,
     uds_dist_config,
+    uds_dist_connection,
     uds_dist_connections,
     uds_dist_controller,
     uds_dist_counters,

@@ -120,7 +120,7 @@ spin(#settings{config = #{spin := Spin}}) -> Spin.
 program(#settings{config = #{spin := Spin, log := Log}}) -> #{spin => Spin, log => Log}.
 
 %% All settings, as uds_dist:info/0 shows them.
--spec describe(settings()) -> undefined | uds_dist_info:settings().
+-spec describe(settings()) -> undefined | uds_dist_config:settings().
 describe(#settings{config = undefined}) -> undefined;
 describe(#settings{config = Config}) -> uds_dist_config:settings(Config).
 

@@ -351,7 +351,7 @@ end_with_connections(Config) ->
             ?assertEqual({error, closed}, answer(Receiving)),
             ?assertEqual({error, closed}, uds_dist_controller:recv(Untaken, 0, ?LIMIT)),
             ?assertEqual({error, closed}, uds_dist_controller:send(Accepted, "too late")),
-            ok = uds_dist_controller:stop(Controller, connection_closed),
+            ok = uds_dist_connection:stop(Controller, connection_closed),
             _ = listens_again(Sidecar, Config),
             ok
     end.
@@ -491,7 +491,7 @@ refusal_by_a_node_is_logged_once(Config) ->
             ]),
             {ok, {Controller, _, _} = Connection} = answer(Connecting),
             ?assertEqual({error, closed}, uds_dist_controller:recv(Connection, 0, ?LIMIT)),
-            ok = uds_dist_controller:stop(Controller, closed),
+            ok = uds_dist_connection:stop(Controller, closed),
             {close, Conn} = test_sidecar:hear(Sidecar)
         end
      || _ <- lists:seq(1, 10)
