@@ -13,7 +13,7 @@
 -define(DISTRIBUTION_VERSION, 6).
 
 %% Why it is unknown which nodes are running on this host.
--type names_error() :: file:posix() | system_limit | uds_dist_config:explanation().
+-type names_error() :: file:posix() | system_limit | uds_dist_text:explanation().
 
 -spec start_link() -> ignore.
 start_link() ->
