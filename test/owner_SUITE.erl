@@ -22,6 +22,7 @@
     end_in_a_move_to_another_address/1,
     end_with_connections/1,
     lost_listener_is_opened_again/1,
+    deaths_do_not_multiply_attempts_to_listen/1,
     close_ends_a_move/1,
     starts_keep_to_the_backoff/1,
     missing_program_is_retried_with_a_backoff/1
@@ -98,6 +99,7 @@ groups() ->
             end_in_a_move_to_another_address,
             end_with_connections,
             lost_listener_is_opened_again,
+            deaths_do_not_multiply_attempts_to_listen,
             close_ends_a_move,
             starts_keep_to_the_backoff,
             missing_program_is_retried_with_a_backoff
@@ -364,6 +366,53 @@ lost_listener_is_opened_again(Config) ->
     ok = test_sidecar:say(Sidecar, {listening, 0}),
     expect_lines(1, "listening again at .*/name.sock"),
     ?assertEqual(1, lines("no longer listening at .*/name.sock: somebody removed it")).
+
+%% The backoff of the listener after the loss of its place, in milliseconds.
+-define(FIRST_BACKOFF, 100).
+-define(MAX_BACKOFF, 2000).
+
+%% Each sidecar refuses to listen, and ends while the next attempt waits for its timer. The next sidecar is asked
+%% at once. If a timer survived the death of a sidecar, two attempts would follow each other too soon.
+deaths_do_not_multiply_attempts_to_listen(Config) ->
+    ok = test_sidecar:exit(listening(Config), 0),
+    First = is_asked_to_listen(Config),
+    %% After these, a pause is longer than the start of a sidecar.
+    {Early, Backoff} = refuse(6, First, uds_dist_backoff:new(?FIRST_BACKOFF)),
+    {Last, Backoff1} = lists:foldl(
+        fun(_, {Sidecar, B}) ->
+            ok = test_sidecar:say(Sidecar, {listen_failed, 0, system_error, "no space"}),
+            ok = test_sidecar:exit(Sidecar, 0),
+            {is_asked_to_listen(Config), element(3, uds_dist_backoff:failed("no space", ?MAX_BACKOFF, B))}
+        end,
+        {First, Backoff},
+        [1, 2, 3]
+    ),
+    {Late, _} = refuse(2, Last, Backoff1),
+    ct:pal("pauses between attempts, and the backoff: ~w ms, after the deaths ~w ms", [Early, Late]),
+    ?assertEqual([], [Short || {Pause, Delay} = Short <- Early ++ Late, Pause < Delay]),
+    ok = test_sidecar:say(Last, {listening, 0}),
+    expect_lines(1, "listening again at .*/name.sock, after 12 tries"),
+    ?assertEqual(1, lines("cannot listen again at .*: no space")).
+
+is_asked_to_listen(Config) ->
+    Sidecar = says_hello(Config),
+    {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+    Sidecar.
+
+%% Refuses to listen so many times, and waits for the next attempt each time. Returns how long that took and
+%% the backoff, in milliseconds.
+refuse(Count, Sidecar, Backoff) ->
+    lists:mapfoldl(
+        fun(_, B) ->
+            {Delay, _, B1} = uds_dist_backoff:failed("no space", ?MAX_BACKOFF, B),
+            Start = now_ms(),
+            ok = test_sidecar:say(Sidecar, {listen_failed, 0, system_error, "no space"}),
+            {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+            {{now_ms() - Start, Delay}, B1}
+        end,
+        Backoff,
+        lists:seq(1, Count)
+    ).
 
 close_ends_a_move(Config) ->
     Sidecar = listening(Config),
