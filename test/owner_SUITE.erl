@@ -50,6 +50,13 @@
     stopped_sidecar_does_not_stop_the_owner/1
 ]).
 -export([
+    failed_channel_means_relay/1,
+    node_that_is_not_handed_over_is_relayed/1,
+    socket_that_does_not_arrive_ends_that_connection/1,
+    end_of_a_connection_crosses_its_handover/1,
+    end_of_the_sidecar_during_a_handover/1
+]).
+-export([
     modules_are_loaded_again_and_again/1,
     modules_are_loaded_while_the_pipe_is_full/1,
     processes_obey_sys/1
@@ -57,7 +64,7 @@
 %% Callback of a logger handler.
 -export([log/2]).
 %% Run in the nodes.
--export([start_collector/0, collected/1, send_to/1, expect_full_pipe/0]).
+-export([start_collector/0, collected/1, send_to/1, send_one_to/1, expect_full_pipe/0]).
 -export([load_modules/0, processes_of/1, obey_sys/0]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -77,7 +84,7 @@ suite() ->
     test_node:suite().
 
 all() ->
-    [{group, hello}, {group, life}, {group, port}, {group, mistakes}, {group, nodes}, {group, code}].
+    [{group, hello}, {group, life}, {group, port}, {group, mistakes}, {group, nodes}, {group, direct}, {group, code}].
 
 groups() ->
     [
@@ -126,6 +133,13 @@ groups() ->
             suspended_input_handler_stops_no_other_connection,
             stopped_sidecar_does_not_stop_the_owner
         ]},
+        {direct, [], [
+            failed_channel_means_relay,
+            node_that_is_not_handed_over_is_relayed,
+            socket_that_does_not_arrive_ends_that_connection,
+            end_of_a_connection_crosses_its_handover,
+            end_of_the_sidecar_during_a_handover
+        ]},
         {code, [], [
             modules_are_loaded_again_and_again,
             modules_are_loaded_while_the_pipe_is_full,
@@ -162,7 +176,7 @@ end_per_testcase(_Case, Config) ->
     true = ets:delete(?LOG),
     true = os:unsetenv("UDS_DIST_SIDECAR"),
     true = os:unsetenv("UDS_DIST_DIR"),
-    ok = application:unset_env(uds_dist, backlog),
+    _ = [ok = application:unset_env(uds_dist, Setting) || Setting <- [backlog, transport]],
     ok = test_sidecar:stop(proplists:get_value(scripted, Config)),
     case {proplists:get_value(tc_status, Config), test_node:cleanup(Config)} of
         {ok, ok} when not IsAlive -> {fail, the_owner_has_exited};
@@ -573,6 +587,7 @@ random_reports_are_survived(Config) ->
         length(Callers), [Time - Start || Time <- lists:reverse(Starts)], length(Said), summary(Said)
     ]),
     ?assertEqual([], [Answer || {error, timeout} = Answer <- Answers]),
+    ?assertEqual(0, lines("internal error")),
     _ = length(Said) < ?LINES * ?SECONDS orelse
         error({too_many_lines, length(Said), unicode:characters_to_binary(summary(Said))}),
     %% A second start may follow at once, the next ones after 25, 50, 100 ms, and so on.
@@ -645,13 +660,18 @@ talk(End, Sidecar, Callers, Starts, Config) ->
     end.
 
 call() ->
+    Transport = choose([{1, relay}, {1, direct}]),
     Call = choose([
         {2, fun() -> uds_dist_owner:listen(name) end},
         {1, fun() -> uds_dist_owner:close_listener(name) end},
-        {1, fun uds_dist_owner:configure/0},
+        {1, fun() -> configure(Transport) end},
         {4, fun() -> connect(choose([{1, a@host}, {1, b@host}, {1, c@host}])) end}
     ]),
     ask(Call).
+
+configure(Transport) ->
+    ok = application:set_env(uds_dist, transport, Transport),
+    uds_dist_owner:configure().
 
 %% A proper answer to a command.
 duty({listen, Id, _, _}) -> {listening, Id};
@@ -949,13 +969,19 @@ stopped_sidecar_does_not_stop_the_owner(Config) ->
 
 %% The test plays the sidecar while the VM boots.
 start_node(Config) ->
+    {Node, Sidecar, []} = start_node(fun(_) -> [] end, Config),
+    {Node, Sidecar}.
+
+%% The same; Serve plays what follows LISTENING.
+start_node(Serve, Config) ->
     Environment = [{"UDS_DIST_SIDECAR", test_sidecar:path(scripted(Config))}],
     Booting = test_node:boot("a", #{env => Environment}, Config),
     Sidecar = test_sidecar:next(scripted(Config)),
     {0, _} = test_sidecar:serve(Sidecar),
+    Served = Serve(Sidecar),
     Node = test_node:expect_up(Booting),
     ok = test_node:call(Node, ?MODULE, start_collector, []),
-    {Node, Sidecar}.
+    {Node, Sidecar, Served}.
 
 shake_hands(Conn, Sidecar) ->
     shake_hands(Conn, <<"p@host">>, Sidecar).
@@ -963,10 +989,14 @@ shake_hands(Conn, Sidecar) ->
 %% The handshake of distribution protocol 6, as a connecting hidden node: see "Distribution Handshake" in the
 %% ERTS User's Guide.
 shake_hands(Conn, Name, Sidecar) ->
-    ok = test_sidecar:say(Sidecar, {data, Conn, challenge(Conn, Name, Sidecar)}),
-    {data, Conn, <<17:16, $a, _:16/binary>>} = test_sidecar:hear(Sidecar),
-    {established, Conn, Name} = test_sidecar:hear(Sidecar),
+    {established, Conn, Name} = complete_handshake(Conn, Name, Sidecar),
     ok.
+
+%% Returns the packet in which the VM says which transport it wants.
+complete_handshake(Conn, Name, Sidecar) ->
+    ok = test_sidecar:say(Sidecar, {data, Conn, challenge(Conn, Name, Sidecar)}),
+    {data, Conn, <<17:16, $a, _:16/binary>>} = hear(Sidecar),
+    hear(Sidecar).
 
 challenge(Conn, Sidecar) ->
     challenge(Conn, <<"p@host">>, Sidecar).
@@ -979,10 +1009,17 @@ challenge(Conn, Name, Sidecar) ->
     ok = test_sidecar:say(Sidecar, [
         {accepted, Conn, ?PEER, undefined}, {data, Conn, [<<(byte_size(Hello)):16>>, Hello]}
     ]),
-    {data, Conn, <<3:16, "sok">>} = test_sidecar:hear(Sidecar),
-    {data, Conn, <<_:16, $N, _:64, Challenge:32, _/binary>>} = test_sidecar:hear(Sidecar),
+    {data, Conn, <<3:16, "sok">>} = hear(Sidecar),
+    {data, Conn, <<_:16, $N, _:64, Challenge:32, _/binary>>} = hear(Sidecar),
     Digest = erlang:md5(["uds_dist_test", integer_to_list(Challenge)]),
     <<21:16, $r, 1:32, Digest/binary>>.
+
+%% The next packet that is not about the channel, for which the VM may ask again after a failure.
+hear(Sidecar) ->
+    case test_sidecar:hear(Sidecar) of
+        {open_channel, _, _} -> hear(Sidecar);
+        Packet -> Packet
+    end.
 
 %% A message to the collector from a process of the other node, with ballast.
 frame(Number) ->
@@ -1035,6 +1072,137 @@ heard_or_next([], Sidecar) -> test_sidecar:hear(Sidecar).
 %% down.
 collected(Count, Node) ->
     test_node:call(Node, ?MODULE, collected, [Count]).
+
+%% ---------------------------------------------------------------------------------------------
+%% A node with the transport `direct`. The test is the sidecar's end of the channel.
+
+failed_channel_means_relay(Config) ->
+    {Node, Sidecar, {open_channel, _, _}} = start_node(fun test_sidecar:hear/1, direct(Config)),
+    ok = test_sidecar:say(Sidecar, {channel_failed, "no abstract names here"}),
+    _ = test_node:expect_output(Node, "transport is relay instead of direct: no abstract names here"),
+    ok = shake_hands(2, Sidecar),
+    ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
+    ?assertEqual([up, 1], collected(2, Node)),
+    ?assertMatch([_, _], string:split(test_node:output(Node), "no abstract names here", all)).
+
+%% The VM sends nothing before it knows the transport.
+node_that_is_not_handed_over_is_relayed(Config) ->
+    {Node, Sidecar, _} = start_direct(Config),
+    {hand_over, 2, <<"p@host">>} = complete_handshake(2, <<"p@host">>, Sidecar),
+    ?assertEqual([up], collected(1, Node)),
+    ok = test_node:call(Node, ?MODULE, send_one_to, ['p@host']),
+    Asking = ask(fun() -> test_node:call(Node, uds_dist_owner, sidecar_status, []) end),
+    ?assertEqual(ask_status, test_sidecar:hear(Sidecar)),
+    Status = #{descriptors => 1, descriptor_limit => 2, memory => 3},
+    ok = test_sidecar:say(Sidecar, [{status, Status}, {relayed, 2}]),
+    ?assertEqual(Status, answer(Asking)),
+    ?assertMatch({data, 2, _}, test_sidecar:hear(Sidecar)),
+    ok = test_sidecar:say(Sidecar, {data, 2, frame(1)}),
+    ?assertEqual([1], collected(1, Node)),
+    ?assertMatch([{_, relay}], transports(Node)).
+
+%% The sidecar says that it has passed on the socket, but the channel is empty.
+socket_that_does_not_arrive_ends_that_connection(Config) ->
+    {Node, Sidecar, _} = start_direct(Config),
+    ok = relay_by_refusal(2, <<"q@host">>, Sidecar),
+    {hand_over, 4, <<"p@host">>} = complete_handshake(4, <<"p@host">>, Sidecar),
+    ok = test_sidecar:say(Sidecar, [{data, 4, frame(1)}, {handed_over, 4}]),
+    ?assertEqual([up, up, 1, down], collected(4, Node)),
+    _ = test_node:expect_output(Node, "the connection with p@host is lost: "),
+    other_connection_stays(2, <<"q@host">>, Sidecar, Node).
+
+%% The peer disconnects after HAND_OVER was sent and before the sidecar has read it, so there is no answer.
+end_of_a_connection_crosses_its_handover(Config) ->
+    {Node, Sidecar, _} = start_direct(Config),
+    ok = relay_by_refusal(2, <<"q@host">>, Sidecar),
+    {hand_over, 4, <<"p@host">>} = complete_handshake(4, <<"p@host">>, Sidecar),
+    ok = test_sidecar:say(Sidecar, [{data, 4, frame(1)}, {closed, 4, system_error, "its socket broke"}]),
+    ?assertEqual([up, up, 1, down], collected(4, Node)),
+    ok = expect_close(4, Sidecar),
+    _ = test_node:expect_output(Node, "the connection with p@host ended: its socket broke"),
+    other_connection_stays(2, <<"q@host">>, Sidecar, Node).
+
+%% One node waits for its socket, and another one has got it.
+end_of_the_sidecar_during_a_handover(Config) ->
+    {Node, Sidecar, Channel} = start_direct(Config),
+    {hand_over, 2, <<"q@host">>} = complete_handshake(2, <<"q@host">>, Sidecar),
+    Peer = hand_over(2, Sidecar, Channel),
+    {hand_over, 4, <<"p@host">>} = complete_handshake(4, <<"p@host">>, Sidecar),
+    ok = test_sidecar:say(Sidecar, {data, 4, frame(1)}),
+    ok = test_sidecar:exit(Sidecar, 1),
+    ?assertEqual([up, up, 1, down], collected(4, Node)),
+    _ = test_node:expect_output(Node, "is gone: .*; connections lost with it: 1; connections unaffected: 1"),
+    ok = socket:send(Peer, frame(2, <<"q@host">>, 0)),
+    ?assertEqual([2], collected(1, Node)),
+    %% The next sidecar has a channel of its own.
+    Next = test_sidecar:next(scripted(Config)),
+    {0, _} = test_sidecar:serve(Next),
+    Channel1 = open_channel(Next),
+    {hand_over, 2, <<"p@host">>} = complete_handshake(2, <<"p@host">>, Next),
+    Peer1 = hand_over(2, Next, Channel1),
+    ok = socket:send(Peer1, frame(3)),
+    ?assertEqual([up, 3], collected(2, Node)),
+    ?assertMatch([{'p@host', direct}, {'q@host', direct}], transports(Node)).
+
+direct(Config) ->
+    test_node:init_group(direct, Config).
+
+%% Returns the sidecar's end of the channel, too.
+start_direct(Config) ->
+    start_node(fun open_channel/1, direct(Config)).
+
+open_channel(Sidecar) ->
+    {open_channel, _, _} = test_sidecar:hear(Sidecar),
+    {Listener, Address} = listen(),
+    ok = test_sidecar:say(Sidecar, {channel, Address}),
+    {ok, Channel} = socket:accept(Listener, ?LIMIT),
+    ok = socket:close(Listener),
+    Channel.
+
+%% Listens at an abstract address that the kernel chooses.
+listen() ->
+    {ok, Listener} = socket:open(local, stream),
+    ok = socket:bind(Listener, #{family => local, path => <<>>}),
+    ok = socket:listen(Listener),
+    {ok, #{path := Address}} = socket:sockname(Listener),
+    {Listener, Address}.
+
+%% Passes a socket to the VM as the socket of a connection. Returns the peer's end.
+hand_over(Conn, Sidecar, Channel) ->
+    {Listener, Address} = listen(),
+    {ok, Peer} = socket:open(local, stream),
+    ok = socket:connect(Peer, #{family => local, path => Address}),
+    {ok, Socket} = socket:accept(Listener, ?LIMIT),
+    {ok, Descriptor} = socket:getopt(Socket, {otp, fd}),
+    ok = socket:sendmsg(Channel, #{
+        iov => [<<0>>], ctrl => [#{level => socket, type => rights, data => <<Descriptor:32/native>>}]
+    }),
+    ok = test_sidecar:say(Sidecar, {handed_over, Conn}),
+    _ = [ok = socket:close(S) || S <- [Socket, Listener]],
+    Peer.
+
+%% Connects a node that is relayed, because the sidecar keeps its socket.
+relay_by_refusal(Conn, Name, Sidecar) ->
+    {hand_over, Conn, Name} = complete_handshake(Conn, Name, Sidecar),
+    test_sidecar:say(Sidecar, {relayed, Conn}).
+
+%% The node gets a message on a relayed connection, and sends one.
+other_connection_stays(Conn, Name, Sidecar, Node) ->
+    ok = test_sidecar:say(Sidecar, {data, Conn, frame(100, Name, 0)}),
+    ?assertEqual([100], collected(1, Node)),
+    ok = test_node:call(Node, ?MODULE, send_one_to, [binary_to_atom(Name)]),
+    expect_data(Conn, Sidecar).
+
+expect_data(Conn, Sidecar) ->
+    case test_sidecar:hear(Sidecar) of
+        {data, Conn, _} -> ok;
+        _ -> expect_data(Conn, Sidecar)
+    end.
+
+%% The transport of each connection.
+transports(Node) ->
+    Connections = test_node:call(Node, uds_dist_owner, connections, []),
+    lists:sort([{Name, Transport} || #{node := Name, transport := Transport} <- Connections]).
 
 %% ---------------------------------------------------------------------------------------------
 %% Code loading. Loading a module kills every process that still runs the code before the previous version.
@@ -1223,6 +1391,12 @@ collected(Count) ->
 send_to(Node) ->
     Message = binary:copy(<<0>>, ?SIZE),
     _ = spawn(fun() -> [{nobody, Node} ! Message || _ <- lists:seq(1, ?MESSAGES)] end),
+    ok.
+
+%% Sends a message, and waits until the controller has dealt with the VM's notice of it.
+send_one_to(Node) ->
+    {nobody, Node} ! message,
+    _ = [sys:get_state(Controller) || Controller <- processes_of(uds_dist_controller)],
     ok.
 
 %% Loads all modules four times in a row, as developers do.
