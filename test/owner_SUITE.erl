@@ -51,6 +51,7 @@
 ]).
 -export([
     failed_channel_means_relay/1,
+    failed_channel_is_asked_for_again/1,
     node_that_is_not_handed_over_is_relayed/1,
     socket_that_does_not_arrive_ends_that_connection/1,
     end_of_a_connection_crosses_its_handover/1,
@@ -135,6 +136,7 @@ groups() ->
         ]},
         {direct, [], [
             failed_channel_means_relay,
+            failed_channel_is_asked_for_again,
             node_that_is_not_handed_over_is_relayed,
             socket_that_does_not_arrive_ends_that_connection,
             end_of_a_connection_crosses_its_handover,
@@ -1085,6 +1087,37 @@ failed_channel_means_relay(Config) ->
     ?assertEqual([up, 1], collected(2, Node)),
     ?assertMatch([_, _], string:split(test_node:output(Node), "no abstract names here", all)).
 
+%% Strangers fill the backlog of the channel. The VM gives up, and asks again once the sidecar has closed it. It says so
+%% when the first socket has arrived.
+failed_channel_is_asked_for_again(Config) ->
+    {Node, Sidecar, {open_channel, _, _} = Asked} = start_node(fun test_sidecar:hear/1, direct(Config)),
+    {Full, Address} = listen(),
+    Strangers = fill_backlog(Address),
+    ok = test_sidecar:say(Sidecar, {channel, Address}),
+    _ = test_node:expect_output(Node, "transport is relay instead of direct: other processes keep .* busy"),
+    ok = shake_hands(2, <<"q@host">>, Sidecar),
+    ?assertEqual(none, test_sidecar:hear(Sidecar, 0)),
+    _ = [ok = socket:close(Socket) || Socket <- [Full | Strangers]],
+    ok = test_sidecar:say(Sidecar, {channel_failed, "the VM did not connect"}),
+    ?assertEqual(Asked, test_sidecar:hear(Sidecar)),
+    Channel = answer_with_channel(Sidecar),
+    {hand_over, 4, <<"p@host">>} = complete_handshake(4, <<"p@host">>, Sidecar),
+    Peer = hand_over(4, Sidecar, Channel),
+    _ = test_node:expect_output(Node, "transport is direct again"),
+    ok = socket:send(Peer, frame(1)),
+    ?assertEqual([up, up, 1], collected(3, Node)),
+    ?assertEqual([{'p@host', direct}, {'q@host', relay}], transports(Node)).
+
+fill_backlog(Address) ->
+    {ok, Socket} = socket:open(local, stream),
+    case socket:connect(Socket, #{family => local, path => Address}, 0) of
+        ok ->
+            [Socket | fill_backlog(Address)];
+        {error, Reason} when Reason =:= eagain; Reason =:= timeout ->
+            ok = socket:close(Socket),
+            []
+    end.
+
 %% The VM sends nothing before it knows the transport.
 node_that_is_not_handed_over_is_relayed(Config) ->
     {Node, Sidecar, _} = start_direct(Config),
@@ -1153,6 +1186,9 @@ start_direct(Config) ->
 
 open_channel(Sidecar) ->
     {open_channel, _, _} = test_sidecar:hear(Sidecar),
+    answer_with_channel(Sidecar).
+
+answer_with_channel(Sidecar) ->
     {Listener, Address} = listen(),
     ok = test_sidecar:say(Sidecar, {channel, Address}),
     {ok, Channel} = socket:accept(Listener, ?LIMIT),
@@ -1163,7 +1199,7 @@ open_channel(Sidecar) ->
 listen() ->
     {ok, Listener} = socket:open(local, stream),
     ok = socket:bind(Listener, #{family => local, path => <<>>}),
-    ok = socket:listen(Listener),
+    ok = socket:listen(Listener, 16),
     {ok, #{path := Address}} = socket:sockname(Listener),
     {Listener, Address}.
 
