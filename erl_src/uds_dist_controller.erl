@@ -40,13 +40,13 @@
     counters :: uds_dist_counters:counters(),
     %% Undefined until f_handshake_complete.
     dhandle :: undefined | erlang:dist_handle(),
-    %% Batches that were taken from the VM's queue, and wait until the output has room; and their size in bytes.
+    %% Batches that were taken from the VM's queue and wait until the output has room, and their size in bytes.
     waiting = queue:new() :: queue:queue(batch()),
     held = 0 :: non_neg_integer(),
     %% Whether the VM will send `dist_data` when there is something to send.
     notified = false :: boolean(),
-    %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl), or that of a
-    %% batch if that is more.
+    %% Size in bytes of the VM's queue for the connection at which senders are suspended (+zdbbl), or that of
+    %% a batch if that is more.
     busy_limit :: pos_integer(),
     %% Bytes taken since the senders last took turns.
     taken = 0 :: non_neg_integer(),

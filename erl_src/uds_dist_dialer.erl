@@ -170,7 +170,8 @@ unreachable(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unrea
                     true -> Unreachable;
                     false -> #{}
                 end,
-            {[{unreachable, Node, Reason, Explanation}], Dialer#dialer{unreachable = Remembered#{Node => Now}}}
+            Dialer1 = Dialer#dialer{unreachable = Remembered#{Node => Now}},
+            {[{unreachable, Node, Reason, Explanation}], Dialer1}
     end.
 
 %% The node was reached, so the next failure is logged again.

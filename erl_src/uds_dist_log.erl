@@ -110,7 +110,8 @@ channel_restored() ->
 -spec lost_handover(node(), line()) -> ok.
 lost_handover(Node, Explanation) ->
     Line = format(
-        "the connection with ~ts is lost: ~ts; the next connections are relayed for a while", [Node, Explanation]
+        "the connection with ~ts is lost: ~ts; the next connections are relayed for a while",
+        [Node, Explanation]
     ),
     error_line(Line, #{peer_node => Node}).
 

@@ -1,5 +1,5 @@
-%% Rate limits for log lines that peers can cause: one line for each user and kind of event in an interval, with
-%% the number of events since the line before. The sidecar has the same limit for its lines, in
+%% Rate limits for log lines that peers can cause: one line for each user and kind of event in an interval,
+%% with the number of events since the line before. The sidecar has the same limit for its lines, in
 %% src/log_limit.rs. The owner and input handlers count here, so the table is public.
 -module(uds_dist_log_limit).
 

@@ -39,8 +39,8 @@
 -callback read(Message :: term(), input()) ->
     {Bytes :: binary(), again | wait, input()} | {ok, input()} | {ended, reason()} | ignored.
 
-%% What the input handler does after the output has failed: it reads what is left without waiting and then ends
-%% the connection, or it waits for `ended`, which is sure to come.
+%% What the input handler does after the output has failed: it reads what is left without waiting and then
+%% ends the connection, or it waits for `ended`, which is sure to come.
 -callback after_failed_output() -> read_rest | wait.
 
 %% Notes that Count bytes that were read have been given to the VM.
