@@ -263,7 +263,8 @@ nodes_look_into_each_other(Config) ->
     System = call(A, rpc, call, [name(B), observer_backend, sys_info, []]),
     ?assert(is_integer(proplists:get_value(process_count, System))).
 
-%% Upgrades and downgrades by the instructions of uds_dist.appup, while messages are on their way.
+%% Upgrades and downgrades by the instructions of uds_dist.appup, while messages are on their way in both
+%% directions. All of them arrive in order.
 release_handler_upgrades_a_running_node(Config) ->
     Old = filename:dirname(filename:dirname(code:which(uds_dist))),
     New = test_node:dir("uds_dist-0.1.1", Config),
@@ -284,15 +285,35 @@ release_handler_upgrades_a_running_node(Config) ->
     Controller = call(A, erlang, system_info, [dist_ctrl]),
     Loaded = fun() -> call(A, uds_dist, module_info, [md5]) end,
     Md5 = Loaded(),
+    [ok = test_load:start_ledger(Node) || Node <- [A, B]],
+    [ok = test_load:start_numbers(From, To, 10000) || {From, To} <- [{A, B}, {B, A}]],
+    ok = expect_more_numbers([A, B]),
     {ok, Unpurged} = call(A, release_handler, upgrade_app, [uds_dist, New]),
     ?assertEqual([], Unpurged),
     ?assertEqual({ok, "0.1.1"}, call(A, application, get_key, [uds_dist, vsn])),
     ?assertEqual(Ebin ++ "/uds_dist.beam", call(A, code, which, [uds_dist])),
     ?assertEqual(pong, call(A, net_adm, ping, [name(B)])),
+    ok = expect_more_numbers([A, B]),
     {ok, []} = call(A, release_handler, downgrade_app, [uds_dist, "0.1.0", Old]),
     ?assertEqual({ok, "0.1.0"}, call(A, application, get_key, [uds_dist, vsn])),
     ?assertEqual(Md5, Loaded()),
     ?assertEqual(Controller, call(A, erlang, system_info, [dist_ctrl])),
+    ok = expect_more_numbers([A, B]),
+    [
+        begin
+            Sent = lists:seq(1, test_load:stop_numbers(From)),
+            true = test_node:expect(
+                fun() ->
+                    case test_load:ledger(To) of
+                        Sent -> true;
+                        Numbers -> {received, length(Numbers), length(Sent)}
+                    end
+                end,
+                all_in_order
+            )
+        end
+     || {From, To} <- [{A, B}, {B, A}]
+    ],
     ok = call(A, test_traffic, exchange, [name(B), [[1, 100000], [1, 100000]], 1]),
     %% The .appup includes all modules.
     {ok, [{_, [{_, Up}], [{_, Down}]}]} = file:consult(Appup),
@@ -301,6 +322,14 @@ release_handler_upgrades_a_running_node(Config) ->
         ?assertEqual(lists:sort(Modules), lists:sort([M || {load_module, M, _, _, _} <- Instructions]))
      || Instructions <- [Up, Down]
     ].
+
+%% Waits until each of these nodes has received messages that it does not have now.
+expect_more_numbers(Nodes) ->
+    Count = fun(Node) -> length(test_load:ledger(Node)) end,
+    lists:foreach(
+        fun({Node, Before}) -> true = test_node:expect(fun() -> Count(Node) > Before end, more_numbers) end,
+        [{Node, Count(Node)} || Node <- Nodes]
+    ).
 
 %% Runs in a node: traces a call in the other node.
 trace(Node, Range) ->
