@@ -167,10 +167,10 @@ record_failure(Explanation, Channel = #channel{backoff = Backoff}) ->
 open(Address) ->
     case socket:open(local, stream) of
         {ok, Socket} ->
-            case socket:connect(Socket, #{family => local, path => Address}, 0) of
+            case connect_socket(Socket, Address) of
                 ok ->
                     {ok, Socket};
-                {error, Reason} when Reason =:= eagain; Reason =:= timeout ->
+                {error, Reason} when Reason =:= eagain; Reason =:= timeout; Reason =:= enotconn ->
                     close_socket(Socket),
                     busy;
                 {error, Reason} ->
@@ -179,6 +179,18 @@ open(Address) ->
             end;
         {error, Reason} ->
             {error, io_lib:format("cannot create a socket (~0tp)", [Reason])}
+    end.
+
+%% OTP 25 takes a full backlog for a connection in progress, and may report one that does not exist.
+connect_socket(Socket, Address) ->
+    case socket:connect(Socket, #{family => local, path => Address}, 0) of
+        ok ->
+            case socket:peername(Socket) of
+                {ok, _} -> ok;
+                {error, _} = Error -> Error
+            end;
+        {error, _} = Error ->
+            Error
     end.
 
 %% Whether the sidecar may be asked for the socket of a connection.
