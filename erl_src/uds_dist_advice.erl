@@ -1,5 +1,5 @@
-%% Advice for whoever started this node, if something beside it will not work or is not needed. It looks at
-%% how the node was started, and changes nothing.
+%% Advice for the person who started this node, if a command beside it will not work or an epmd is not needed.
+%% This module looks at how the node was started, and changes nothing.
 -module(uds_dist_advice).
 
 -export([on_commands/2, on_epmd/0]).
