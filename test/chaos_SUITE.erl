@@ -91,10 +91,10 @@ everything_at_once(Config) ->
     say("~b messages were acknowledged, ~b of them are missing", [Acknowledged, length(Missing)]),
     [] = Missing.
 
-%% Prints to the terminal too, where ct:pal only shows the output of failed tests.
+%% Prints to the terminal too, also if the test passes.
 say(Format, Arguments) ->
     ct:log("chaos: " ++ Format, Arguments),
-    io:format(user, "~nchaos: " ++ Format ++ "~n", Arguments).
+    io:format(user, "chaos: " ++ Format ++ "~n", Arguments).
 
 start_members(Config) ->
     Otps = [default | [Otp || {_Major, Otp} <- test_node:other_otps()]],
@@ -349,7 +349,7 @@ hundred_kills_under_traffic(Config) ->
         kill_and_recover(Victims, Nodes)
      || _ <- lists:seq(1, 25), Victims <- [[A], [B], [A, B]]
     ],
-    ct:pal("from kill to connected again, ms: median ~b, slowest ~b", [
+    test_runner:note("from kill to connected again, ms: median ~b, slowest ~b", [
         test_system:percentile(50, Times), lists:max(Times)
     ]),
     [test_load:expect_traffic(Node) || Node <- Nodes],

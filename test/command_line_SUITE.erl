@@ -493,7 +493,7 @@ hash(Port, Context) ->
 terms_of_every_type_arrive(Config) ->
     {Node, _} = proplists:get_value(shared, Config),
     Seed = erlang:unique_integer([positive]),
-    ct:pal("seed ~b", [Seed]),
+    test_runner:note("seed ~b", [Seed]),
     ok = call(Node, ?MODULE, remember_terms, [Seed, ?TERMS]),
     Terms = "persistent_term:get(" ++ atom_to_list(?MODULE) ++ ")",
     [

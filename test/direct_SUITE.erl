@@ -101,7 +101,7 @@ connections_outlive_their_sidecars(Config) ->
     expect_output(A, "sidecar .* is gone: it was ended by signal 9; connections unaffected: 1"),
     [test_load:expect_traffic(Node) || Node <- Nodes],
     Count = test_load:stop_numbers(A),
-    ct:pal("~b messages were sent", [Count]),
+    test_runner:note("~b messages were sent", [Count]),
     test_node:expect(
         fun() ->
             case test_load:ledger(B) of

@@ -224,11 +224,11 @@ thousand_connections(Config) ->
     lists:foreach(fun test_peer:expect_frame/1, Peers),
     Sent = test_system:now_ms(),
     Later = usage(Processes),
-    ct:pal("1000 connections in ~b ms, a message to each in ~b ms", [
+    test_runner:note("1000 connections in ~b ms, a message to each in ~b ms", [
         Connected - Start, Sent - Connected
     ]),
     [
-        ct:pal("~s: ~b KiB before, ~b KiB after; CPU ~b ms to connect, ~b ms to send", [
+        test_runner:note("~s: ~b KiB before, ~b KiB after; CPU ~b ms to connect, ~b ms to send", [
             Name, Kib0, Kib1, Cpu1 - Cpu0, Cpu2 - Cpu1
         ])
      || {{Name, _}, {Kib0, Cpu0}, {Kib1, Cpu1}, {_, Cpu2}} <- zip(Processes, Before, After, Later)
@@ -244,7 +244,7 @@ thousand_connections(Config) ->
 earlier_handshakes_cost_nothing(_Config) ->
     ok = uds_dist_reflection:new(),
     [First | _] = Costs = [cost_of_handshakes(Round) || Round <- lists:seq(1, 20)],
-    ct:pal("reductions for a thousand packets: ~p", [Costs]),
+    test_runner:note("reductions for a thousand packets: ~p", [Costs]),
     true = lists:last(Costs) < 3 * First.
 
 cost_of_handshakes(Round) ->

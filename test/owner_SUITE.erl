@@ -404,7 +404,7 @@ deaths_do_not_multiply_attempts_to_listen(Config) ->
         [1, 2, 3]
     ),
     {Late, _} = refuse(2, Last, Backoff1),
-    ct:pal("pauses between attempts, and the backoff: ~w ms, after the deaths ~w ms", [Early, Late]),
+    test_runner:note("pauses between attempts, and the backoff: ~w ms, after the deaths ~w ms", [Early, Late]),
     ?assertEqual([], [Short || {Pause, Delay} = Short <- Early ++ Late, Pause < Delay]),
     ok = test_sidecar:say(Last, {listening, 0}),
     expect_lines(1, "listening again at .*/name.sock, after 12 tries"),
@@ -457,7 +457,7 @@ starts_keep_to_the_backoff(Config) ->
         starts
     ),
     Pauses = lists:zipwith(fun(A, B) -> (B - A) div 1000000 end, lists:droplast(Times), tl(Times)),
-    ct:pal("pauses between starts: ~w ms", [Pauses]),
+    test_runner:note("pauses between starts: ~w ms", [Pauses]),
     Short = [{P, D} || {P, D} <- lists:zip(Pauses, [25, 50, 100, 200, 400, 800, 1600]), P < D],
     ?assertEqual([], Short),
     ok = Restore(),
@@ -575,7 +575,7 @@ refusal_by_a_node_is_logged_once(Config) ->
 
 random_reports_are_survived(Config) ->
     Seed = list_to_integer(os:getenv("UDS_DIST_SEED", "1")),
-    ct:pal("seed ~b", [Seed]),
+    test_runner:note("seed ~b", [Seed]),
     _ = rand:seed(exsss, Seed),
     _Kernel = spawn_link(fun kernel/0),
     Start = now_ms(),
@@ -585,7 +585,7 @@ random_reports_are_survived(Config) ->
     %% From now on the sidecar behaves, and every caller gets its answer.
     Answers = serve_all(Callers, none, Config),
     Said = [Line || {_, Line} <- ets:tab2list(?LOG), re:run(Line, ?OF_CALLERS) =:= nomatch],
-    ct:pal("~b callers, sidecars started at ~w, ~b lines:~n~ts", [
+    test_runner:note("~b callers, sidecars started at ~w, ~b lines:~n~ts", [
         length(Callers), [Time - Start || Time <- lists:reverse(Starts)], length(Said), summary(Said)
     ]),
     ?assertEqual([], [Answer || {error, timeout} = Answer <- Answers]),

@@ -28,6 +28,12 @@
 -include_lib("stdlib/include/assert.hrl").
 -include_lib("kernel/include/file.hrl").
 
+-define(NOT_OPTIMIZED, [
+    {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"},
+    {"CARGO_PROFILE_RELEASE_LTO", "off"},
+    {"CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"}
+]).
+
 all() ->
     [
         dependency_needs_only_compile,
@@ -79,15 +85,8 @@ init_per_suite(Config) ->
     %% The name includes a host. Otherwise, the start script would start a node to find it, and with it an epmd.
     Vm = "-sname probe@localhost\n-proto_dist uds\n-no_epmd\n-setcookie uds_dist_test\n",
     ok = file:write_file(filename:join(Project, "vm.args"), Vm),
-    %% Other crates, which take most of the time, come from the build of this tree. The package for hex
-    %% is built from nothing.
-    ok = run("rebar3 get-deps", Project, []),
-    ok = run(
-        "if [ -d \"$0\" ]; then mkdir target && cp -a \"$0\" target/; fi",
-        filename:join(Project, "_build/default/lib/uds_dist"),
-        [],
-        filename:join(test_project:root(), "target/release")
-    ),
+    %% The compiler does not optimize, which would take most of the time.
+    [true = os:putenv(Name, Value) || {Name, Value} <- ?NOT_OPTIMIZED],
     {0, Output} = output("rebar3 compile", Project, []),
     %% A line at the beginning and one at the end, in place of one for each crate.
     [_, Rest] = string:split(Output, "uds_dist: building the sidecar with cargo"),
@@ -96,6 +95,7 @@ init_per_suite(Config) ->
     [{packaging, Dir}, {repository, Repository}, {project, Project} | Config].
 
 end_per_suite(Config) ->
+    [true = os:unsetenv(Name) || {Name, _} <- ?NOT_OPTIMIZED],
     ok = file:del_dir_r(proplists:get_value(packaging, Config)).
 
 init_per_testcase(_Case, Config) ->
@@ -172,7 +172,7 @@ real(Path) ->
     string:trim(os:cmd("realpath '" ++ Path ++ "'")).
 
 %% What a package of hex has, with vendored crates, in a network namespace with nothing in it. Cargo is
-%% told to build for a target, and elsewhere. It does not optimize, which takes most of the time.
+%% told to build for a target, and elsewhere.
 package_builds_without_a_network(Config) ->
     Project = test_node:dir("offline", Config),
     Dir = filename:join(Project, "_checkouts/uds_dist"),
@@ -192,10 +192,7 @@ package_builds_without_a_network(Config) ->
     Env = [
         {"CARGO_HOME", test_node:dir("cargo", Config)},
         {"CARGO_TARGET_DIR", Elsewhere},
-        {"CARGO_BUILD_TARGET", Host},
-        {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"},
-        {"CARGO_PROFILE_RELEASE_LTO", "off"},
-        {"CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"}
+        {"CARGO_BUILD_TARGET", Host}
     ],
     case output("exec unshare -n true", Project, []) of
         {0, _} ->

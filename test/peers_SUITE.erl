@@ -74,11 +74,11 @@ stopped_peer_delays_no_other(Config) ->
     ok = test_load:start_flood(A, B, 8, 100000),
     ok = test_load:await_suspended(A),
     During = measure_round_trips(A, C),
-    ct:pal("round trips, us: p50 ~b p99 ~b; beside a flooded stopped peer: p50 ~b p99 ~b", [
+    test_runner:note("round trips, us: p50 ~b p99 ~b; beside a flooded stopped peer: p50 ~b p99 ~b", [
         test_system:percentile(Percent, Times)
      || Times <- [Before, During], Percent <- [50, 99]
     ]),
-    ct:pal("resident memory of the sidecar: ~b KiB", [
+    test_runner:note("resident memory of the sidecar: ~b KiB", [
         test_system:resident_kib(test_node:sidecar(A))
     ]),
     true = lists:sum(During) =< 20 * lists:sum(Before) + ?BUSY,
@@ -97,7 +97,7 @@ little_is_held_with_a_small_queue(Config) ->
     ok = test_load:start_flood(A, B, 8, 5000),
     ok = test_load:await_suspended(A),
     [#{queued := Queued}] = test_node:call(A, uds_dist, peers, []),
-    ct:pal("~b bytes are held", [Queued]),
+    test_runner:note("~b bytes are held", [Queued]),
     ?assert(Queued =< 4 * 262144),
     0 = test_load:downs(A).
 
@@ -168,7 +168,7 @@ compare_with_inet_tcp(What, Prepare, Config) ->
     [ok = test_node:signal("STOP", test_node:os_pid(B)) || [_, B] <- Pairs],
     %% The second one may be up for minutes.
     [Ours, Theirs] = [down_after(A, Stopped, Limit) || {[A, _], Limit} <- lists:zip(Pairs, [?DOWN, 8000])],
-    ct:pal("~s: nodedown after ~p ms, with inet_tcp after ~p ms", [What, Ours, Theirs]),
+    test_runner:note("~s: nodedown after ~p ms, with inet_tcp after ~p ms", [What, Ours, Theirs]),
     true = is_in_time(Ours).
 
 %% net_kernel checks four times per tick time, and gives up at the fourth check without input: 3 to 5 seconds
@@ -221,7 +221,7 @@ saturated_connection_stays_up(Config) ->
     true = test_load:is_up_for(A, 5500),
     [0 = test_load:downs(Node) || Node <- [A, B]],
     {ok, Info} = test_node:call(A, net_kernel, node_info, [test_node:name(B)]),
-    ct:pal("packets in and out meanwhile: ~p", [[proplists:lookup(Key, Info) || Key <- [in, out]]]).
+    test_runner:note("packets in and out meanwhile: ~p", [[proplists:lookup(Key, Info) || Key <- [in, out]]]).
 
 %% net_kernel:set_net_ticktime/1,2 work as with every carrier.
 net_ticktime_can_be_changed(Config) ->
@@ -237,7 +237,7 @@ net_ticktime_can_be_changed(Config) ->
     Stopped = os:system_time(millisecond),
     ok = test_node:signal("STOP", test_node:os_pid(B)),
     Took = down_after(A, Stopped, ?DOWN),
-    ct:pal("after a change to 4 s: nodedown after ~p ms", [Took]),
+    test_runner:note("after a change to 4 s: nodedown after ~p ms", [Took]),
     true = is_in_time(Took),
     change_initiated = test_node:call(A, net_kernel, set_net_ticktime, [8]),
     {ongoing_change_to, 8} = test_node:call(A, net_kernel, get_net_ticktime, []).

@@ -153,7 +153,7 @@ no_confirmed_message_is_lost(Config) ->
     ),
     Numbers = test_node:call(Client, test_amqp, drain, [Urls, Queue], infinity),
     Lost = lists:seq(1, Last) -- lists:usort(Numbers),
-    ct:pal("~b messages confirmed, ~b lost, ~b doubled; ~b connections of the publisher", [
+    test_runner:note("~b messages confirmed, ~b lost, ~b doubled; ~b connections of the publisher", [
         Last, length(Lost), length(Numbers) - length(lists:usort(Numbers)), Connects
     ]),
     ?assertEqual([], Lost).

@@ -96,7 +96,7 @@ killed_sidecar_is_replaced(Config) ->
             [ok = test_load:await_down(Node, Before) || {Node, Before} <- Downs],
             Took = recovery(Round, A),
             Start = test_node:call(A, ?MODULE, start_time, []),
-            ct:pal("a new sidecar listened ~b ms after the VM had missed the old one; to start a "
+            test_runner:note("a new sidecar listened ~b ms after the VM had missed the old one; to start a "
                    "program takes ~b ms now", [Took, Start]),
             ?assert(Took =< ?RECOVERY + 10 * Start),
             Reconnect(),
@@ -148,7 +148,7 @@ restarts_are_paced(Config) ->
     test_node:expect(fun() -> filelib:file_size(Starts) >= 7 end, seven_starts),
     Took = test_system:now_ms() - Begin,
     %% The starts follow at once, and then after 25, 50, ... 800 ms.
-    ct:pal("7 starts took ~b ms", [Took]),
+    test_runner:note("7 starts took ~b ms", [Took]),
     true = Took >= 25 + 50 + 100 + 200 + 400 + 800,
     test_node:replace_binary(Binary),
     test_node:expect_output(A, "the sidecar is back, after [0-9]+ tries"),
@@ -259,7 +259,7 @@ expect_end(How, A, Config) ->
     end,
     {ok, VmTook} = test_system:await_end(OsPid, ?ORDERLY_END),
     {ok, SidecarTook} = test_system:await_end(Sidecar, ?OUTLIVES),
-    ct:pal("~p: the VM took ~b ms, its sidecar ~b ms more", [How, VmTook, SidecarTook]),
+    test_runner:note("~p: the VM took ~b ms, its sidecar ~b ms more", [How, VmTook, SidecarTook]),
     [] = left_in(Config, "a").
 
 %% If both are killed together, the socket file is left. The next node with the name takes it over.

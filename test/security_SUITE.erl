@@ -96,7 +96,7 @@ init_per_suite(Config) ->
         true ->
             Config1;
         false ->
-            ct:pal("security_SUITE is skipped: ~s", [Reason]),
+            ct:log("security_SUITE is skipped: ~s", [Reason]),
             _ = end_per_suite(Config1),
             {skip, Reason}
     end.
@@ -532,7 +532,7 @@ a_flood_costs_little(Config) ->
         end,
         little_memory
     ),
-    ct:pal(
+    test_runner:note(
         "a node was in after ~b ms during the flood, ~b ms after it; "
         "bytes of [VM, sidecar]: ~w before, ~w after",
         [Ms, MsAfter, Before, After]
@@ -575,7 +575,7 @@ the_sidecar_gets_nothing_of_the_vm(Config) ->
     Pid = sidecar(Alice),
     ?assertMatch(["UDS_DIST_LOG=debug", "UDS_DIST_SPIN=" ++ _], lists:sort(environment(Pid))),
     Descriptors = test_node:descriptors(Pid),
-    ct:pal("descriptors of the sidecar: ~p", [Descriptors]),
+    test_runner:note("descriptors of the sidecar: ~p", [Descriptors]),
     Lock = filename:join(proplists:get_value(tmp, Config), "alice.sock.lock"),
     Kinds = [hd(string:split(D, ":")) || D <- Descriptors, D =/= Lock],
     %% stdin, stdout, stderr.

@@ -148,7 +148,7 @@ peer(#{peer := Peer}) -> [Peer];
 peer(#{}) -> [].
 
 show(#{console := Console, os_pid := OsPid} = Item) ->
-    ct:pal("~s (process ~b) printed:~n~ts", [
+    test_runner:note("~s (process ~b) printed:~n~ts", [
         maps:get(title, Item), OsPid, output(#{console => Console})
     ]).
 

@@ -282,8 +282,12 @@ loop(Socket, Reader, Out) ->
     end.
 
 obey({say, Bytes}, {_Socket, _Reader, Out}) ->
-    true = port_command(Out, Bytes),
-    ok;
+    try port_command(Out, Bytes) of
+        true -> ok
+    catch
+        %% The VM has closed the other end, as it does with a sidecar that breaks the protocol.
+        error:badarg -> halt(1)
+    end;
 obey({exit, Status}, _) ->
     halt(Status);
 obey(read, {_Socket, Reader, _Out}) ->

@@ -272,7 +272,7 @@ senders_share_a_connection(Config) ->
     [
         begin
             Shares = call(A, test_traffic, shares, [name(B), ?SENDERS, Size, Count]),
-            ct:pal("messages of ~b bytes of each sender: ~w", [Size, Shares]),
+            test_runner:note("messages of ~b bytes of each sender: ~w", [Size, Shares]),
             ?assertEqual(Count, lists:sum(Shares)),
             ?assert(lists:min(Shares) >= Count div 100)
         end
