@@ -71,12 +71,11 @@ use(Config, Settings = #settings{config = Config}) ->
     {[], Settings};
 use(Config, #settings{config = Before} = Settings) ->
     Settings1 = Settings#settings{config = Config},
-    Admit =
-        case {Config, Before} of
-            {#{policy := Policy}, #{policy := Policy}} -> [];
-            _ -> admit(Settings1)
-        end,
+    Admit = [Effect || Before =:= undefined orelse not is_same_policy(Config, Before), Effect <- admit(Settings1)],
     {overridden(Config, Before) ++ want_channel(Settings1) ++ Admit, Settings1}.
+
+is_same_policy(Config, Before) ->
+    uds_dist_config:policy(Config) =:= uds_dist_config:policy(Before).
 
 %% Settings that a source of higher precedence has overridden, unless they were listed before.
 overridden(#{overridden := Lines}, #{overridden := Lines}) -> [];
@@ -99,7 +98,7 @@ boot_is_over(Settings = #settings{notices = Notices}) ->
 
 %% What a sidecar has to be told when it has come up.
 -spec admit(settings()) -> [effect()].
-admit(#settings{config = #{policy := Policy}}) -> [{admit, Policy}].
+admit(#settings{config = Config}) -> [{admit, uds_dist_config:policy(Config)}].
 
 %% The same, after it has been told where to listen.
 -spec want_channel(settings()) -> [effect()].

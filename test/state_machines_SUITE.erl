@@ -738,7 +738,7 @@ run_dials(Events, Dials) ->
 %% The settings
 
 settings_are_kept_while_the_node_listens(_Config) ->
-    Config = config(<<"/kept">>, relay, nobody, []),
+    Config = config(<<"/kept">>, relay, [], []),
     Settings = in_force(Config),
     ?assertEqual({ok, <<"/kept/b.sock">>, Config}, uds_dist_settings:address(b@host, true, Settings)),
     ?assertEqual(
@@ -755,12 +755,13 @@ sidecar_is_told_what_has_changed(_Config) ->
     [
         begin
             {Effects, Settings} = uds_dist_settings:use(After, in_force(Before)),
-            #{policy := Policy, transport := Transport, socket_dir := Dir} = After,
+            #{allowed_uids := Uids, transport := Transport, socket_dir := Dir} = After,
+            Policy = policy(Uids),
             Channel = [{want_channel, Dir} || Transport =:= direct],
             ?assertEqual([{admit, Policy}], uds_dist_settings:admit(Settings)),
             ?assertEqual(Channel, uds_dist_settings:want_channel(Settings)),
             ?assertEqual(Transport, uds_dist_settings:transport(Settings)),
-            IsNew = Before =:= undefined orelse Policy =/= maps:get(policy, Before),
+            IsNew = Before =:= undefined orelse Uids =/= maps:get(allowed_uids, Before),
             ?assertEqual([{admit, Policy} || IsNew], [Told || {admit, _} = Told <- Effects]),
             Asked = [Told || {want_channel, _} = Told <- Effects],
             ?assertEqual([Told || Told <- Channel, Before =/= After], Asked)
@@ -769,8 +770,8 @@ sidecar_is_told_what_has_changed(_Config) ->
     ].
 
 overridden_settings_are_logged_once(_Config) ->
-    [First, Second] = [config(<<"/a">>, relay, Base, ["x is not used"]) || Base <- [nobody, anybody]],
-    Third = config(<<"/a">>, relay, anybody, ["y is not used"]),
+    [First, Second] = [config(<<"/a">>, relay, Uids, ["x is not used"]) || Uids <- [[], any]],
+    Third = config(<<"/a">>, relay, any, ["y is not used"]),
     Logged = fun(Config, Settings) ->
         {Effects, Settings1} = uds_dist_settings:use(Config, Settings),
         {[Line || {log, notice, Line} <- Effects], Settings1}
@@ -793,17 +794,22 @@ in_force(Config) ->
 
 configs() ->
     [
-        config(Dir, Transport, Base, [])
-     || Dir <- [<<"/a">>, <<"/b">>], Transport <- [relay, direct], Base <- [nobody, anybody]
+        config(Dir, Transport, Uids, [])
+     || Dir <- [<<"/a">>, <<"/b">>], Transport <- [relay, direct], Uids <- [[], own_user_and_root, any, [7]]
     ].
 
-config(Dir, Transport, Base, Overridden) ->
+policy(own_user_and_root) -> {own_user_and_root, [], []};
+policy(any) -> {anybody, [], []};
+policy(Uids) -> {nobody, Uids, []}.
+
+config(Dir, Transport, Uids, Overridden) ->
     #{
         socket_dir => Dir,
         is_set => true,
         backlog => 5,
         socket_mode => 8#600,
-        policy => {Base, [], []},
+        allowed_uids => Uids,
+        allowed_gids => [],
         transport => Transport,
         spin => 0,
         log => info,
