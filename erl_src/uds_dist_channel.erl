@@ -219,7 +219,7 @@ take(Channel = #channel{status = {Status, Socket}}) when Status =:= open; Status
     case {receive_handles(Socket), Status} of
         {{ok, _} = Taken, _} ->
             {Events, Channel1} = record_success(Channel),
-            {Taken, Events, Channel1};
+            {Taken, Events, Channel1#channel{status = {open, Socket}}};
         {{error, _} = Failed, paused} ->
             {Failed, [], Channel};
         {{error, Explanation} = Failed, open} ->

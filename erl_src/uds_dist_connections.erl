@@ -42,8 +42,7 @@
         | up
         %% The sidecar has reported the end of the connection.
         | ended,
-    %% Bytes of the handshake that the peer has sent.
-    greeted = 0 :: non_neg_integer()
+    greeting = uds_dist_diagnosis:new() :: uds_dist_diagnosis:greeting()
 }).
 
 -record(connections, {
@@ -76,10 +75,6 @@
     | {silent_node, node()}
     %% The node that we dialled, which closed the connection when it had our answer to its challenge.
     | {refusing_node, node()}.
-
-%% Bytes of the shortest status and challenge, which are more than a status alone. See "Distribution
-%% Handshake" in the ERTS User's Guide.
--define(CHALLENGE, 28).
 
 -define(MAX_CONN, 16#3FFFFFFF).
 
@@ -252,24 +247,14 @@ data(Conn, Bytes, Connections = #connections{by_number = ByNumber}) ->
     case ByNumber of
         #{Conn := {Monitor, #conn{input_handler = InputHandler, stage = handshake} = C}} ->
             ok = uds_dist_relay:data(InputHandler, Bytes),
-            Greeted = C#conn.greeted + greeting(C, Bytes),
-            update(Conn, Monitor, C#conn{greeted = Greeted}, Connections);
+            Greeting = uds_dist_diagnosis:received(Bytes, C#conn.greeting),
+            update(Conn, Monitor, C#conn{greeting = Greeting}, Connections);
         #{Conn := {_, #conn{input_handler = InputHandler}}} ->
             ok = uds_dist_relay:data(InputHandler, Bytes),
             Connections;
         #{} ->
             Connections
     end.
-
-%% Bytes that cannot begin a handshake count as one byte, so that they are not taken for a challenge. The
-%% input handler reports them.
-greeting(#conn{greeted = 0}, Bytes) ->
-    case uds_dist_frames:handshake_frame(Bytes) of
-        {error, _} -> 1;
-        _ -> byte_size(Bytes)
-    end;
-greeting(_, Bytes) ->
-    byte_size(Bytes).
 
 -spec acknowledged(uds_dist_protocol:conn(), non_neg_integer(), connections()) -> ok.
 acknowledged(Conn, Count, #connections{by_number = ByNumber}) ->
@@ -301,13 +286,17 @@ end_input(C = #conn{controller = Controller, input_handler = InputHandler}, Reas
     _ = C#conn.stage =:= handing_over andalso uds_dist_controller:relayed(Controller),
     uds_dist_relay:closed(InputHandler, Reason).
 
-what_ended(#conn{node = Node, level = Level}) when Node =/= undefined -> {node, Node, Level};
-what_ended(#conn{called = Node, greeted = 0}) when Node =/= undefined -> {silent_node, Node};
-what_ended(#conn{called = Node, greeted = Greeted}) when Node =/= undefined, Greeted >= ?CHALLENGE ->
-    {refusing_node, Node};
-%% The peer only probed whether this node is alive, as uds_dist:names/0 on another node does.
-what_ended(#conn{greeted = 0}) -> none;
-what_ended(#conn{peer = Peer}) -> {handshake, Peer}.
+what_ended(#conn{node = Node, level = Level}) when Node =/= undefined ->
+    {node, Node, Level};
+what_ended(#conn{called = Called, peer = Peer, greeting = Greeting}) ->
+    case {Called, uds_dist_diagnosis:verdict(Greeting)} of
+        %% The peer only probed whether this node is alive, as uds_dist:names/0 on another node does.
+        {undefined, silent} -> none;
+        {undefined, _} -> {handshake, Peer};
+        {Node, silent} -> {silent_node, Node};
+        {Node, refused} -> {refusing_node, Node};
+        {_, unclear} -> {handshake, Peer}
+    end.
 
 %% ---------------------------------------------------------------------------------------------
 %% The end of the handshake, and the choice of the transport

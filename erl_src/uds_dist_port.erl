@@ -27,6 +27,7 @@
     uds_dist_connections,
     uds_dist_controller,
     uds_dist_counters,
+    uds_dist_diagnosis,
     uds_dist_dialer,
     uds_dist_executable,
     uds_dist_frames,
@@ -298,16 +299,9 @@ address({Address, _, _}) -> uds_dist_address:format(Address);
 address(_) -> undefined.
 
 cast({another_node, Called, Name}, State) ->
-    %% The process that listens there can say anything, and has not proved that it knows the cookie.
-    Explanation = ["the node there is another one, ", uds_dist_text:printable(Name), "; ask for that one"],
-    unreachable(Called, another_node, Explanation, State);
+    unreachable(Called, another_node, uds_dist_diagnosis:another_node(Name), State);
 cast({not_a_node, Called, Length}, State) ->
-    Explanation = io_lib:format(
-        "the process that listens there is not a node, as it sent a handshake packet of ~b bytes; "
-        "find out what it is",
-        [Length]
-    ),
-    unreachable(Called, not_a_node, Explanation, State);
+    unreachable(Called, not_a_node, uds_dist_diagnosis:not_a_node(Length), State);
 cast({not_a_name, Node}, State) ->
     unreachable(Node, not_a_name, uds_dist_address:explain_name(Node), State);
 cast({accept, Acceptor}, State = #state{connections = Connections}) ->
@@ -472,9 +466,7 @@ end_reason(_, Explanation) -> {connection_failed, Explanation}.
 ended({silent_node, Node}, {closed, Reason, Explanation}, State) ->
     unreachable(Node, Reason, Explanation, State);
 ended({refusing_node, Node}, {closed, Reason, _}, State) ->
-    Explanation =
-        "it closed the connection during the handshake; most often the cookies differ, and its log says so",
-    unreachable(Node, Reason, Explanation, State);
+    unreachable(Node, Reason, uds_dist_diagnosis:refusal(), State);
 ended(What, Why, State) ->
     ok = uds_dist_log:ended(What, Why),
     State.

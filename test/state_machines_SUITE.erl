@@ -1,7 +1,8 @@
 %% Tests the pure state machines uds_dist_listener and uds_dist_dialer with random events, in a small model of their
 %% world: a sidecar that comes and goes, two pipes with packets to and from it, a clock, and callers with requests at
 %% any time. Also tests uds_dist_settings and uds_dist_requests with all cases that make a difference,
-%% uds_dist_backoff, uds_dist_busy_poll and uds_dist_log_limit.
+%% uds_dist_backoff, uds_dist_diagnosis, uds_dist_busy_poll and uds_dist_log_limit; and uds_dist_channel with real
+%% sockets.
 %%
 %% Each sequence of events has its own seed, and all runs test the same sequences. Of the sequences that fail, the
 %% shortest is shown with its seed. UDS_DIST_SEQUENCES sets their number.
@@ -52,6 +53,11 @@
     never_spins_without_a_budget/1,
     lines_that_peers_cause_are_limited/1
 ]).
+-export([channel_is_usable_again_with_the_next_socket/1]).
+-export([
+    peer_refuses_what_follows_its_challenge/1,
+    garbage_is_no_challenge/1
+]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -71,7 +77,9 @@ all() ->
         {group, requests},
         {group, backoff},
         {group, busy_poll},
-        {group, log_limit}
+        {group, log_limit},
+        {group, channel},
+        {group, diagnosis}
     ].
 
 groups() ->
@@ -121,6 +129,13 @@ groups() ->
         ]},
         {log_limit, [], [
             lines_that_peers_cause_are_limited
+        ]},
+        {channel, [], [
+            channel_is_usable_again_with_the_next_socket
+        ]},
+        {diagnosis, [], [
+            peer_refuses_what_follows_its_challenge,
+            garbage_is_no_challenge
         ]}
     ].
 
@@ -947,6 +962,66 @@ lines_that_peers_cause_are_limited(_Config) ->
     %% Those that were silent for the interval make room.
     ?assertEqual({due, 1}, Count(ended, 4000, 11000)),
     ?assertEqual(not_due, Count(ended, 1000, 11000)).
+
+%% ---------------------------------------------------------------------------------------------
+%% uds_dist_channel, at the other end of which this process plays the sidecar
+
+%% After a socket that could not be taken over, none is asked for until a timer fires, or until one that was on
+%% its way is taken over.
+channel_is_usable_again_with_the_next_socket(_Config) ->
+    {ok, Listener} = socket:open(local, stream),
+    %% The kernel chooses an abstract name.
+    ok = socket:bind(Listener, #{family => local, path => <<>>}),
+    ok = socket:listen(Listener),
+    {ok, #{path := Path}} = socket:sockname(Listener),
+    {[{send, _}], Asked} = uds_dist_channel:want(<<"@x">>, uds_dist_channel:new()),
+    {[], Open} = uds_dist_channel:offered(Path, Asked),
+    {ok, Sidecar} = socket:accept(Listener),
+    ?assert(uds_dist_channel:is_usable(Open)),
+    {{error, _}, [{timer, Delay}], Paused} = uds_dist_channel:take(Open),
+    ?assert(Delay >= 1000),
+    ?assertNot(uds_dist_channel:is_usable(Paused)),
+    ok = send_descriptor(Sidecar, Listener),
+    {{ok, Handles}, [restored], Again} = uds_dist_channel:take(Paused),
+    ?assert(uds_dist_channel:is_usable(Again)),
+    ?assertEqual({[], Again}, uds_dist_channel:retry(Again)),
+    ok = uds_dist_channel:close_handles(Handles),
+    _ = uds_dist_channel:close(Again),
+    [ok = socket:close(Socket) || Socket <- [Sidecar, Listener]].
+
+send_descriptor(To, Socket) ->
+    {ok, Descriptor} = socket:getopt(Socket, {otp, fd}),
+    socket:sendmsg(To, #{
+        iov => [<<0>>], ctrl => [#{level => socket, type => rights, data => <<Descriptor:32/native>>}]
+    }).
+
+%% ---------------------------------------------------------------------------------------------
+%% uds_dist_diagnosis
+
+%% In pieces of every size: nothing, a status or a part of it, and a status with a challenge.
+peer_refuses_what_follows_its_challenge(_Config) ->
+    Status = <<3:16, "sok">>,
+    Challenge = <<22:16, $N, 0:64, 1:32, 1:32, 3:16, "a@b">>,
+    Parts = [binary:part(Status, 0, Size) || Size <- lists:seq(1, byte_size(Status))],
+    Cases = [{silent, <<>>}, {refused, <<Status/binary, Challenge/binary>>} | [{unclear, Part} || Part <- Parts]],
+    [
+        ?assertEqual(Expected, uds_dist_diagnosis:verdict(received(Sent, Piece)), {Sent, Piece})
+     || {Expected, Sent} <- Cases, Piece <- lists:seq(1, 29)
+    ].
+
+received(Bytes, Piece) ->
+    received(Bytes, Piece, uds_dist_diagnosis:new()).
+
+received(<<>>, _, Greeting) ->
+    Greeting;
+received(Bytes, Piece, Greeting) ->
+    Size = min(Piece, byte_size(Bytes)),
+    <<First:Size/binary, Rest/binary>> = Bytes,
+    received(Rest, Piece, uds_dist_diagnosis:received(First, Greeting)).
+
+garbage_is_no_challenge(_Config) ->
+    Garbage = <<"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n">>,
+    ?assertEqual(unclear, uds_dist_diagnosis:verdict(received(Garbage, byte_size(Garbage)))).
 
 %% ---------------------------------------------------------------------------------------------
 %% uds_dist_busy_poll, with the same cases as the sidecar's policy in src/wait.rs
