@@ -85,8 +85,6 @@ groups() ->
             socket_options_are_answered,
             starts_and_stops_at_run_time,
             disconnects_on_demand,
-            ended_connections_leave_no_descriptor,
-            killed_vms_leave_no_descriptor,
             vm_has_no_listener,
             local_nodes_use_sockets_beside_another_carrier
         ]}

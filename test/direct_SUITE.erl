@@ -9,6 +9,7 @@
 -export([stray_messages_do_not_stop_the_input/1, suspended_input_handler_holds_few_messages/1]).
 -export([peer_that_cannot_be_written_to_is_let_go/1]).
 -export([node_without_descriptors_loses_one_new_connection/1]).
+-export([ended_connections_leave_no_descriptor/1, killed_vms_leave_no_descriptor/1]).
 -export([connections_are_relayed_without_a_channel/1, transport_may_change_later/1]).
 %% Run in the nodes.
 -export([set_transport/1, disturb_input_handlers/0]).
@@ -39,6 +40,8 @@ all() ->
         suspended_input_handler_holds_few_messages,
         peer_that_cannot_be_written_to_is_let_go,
         node_without_descriptors_loses_one_new_connection,
+        ended_connections_leave_no_descriptor,
+        killed_vms_leave_no_descriptor,
         connections_are_relayed_without_a_channel,
         transport_may_change_later
     ].
@@ -323,6 +326,14 @@ node_without_descriptors_loses_one_new_connection(Config) ->
 
 transports(Node) ->
     lists:sort([Transport || #{transport := Transport} <- call(Node, uds_dist, peers, [])]).
+
+%% What is tested with `relay` too. How a VM closes descriptors that it has received depends on the OTP, and this
+%% suite runs on each.
+ended_connections_leave_no_descriptor(Config) ->
+    carrier_SUITE:ended_connections_leave_no_descriptor(Config).
+
+killed_vms_leave_no_descriptor(Config) ->
+    carrier_SUITE:killed_vms_leave_no_descriptor(Config).
 
 %% A sidecar in its own PID namespace cannot identify its VM at the channel. The node logs that once, and its
 %% connections are relayed.
