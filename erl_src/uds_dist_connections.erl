@@ -376,17 +376,25 @@ handed_over(Conn, Handles, Spin, Connections) ->
             Connections
     end.
 
-%% Ends a connection whose socket has left the sidecar but did not arrive. Returns the node at the other end.
+%% Ends a connection whose socket has left the sidecar but did not arrive. The number is free now. Returns the node
+%% at the other end.
 -spec handover_failed(uds_dist_protocol:conn(), uds_dist_transport:reason(), connections()) ->
     {node() | undefined, connections()}.
-handover_failed(Conn, Reason, Connections = #connections{by_number = ByNumber}) ->
-    case ByNumber of
-        #{Conn := {Monitor, #conn{stage = handing_over, node = Node} = C}} ->
+handover_failed(Conn, Reason, Connections) ->
+    #connections{by_number = ByNumber, by_monitor = ByMonitor} = Connections,
+    case maps:take(Conn, ByNumber) of
+        {{Monitor, #conn{stage = handing_over, node = Node} = C}, ByNumber1} ->
             ok = end_input(C, Reason),
-            {Node, update(Conn, Monitor, C#conn{stage = ended}, Connections)};
-        #{} ->
+            {Node, Connections#connections{
+                by_number = ByNumber1, by_monitor = ByMonitor#{Monitor := lost(C)}
+            }};
+        _ ->
             {undefined, Connections}
     end.
+
+%% The sidecar has no socket with this connection's number any more, and its end is logged already.
+lost(C) ->
+    {lost, C#conn{stage = ended}}.
 
 update(Conn, Monitor, C, Connections = #connections{by_number = ByNumber}) ->
     Connections#connections{by_number = ByNumber#{Conn := {Monitor, C}}}.
@@ -458,7 +466,7 @@ sidecar_ended(Connections = #connections{by_number = ByNumber, by_monitor = ByMo
     Connections#connections{
         by_number = #{},
         by_monitor = lists:foldl(
-            fun({_, M, C}, Map) -> Map#{M := {lost, C#conn{stage = ended}}} end, ByMonitor, Lost
+            fun({_, Monitor, C}, Map) -> Map#{Monitor := lost(C)} end, ByMonitor, Lost
         ),
         unclaimed = []
     }.

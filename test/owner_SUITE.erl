@@ -1145,6 +1145,10 @@ socket_that_does_not_arrive_ends_that_connection(Config) ->
     _ = test_node:expect_output(Node, "the connection with p@host is lost: "),
     other_connection_stays(2, <<"q@host">>, Sidecar, Node).
 
+    %% The number is not closed, because the sidecar may have given it to another peer.
+    {established, 4, <<"r@host">>} = complete_handshake(4, <<"r@host">>, Sidecar),
+    ?assertEqual([up], collected(1, Node)),
+    other_connection_stays(4, <<"r@host">>, Sidecar, Node),
 %% The peer disconnects after HAND_OVER was sent and before the sidecar has read it, so there is no answer.
 end_of_a_connection_crosses_its_handover(Config) ->
     {Node, Sidecar, _} = start_direct(Config),
