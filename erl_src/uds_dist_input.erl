@@ -21,6 +21,8 @@
     called :: undefined | node(),
     transport = uds_dist_relay :: module(),
     input :: uds_dist_transport:input(),
+    %% What the transport wants to do next: read again, or wait for a message.
+    next = wait :: again | wait,
     counters :: uds_dist_counters:counters(),
     turn = uds_dist_turn:new() :: uds_dist_turn:turn(),
     phase ::
@@ -93,46 +95,50 @@ handed_over(InputHandler, Handles, Spin) ->
 init(State) ->
     {ok, State}.
 
--spec handle_call(recv, gen_server:from(), #state{}) ->
-    {noreply, #state{}} | {reply, {error, closed}, #state{}}.
+-spec handle_call(recv, gen_server:from(), #state{}) -> next().
 handle_call(recv, From, State = #state{phase = {handshake, Bytes, _}}) ->
-    {noreply, handshake(Bytes, From, State)};
-handle_call(recv, _From, State) ->
-    {reply, {error, closed}, State}.
+    go_on(handshake(Bytes, From, State));
+handle_call(recv, From, State) ->
+    gen_server:reply(From, {error, closed}),
+    go_on(State).
 
 -spec handle_cast(term(), #state{}) -> next().
 handle_cast({established, Controller, DHandle}, State = #state{phase = {handshake, Bytes, _}}) ->
     State1 = State#state{phase = {up, Controller, DHandle, uds_dist_frames:new()}},
-    {noreply, end_if_over(pass_on(Bytes, State1))};
+    go_on(end_if_over(pass_on(Bytes, State1)));
 handle_cast({handed_over, Handles, Spin}, State) ->
     Input = uds_dist_direct:input(Handles, Spin),
-    {noreply, State#state{transport = uds_dist_direct, input = Input}, 0};
+    go_on(State#state{transport = uds_dist_direct, input = Input, next = again});
 handle_cast({output_failed, Reason}, State) ->
-    next(State#state{output_failure = {Reason, ?AFTER_FAILURE}}).
+    go_on(read_rest(State#state{output_failure = {Reason, ?AFTER_FAILURE}})).
 
 -spec handle_info(term(), #state{}) -> next().
 handle_info(Message, State = #state{transport = Transport, input = Input}) ->
     case Transport:read(Message, Input) of
         {<<>>, wait, Input1} ->
-            {noreply, end_if_output_failed(State#state{input = Input1})};
+            go_on(end_if_output_failed(State#state{input = Input1, next = wait}));
         {Bytes, wait, Input1} ->
-            next(give(Bytes, State#state{input = Input1}));
+            go_on(read_rest(give(Bytes, State#state{input = Input1, next = wait})));
         {Bytes, again, Input1} ->
-            {noreply, give(Bytes, State#state{input = Input1}), 0};
+            go_on(give(Bytes, State#state{input = Input1, next = again}));
         {ok, Input1} ->
-            {noreply, State#state{input = Input1}};
+            go_on(State#state{input = Input1});
         {ended, Reason} ->
-            {noreply, ended(Reason, State)};
+            go_on(ended(Reason, State#state{next = wait}));
         ignored ->
-            next(State)
+            go_on(read_rest(State))
     end.
 
-next(State = #state{output_failure = undefined}) ->
-    {noreply, State};
-next(State = #state{transport = Transport}) ->
+%% Whatever message came before the next read, it does not replace that.
+go_on(State = #state{next = wait}) -> {noreply, State};
+go_on(State = #state{next = again}) -> {noreply, State, 0}.
+
+read_rest(State = #state{output_failure = undefined}) ->
+    State;
+read_rest(State = #state{transport = Transport}) ->
     case Transport:after_failed_output() of
-        read_rest -> {noreply, State, 0};
-        wait -> {noreply, State}
+        read_rest -> State#state{next = again};
+        wait -> State
     end.
 
 -spec code_change(term(), #state{}, term()) -> {ok, #state{}}.

@@ -55,7 +55,8 @@
     node_that_is_not_handed_over_is_relayed/1,
     socket_that_does_not_arrive_ends_that_connection/1,
     end_of_a_connection_crosses_its_handover/1,
-    end_of_the_sidecar_during_a_handover/1
+    end_of_the_sidecar_during_a_handover/1,
+    first_read_comes_whatever_is_before_it/1
 ]).
 -export([
     modules_are_loaded_again_and_again/1,
@@ -66,7 +67,7 @@
 -export([log/2]).
 %% Run in the nodes.
 -export([start_collector/0, collected/1, send_to/1, send_one_to/1, expect_full_pipe/0]).
--export([load_modules/0, processes_of/1, obey_sys/0]).
+-export([load_modules/0, processes_of/1, obey_sys/0, resume_with_a_call/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -140,7 +141,8 @@ groups() ->
             node_that_is_not_handed_over_is_relayed,
             socket_that_does_not_arrive_ends_that_connection,
             end_of_a_connection_crosses_its_handover,
-            end_of_the_sidecar_during_a_handover
+            end_of_the_sidecar_during_a_handover,
+            first_read_comes_whatever_is_before_it
         ]},
         {code, [], [
             modules_are_loaded_again_and_again,
@@ -1143,12 +1145,12 @@ socket_that_does_not_arrive_ends_that_connection(Config) ->
     ok = test_sidecar:say(Sidecar, [{data, 4, frame(1)}, {handed_over, 4}]),
     ?assertEqual([up, up, 1, down], collected(4, Node)),
     _ = test_node:expect_output(Node, "the connection with p@host is lost: "),
-    other_connection_stays(2, <<"q@host">>, Sidecar, Node).
-
     %% The number is not closed, because the sidecar may have given it to another peer.
     {established, 4, <<"r@host">>} = complete_handshake(4, <<"r@host">>, Sidecar),
     ?assertEqual([up], collected(1, Node)),
     other_connection_stays(4, <<"r@host">>, Sidecar, Node),
+    other_connection_stays(2, <<"q@host">>, Sidecar, Node).
+
 %% The peer disconnects after HAND_OVER was sent and before the sidecar has read it, so there is no answer.
 end_of_a_connection_crosses_its_handover(Config) ->
     {Node, Sidecar, _} = start_direct(Config),
@@ -1181,6 +1183,27 @@ end_of_the_sidecar_during_a_handover(Config) ->
     ok = socket:send(Peer1, frame(3)),
     ?assertEqual([up, 3], collected(2, Node)),
     ?assertMatch([{'p@host', direct}, {'q@host', direct}], transports(Node)).
+
+%% A message that an input handler gets together with its socket does not keep it from reading.
+first_read_comes_whatever_is_before_it(Config) ->
+    {Node, Sidecar, Channel} = start_direct(Config),
+    {hand_over, 2, <<"q@host">>} = complete_handshake(2, <<"q@host">>, Sidecar),
+    [Handler] = test_node:call(Node, ?MODULE, processes_of, [uds_dist_input]),
+    ok = test_node:call(Node, sys, suspend, [Handler]),
+    Peer = hand_over(2, Sidecar, Channel),
+    ok = test_node:call(Node, ?MODULE, resume_with_a_call, [Handler]),
+    ok = socket:send(Peer, frame(1, <<"q@host">>, 0)),
+    ?assertEqual([up, 1], collected(2, Node)).
+
+%% Once its socket waits in the message queue of a suspended input handler, adds a call to that and resumes it.
+resume_with_a_call(Handler) ->
+    true = test_node:expect(
+        fun() -> {message_queue_len, 1} =:= process_info(Handler, message_queue_len) end, handed_over
+    ),
+    Call = gen_server:send_request(Handler, recv),
+    ok = sys:resume(Handler),
+    {reply, {error, closed}} = gen_server:wait_response(Call, ?LIMIT),
+    ok.
 
 direct(Config) ->
     test_node:init_group(direct, Config).
