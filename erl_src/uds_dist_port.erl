@@ -64,6 +64,8 @@
     channel = uds_dist_channel:new() :: uds_dist_channel:channel(),
     settings = uds_dist_settings:new() :: uds_dist_settings:settings(),
     callers = uds_dist_callers:new() :: uds_dist_callers:callers(),
+    %% A message will say that the boot is over.
+    awaits_boot = false :: boolean(),
     timers = #{} :: #{listener | dialer | channel => reference()}
 }).
 
@@ -137,7 +139,7 @@ about({Port, {exit_status, _}}) when is_port(Port) -> sidecar;
 about({'EXIT', Port, _}) when is_port(Port) -> sidecar;
 about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= channel; Part =:= status -> Part;
 about({timeout, _, _}) -> sidecar;
-about({init, started}) -> dialer;
+about(boot_is_over) -> boot;
 about(_) -> nothing.
 
 give_up({connection, Conn}, State = #state{connections = Connections, dialer = Dialer}) ->
@@ -155,6 +157,8 @@ give_up({connection, Conn}, State = #state{connections = Connections, dialer = D
 give_up(sidecar, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:give_up("this node ended it because of the error above", Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1});
+give_up(boot, State) ->
+    give_up(dialer, State#state{awaits_boot = false});
 give_up(What, State) when What =:= channel; What =:= log; What =:= nothing ->
     %% No caller waits for it.
     State;
@@ -259,17 +263,14 @@ use(Config, State) ->
 %% Settings can become known late: distribution starts with kernel, the config providers of an Elixir release
 %% run after it, and the application uds_dist starts after them. In releases that do not start the
 %% application, the end of the boot is the last chance to read them.
+await_boot(State = #state{awaits_boot = true}) ->
+    State;
 await_boot(State) ->
-    case init:notify_when_started(self()) of
-        ok ->
-            State;
-        started ->
-            self() ! {init, started},
-            State
-    end.
+    ok = uds_dist_system:notify_when_booted(self(), boot_is_over),
+    State#state{awaits_boot = true}.
 
 boot_is_over(State) ->
-    State1 = settings(fun uds_dist_settings:boot_is_over/1, State),
+    State1 = settings(fun uds_dist_settings:boot_is_over/1, State#state{awaits_boot = false}),
     case uds_dist_listener:wanted(State1#state.listener) of
         undecided -> configure(boot, State1);
         _ -> dial_put_off(State1)
@@ -346,7 +347,7 @@ info({timeout, Timer, Whose}, State = #state{timers = Timers}) when is_map_key(W
         #{Whose := Timer} -> timeout(Whose, State#state{timers = maps:remove(Whose, Timers)});
         #{} -> State
     end;
-info({init, started}, State) ->
+info(boot_is_over, State) ->
     boot_is_over(State);
 info(Message, State = #state{sidecar = Sidecar}) ->
     case uds_dist_sidecar:handle(Message, Sidecar) of

@@ -8,6 +8,9 @@
 -export([variable/1, variables/0, argument/1, is_embedded/0]).
 -export([remember_working_directory/0, working_directory/0, absolute/1]).
 -export([bytes/1, read_proc/1, no_descriptor/0]).
+-export([notify_when_booted/2]).
+%% Entry point of a process.
+-export([await_boot/2]).
 
 -export_type([os_type/0]).
 
@@ -53,6 +56,26 @@ is_ambiguous(Text) ->
 -spec variables() -> [string()].
 variables() ->
     [Name || Variable <- os:getenv(), [Name, [_ | _]] <- [string:split(Variable, "=")]].
+
+%% Sends a message when the boot is over. A process of its own waits for it: init's notice looks like an answer to
+%% the questions that a process asks init, and would be taken for one.
+-spec notify_when_booted(pid(), Message :: term()) -> ok.
+notify_when_booted(Pid, Message) ->
+    _ = spawn(?MODULE, await_boot, [Pid, Message]),
+    ok.
+
+-spec await_boot(pid(), Message :: term()) -> ok.
+await_boot(Pid, Message) ->
+    case init:notify_when_started(self()) of
+        ok ->
+            receive
+                {init, started} -> ok
+            end;
+        started ->
+            ok
+    end,
+    Pid ! Message,
+    ok.
 
 %% The values of each occurrence of a flag, as init:get_argument/1 has them.
 -spec argument(Flag :: atom()) -> undefined | [[binary()]].

@@ -6,6 +6,7 @@
 -export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     listener_moves_when_the_application_starts/1,
+    dials_during_the_boot_do_not_stop_the_listener/1,
     settings_of_the_same_place_count/1,
     nothing_changes_without_new_settings/1,
     wrong_settings_change_nothing/1,
@@ -75,6 +76,48 @@ listener_moves_when_the_application_starts(Config) ->
     pong = ping(A, D),
     test_node:stop(A),
     ?assertEqual(["c.sock", "d.sock"], sockets_in(After)).
+
+%% In a release that does not start the application, the end of the boot is when the settings count. A part of the
+%% boot that dials before that waits too, and changes nothing. The release is one of Elixir as far as its settings
+%% tell, which may come late.
+dials_during_the_boot_do_not_stop_the_listener(Config) ->
+    Dir = test_node:dir("release", Config),
+    Source = filename:join(Dir, "dials_early.erl"),
+    ok = file:write_file(Source, [
+        "-module(dials_early).\n-export([start/2, stop/1]).\n"
+        "start(_, Names) ->\n"
+        "    [spawn(net_kernel, connect_node, [Name]) || Name <- Names],\n"
+        "    timer:sleep(100),\n"
+        "    {ok, spawn_link(timer, sleep, [infinity])}.\n"
+        "stop(_) -> ok.\n"
+    ]),
+    {ok, dials_early} = compile:file(Source, [{outdir, Dir}]),
+    B = start("b", #{dir => none, cwd => Dir}, Config),
+    Names = [name(B), nobody@localhost, nobody_else@localhost],
+    test_project:write(Dir, "elixir.app", [
+        {application, elixir, [
+            {description, ""},
+            {vsn, "1"},
+            {modules, [dials_early]},
+            {registered, []},
+            {applications, [kernel, stdlib]},
+            {mod, {dials_early, Names}},
+            {env, [{config_provider_init, true}]}
+        ]}
+    ]),
+    Versions = [{App, version(App)} || App <- [kernel, stdlib]],
+    Release = {release, {"late", "1"}, {erts, erlang:system_info(version)}, Versions ++ [{elixir, "1"}]},
+    test_project:write(Dir, "late.rel", [Release]),
+    {ok, _, []} = systools:make_script(filename:join(Dir, "late"), [{path, [Dir]}, {outdir, Dir}, silent, no_warn_sasl]),
+    Args = ["-boot", filename:join(Dir, "late"), "-pa", Dir],
+    A = start("a", #{dir => none, cwd => Dir, args => Args}, Config),
+    expect_output(A, "listening at .*/a\\.sock, as configured"),
+    pong = ping(B, A),
+    ?assertEqual(nomatch, string:find(test_node:output(A), "internal error")).
+
+version(App) ->
+    {App, _, Version} = lists:keyfind(App, 1, application:loaded_applications()),
+    Version.
 
 %% Without another directory, too.
 settings_of_the_same_place_count(Config) ->

@@ -153,9 +153,8 @@ an_epmd_that_nobody_needs_is_reported_once(Config) ->
             Args = ["-epmd", "true" | Flags],
             Node = start("a", #{carrier => Carrier, args => Args}, Config),
             [expect_output(Node, "erl has started an epmd") || Count > 0],
-            %% Init sends this as often as it was asked, for example once for the listener and once for a
-            %% connection that waits for the configuration.
-            _ = call(Node, erlang, send, [uds_dist_port, {init, started}]),
+            %% The owner may be told again, if it asks again later.
+            _ = call(Node, erlang, send, [uds_dist_port, boot_is_over]),
             #{version := _} = call(Node, uds_dist, info, []),
             %% Lines of this module are written in order.
             ok = call(Node, uds_dist_log, listener, [notice, "that is all"]),
