@@ -74,6 +74,7 @@ sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries
 -spec sidecar_ended(Down, {Relayed :: non_neg_integer(), HandedOver :: non_neg_integer()}) -> ok when
     Down :: #{
         was_up := boolean(),
+        program := file:filename_all(),
         os_pid := undefined | non_neg_integer(),
         up_for := non_neg_integer(),
         is_news := boolean(),
@@ -81,7 +82,7 @@ sidecar_up(Tries) -> notice(format("the sidecar is back, after ~b tries", [Tries
     }.
 sidecar_ended(#{is_news := false}, _) ->
     ok;
-sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
+sidecar_ended(#{explanation := Explanation, program := Path} = Down, {Relayed, HandedOver}) ->
     {What, Metadata} =
         case Down of
             #{was_up := true, os_pid := OsPid, up_for := UpFor} ->
@@ -93,7 +94,7 @@ sidecar_ended(#{explanation := Explanation} = Down, {Relayed, HandedOver}) ->
         format("; connections ~ts: ~b", [Which, Count])
      || {Which, Count} <- [{"lost with it", Relayed}, {"unaffected", HandedOver}], Count > 0
     ],
-    Program = uds_dist_text:printable(uds_dist_system:bytes(uds_dist_program:path())),
+    Program = uds_dist_text:printable(uds_dist_system:bytes(Path)),
     Line = format("the sidecar ~ts ~ts: ~ts~ts", [Program, What, Explanation, Connections]),
     error_line(Line, Metadata#{reason => Explanation}).
 

@@ -1,16 +1,16 @@
 %% The sidecar as a program of the operating system: where it is, and how it is started and ended.
 -module(uds_dist_program).
 
--export([start/1, close/1, exit_status/1, path/0]).
+-export([start/2, close/1, exit_status/2, path/0]).
 
 -export_type([settings/0]).
 
 %% What a sidecar is told when it starts: its busy-poll budget in microseconds, and the level of its log.
 -type settings() :: #{spin := non_neg_integer(), log := uds_dist_config:log_level()}.
 
-%% Starts a sidecar. The caller becomes the owner of its port.
--spec start(settings()) -> {ok, port()} | {error, uds_dist_text:explanation()}.
-start(Settings) ->
+%% Starts the program at Path as the sidecar. The caller becomes the owner of its port.
+-spec start(Path :: file:filename_all(), settings()) -> {ok, port()} | {error, uds_dist_text:explanation()}.
+start(Path, Settings) ->
     Options = [
         {env, environment(Settings)},
         {packet, 4},
@@ -20,7 +20,6 @@ start(Settings) ->
         use_stdio,
         exit_status
     ],
-    Path = path(),
     try
         {ok, open_port({spawn_executable, Path}, Options)}
     catch
@@ -46,15 +45,16 @@ close(Port) ->
         error:badarg -> ok
     end.
 
-%% Explains an exit status, for people.
--spec exit_status(non_neg_integer()) -> uds_dist_text:explanation().
-exit_status(Status) when Status > 128 ->
+%% Explains the exit status of the program at Path, for people.
+-spec exit_status(non_neg_integer(), Path :: file:filename_all()) -> uds_dist_text:explanation().
+exit_status(Status, _Path) when Status > 128 ->
     io_lib:format("it was ended by signal ~b", [Status - 128]);
-exit_status(Status) ->
-    Why = uds_dist_executable:explain_status(Status, path()),
+exit_status(Status, Path) ->
+    Why = uds_dist_executable:explain_status(Status, Path),
     io_lib:format("it exited with status ~b~ts", [Status, Why]).
 
-%% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative.
+%% Path of the sidecar's program, made absolute: `-pa` and UDS_DIST_SIDECAR may be relative. It comes from the
+%% code server, which may be busy for long.
 -spec path() -> file:filename_all().
 path() ->
     Path =

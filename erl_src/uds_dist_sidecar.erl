@@ -22,6 +22,8 @@
     %% A sidecar is needed again after the backoff.
     is_needed = false :: boolean(),
     settings = #{spin => 0, log => info} :: uds_dist_program:settings(),
+    %% Path of the program that was started last. It is another one after the code of a newer release is loaded.
+    program :: undefined | file:filename_all(),
     %% Release and process of the program that is up, and the time of its HELLO, in milliseconds of monotonic
     %% time. Once a port is closed, the VM does not tell the process any more.
     release :: undefined | binary(),
@@ -50,6 +52,7 @@
     %% The sidecar has ended, or could not be started.
     | {down, #{
         was_up := boolean(),
+        program := file:filename_all(),
         %% Its process id, and the time in seconds for which it was up.
         os_pid := undefined | non_neg_integer(),
         up_for := non_neg_integer(),
@@ -88,11 +91,14 @@ port(#sidecar{status = up, port = Port}) -> Port.
 info(#sidecar{status = Status, port = Port, starts = Starts, ended = Ended} = Sidecar) ->
     maps:merge(age(Sidecar), #{
         status => Status,
-        program => uds_dist_system:bytes(uds_dist_program:path()),
+        program => uds_dist_system:bytes(program(Sidecar)),
         os_pid => os_pid(Port),
         restarts => max(0, Starts - 1),
         ended => Ended
     }).
+
+program(#sidecar{program = undefined}) -> uds_dist_program:path();
+program(#sidecar{program = Path}) -> Path.
 
 age(#sidecar{status = up, release = Release, up_since = UpSince}) ->
     UpFor = (now_ms() - UpSince) div 1000,
@@ -116,8 +122,9 @@ need(Settings, Sidecar) ->
     Sidecar#sidecar{is_needed = true, settings = Settings}.
 
 start(Sidecar = #sidecar{settings = Settings, starts = Starts}) ->
-    Sidecar1 = Sidecar#sidecar{status = starting, is_needed = false, starts = Starts + 1},
-    case uds_dist_program:start(Settings) of
+    Path = uds_dist_program:path(),
+    Sidecar1 = Sidecar#sidecar{status = starting, program = Path, is_needed = false, starts = Starts + 1},
+    case uds_dist_program:start(Path, Settings) of
         {ok, Port} ->
             Timer = timer(?HELLO_TIMEOUT, hello),
             Sidecar1#sidecar{port = Port, pipe = uds_dist_pipe:new(Port), timer = Timer};
@@ -163,7 +170,7 @@ unknown_status() ->
 handle({Port, {data, Packet}}, Sidecar = #sidecar{port = Port}) ->
     packet(uds_dist_protocol:decode(Packet), Sidecar);
 handle({Port, {exit_status, Status}}, Sidecar = #sidecar{port = Port}) ->
-    ended(uds_dist_program:exit_status(Status), Sidecar);
+    ended(uds_dist_program:exit_status(Status, program(Sidecar)), Sidecar);
 handle({'EXIT', Port, epipe}, Sidecar = #sidecar{port = Port}) ->
     %% In this case, the VM closes the port and does not report the exit status.
     ended("it ended while it was written to", Sidecar);
@@ -262,10 +269,13 @@ ended(Explanation, Sidecar) ->
             true -> ?MAX_BACKOFF_DIED;
             false -> ?MAX_BACKOFF_NOT_STARTED
         end,
-    {Delay, IsNews, Backoff2} = uds_dist_backoff:failed(Explanation, Max, Backoff1),
+    %% A start can fail for the same reason as a life has ended, and is news then.
+    Failure = [atom_to_list(Status), ": ", Explanation],
+    {Delay, IsNews, Backoff2} = uds_dist_backoff:failed(Failure, Max, Backoff1),
     {
         {down, #{
             was_up => WasUp,
+            program => program(Sidecar),
             os_pid => Sidecar#sidecar.os_pid,
             up_for => max(0, Life) div 1000,
             explanation => Explanation,
