@@ -71,23 +71,35 @@ error: the reason, such as `emfile` if no file descriptor is left and `system_li
 explanation of what is wrong with the settings.".
 -endif.
 -spec names() ->
-    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_text:explanation()}.
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | Explanation :: string()}.
 names() ->
+    list(socket_dir()).
+
+%% The one in force, or what it would be if this node began to listen now.
+socket_dir() ->
+    try uds_dist_owner:info() of
+        #{should_listen_at := <<_/binary>>, settings := #{socket_dir := Dir}} -> {ok, Dir};
+        #{} -> configured_socket_dir()
+    catch
+        exit:{noproc, _} -> configured_socket_dir()
+    end.
+
+configured_socket_dir() ->
     case uds_dist_config:read() of
-        {ok, #{socket_dir := Dir}} -> uds_dist_names:list(Dir);
+        {ok, #{socket_dir := Dir}} -> {ok, Dir};
         {error, _} = Error -> Error
     end.
+
+list({ok, Dir}) -> uds_dist_names:list(Dir);
+list({error, Explanation}) -> {error, unicode:characters_to_list(Explanation)}.
 
 -if(?OTP_RELEASE >= 27).
 -doc "Names of the nodes that are up in another directory, or in the abstract namespace `@name`.".
 -endif.
 -spec names(SocketDir :: string() | binary()) ->
-    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | uds_dist_text:explanation()}.
+    {ok, [string()]} | {error, Reason :: file:posix() | system_limit | Explanation :: string()}.
 names(SocketDir) ->
-    case uds_dist_socket_dir:check(SocketDir, "the argument", os:type()) of
-        {ok, Dir} -> uds_dist_names:list(Dir);
-        {error, _} = Error -> Error
-    end.
+    list(uds_dist_socket_dir:check(SocketDir, "the argument", os:type())).
 
 -if(?OTP_RELEASE >= 27).
 -doc "The state of this node's carrier: where it listens, its settings, its sidecar, and total counts.
@@ -134,7 +146,7 @@ info() ->
 - `address`: address of the peer's socket; `undefined` if it is not bound, which is the case for most
   incoming connections.
 
-Like `info/0`, it calls no process that carries messages.".
+Like `info/0`, it does not call the processes of the connections.".
 -endif.
 -spec peers() -> [uds_dist_info:peer()] | {error, not_distributed}.
 peers() ->

@@ -22,7 +22,7 @@ check_command_name(Name, Config) ->
             ok;
         {error, Explanation} ->
             {error, [
-                "the commands of a release that connect under longer names (remote, rpc) will not work: ",
+                "the commands of an Elixir release that connect under longer names (remote, rpc) will not work: ",
                 Explanation
             ]}
     end.

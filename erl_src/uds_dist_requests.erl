@@ -39,7 +39,7 @@ done({Whose, _, _}, {error, closed, _}) ->
     %% The process that closed the listener knows why, so nothing is logged.
     reply(Whose, {error, closed});
 done({Whose, Name, Config}, {error, Reason, Explanation}) ->
-    cannot_listen(Name, Reason, [Explanation, hint(Whose, Reason, Config)]) ++ refuse(Whose, Reason).
+    failure(Whose, Name, Reason, [Explanation, hint(Whose, Reason, Config)]) ++ refuse(Whose, Reason).
 
 reply({listen, From, _}, Reply) -> [{reply, From, Reply}];
 reply({configure, From}, Reply) -> [{reply, From, Reply}];
@@ -50,20 +50,24 @@ refuse(boot, _) -> [end_vm];
 refuse(Whose, name_busy) -> reply(Whose, {error, duplicate_name});
 refuse(Whose, Reason) -> reply(Whose, {error, Reason}).
 
-cannot_listen(_, sidecar_failed, _) ->
+failure(_, _, sidecar_failed, _) ->
     %% The line about the sidecar has been logged, and explains this failure too.
     [];
-cannot_listen(undefined, _, Explanation) ->
+failure(_, undefined, _, Explanation) ->
     [{log, error, Explanation}];
-cannot_listen(Name, _, Explanation) ->
+failure({configure, _}, _, _, Explanation) ->
+    [{log, error, ["cannot apply the settings: ", Explanation]}];
+failure(_, Name, _, Explanation) ->
     [{log, error, ["cannot listen as ", atom_to_list(Name), ": ", Explanation]}].
 
-hint({listen, _, _}, name_busy, _) -> "; stop that node, or start this one under another name";
+hint({listen, _, _}, duplicate_name, _) -> "; stop that node, or start this one under another name";
+hint({listen, _, _}, name_busy, _) -> "; wait until that process has ended, or end it";
 hint({listen, _, _}, _, Config) -> uds_dist_socket_dir:default_hint(Config);
 hint(_, _, _) -> "".
 
+%% Once, although the settings may be applied again during the boot.
 advise_on_commands(Name, Config) ->
-    [{log, notice, Advice} || Advice <- uds_dist_advice:on_commands(Name, Config)].
+    [{put_off_notice, Advice} || Advice <- uds_dist_advice:on_commands(Name, Config)].
 
 advise_on_epmd() ->
     [{put_off_notice, Advice} || Advice <- uds_dist_advice:on_epmd()].

@@ -19,6 +19,7 @@
     names_are_those_of_living_nodes/1,
     names_in_the_abstract_namespace/1,
     names_reports_a_missing_or_invalid_directory/1,
+    names_are_those_beside_the_listener/1,
     asking_for_names_is_not_logged/1,
     epmd_module_answers_net_adm/1
 ]).
@@ -150,7 +151,7 @@ name_in_use_changes_nothing(Config) ->
     start("a", #{dir => After}, Config),
     B = start("b", #{dir => Before}, Config),
     {error, _} = configure(A, [{socket_dir, After}]),
-    expect_output(A, "cannot listen as a: the name is in use by process"),
+    expect_output(A, "cannot apply the settings: the name is in use by process"),
     ?assertEqual(["a.sock", "b.sock"], sockets_in(Before)),
     pong = ping(A, B).
 
@@ -325,7 +326,19 @@ names_reports_a_missing_or_invalid_directory(Config) ->
     A = start("a", Config),
     Missing = filename:join(dir(Config), "missing"),
     ?assertEqual({error, enoent}, call(A, uds_dist, names, [Missing])),
-    ?assertMatch({error, [_ | _]}, call(A, uds_dist, names, [1])).
+    {error, Explanation} = call(A, uds_dist, names, [1]),
+    ?assert(io_lib:printable_list(Explanation), Explanation).
+
+%% Settings that are not applied yet do not count.
+names_are_those_beside_the_listener(Config) ->
+    Other = test_node:dir("other", Config),
+    A = start("a", #{dir => none, cwd => dir(Config)}, Config),
+    _ = start("b", #{dir => Other}, Config),
+    ok = call(A, application, set_env, [uds_dist, socket_dir, Other]),
+    ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [])),
+    ok = call(A, application, set_env, [uds_dist, backlog, none]),
+    ?assertEqual({ok, ["a"]}, call(A, uds_dist, names, [])),
+    ?assertEqual({ok, ["b"]}, call(A, uds_dist, names, [Other])).
 
 %% The output of a release's rpc command does not contain it either.
 asking_for_names_is_not_logged(Config) ->

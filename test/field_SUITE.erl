@@ -461,7 +461,7 @@ limits_of_names_are_told_at_the_start(Config) ->
     Room = uds_dist_address:limit(os:type()) - length(dir(Config) ++ "/" ++ "/a.sock"),
     Narrow = test_node:dir(lists:duplicate(Room - 5, $d), Config),
     A = start("a", #{dir => Narrow}, Config),
-    expect_output(A, "uds_dist: the commands of a release .*\\(remote, rpc\\) will not work: .* bytes"),
+    expect_output(A, "uds_dist: the commands of an Elixir release .*\\(remote, rpc\\) will not work: .* bytes"),
     Wide = test_node:dir("wide", Config),
     B = start("b", #{dir => Wide}, Config),
     ?assertEqual({ok, ["b"]}, call(B, uds_dist, names, [])),
