@@ -87,11 +87,10 @@ table() ->
 %% Reads and checks every setting.
 -spec read() -> {ok, config()} | {error, explanation()}.
 read() ->
-    %% Loading makes the settings of sys.config and of `-uds_dist Key Value` visible. Without an .app file on
-    %% the path, these do not exist, and everything else works.
-    _ = application:load(uds_dist),
     Settings = [fun(Config) -> setting(Setting, Config) end || Setting <- table()],
-    Reads = [fun known_keys/1, fun known_flags/1, fun socket_dir/1] ++ Settings ++ [fun sidecar/1],
+    Reads =
+        [fun known_flags/1, fun values/1, fun load/1, fun known_keys/1, fun socket_dir/1] ++
+            Settings ++ [fun sidecar/1],
     maybe_read(Reads, #{sources => #{}}).
 
 maybe_read([], Config) ->
@@ -149,6 +148,41 @@ is_incomplete() ->
         application:get_env(elixir, config_provider_booted) =:= undefined andalso
         element(1, init:get_status()) =:= starting andalso
         whereis(uds_dist_app) =:= undefined.
+
+%% Each `-uds_dist Setting Value`. OTP ignores all settings of the command line and of sys.config if one of these
+%% values is not a term, and a setting without a value in any case.
+values(Config) ->
+    Words = lists:append([
+        Words
+     || Occurrences <- [uds_dist_system:argument(uds_dist)], Occurrences =/= undefined, Words <- Occurrences
+    ]),
+    pairs(Words, Config).
+
+pairs([], Config) ->
+    {ok, Config};
+%% Its value has rules of its own.
+pairs([<<"socket_dir">>], Config) ->
+    {ok, Config};
+pairs([<<"socket_dir">>, _ | More], Config) ->
+    pairs(More, Config);
+pairs([Setting], _) ->
+    invalid("-uds_dist ~ts has no value", [uds_dist_text:printable(Setting)]);
+pairs([Setting, Value | More], Config) ->
+    case uds_dist_system:term(Value) of
+        {ok, _} ->
+            pairs(More, Config);
+        error ->
+            invalid("-uds_dist ~ts ~ts is not an Erlang term; quote it for the shell, such as '[1000, 0]'", [
+                uds_dist_text:printable(Setting), uds_dist_text:printable(Value)
+            ])
+    end.
+
+%% Makes the settings of sys.config and of `-uds_dist Setting Value` visible. Without an .app file on the path,
+%% these do not exist, and everything else works. The application controller is only asked if it has to be,
+%% because it may be waiting for this process to end.
+load(Config) ->
+    _ = application:get_key(uds_dist, vsn) =/= undefined orelse application:load(uds_dist),
+    {ok, Config}.
 
 %% Without this check, a misspelt key would be ignored silently.
 known_keys(Config) ->

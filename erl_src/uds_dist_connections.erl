@@ -19,7 +19,7 @@
 -record(conn, {
     %% Time at which the connection was opened, in seconds of system time.
     since = erlang:system_time(second) :: integer(),
-    counters = uds_dist_counters:new() :: uds_dist_counters:counters(),
+    counters :: uds_dist_counters:counters(),
     window :: pos_integer(),
     transport = relay :: relay | direct,
     %% Known once the handshake is complete.
@@ -74,7 +74,9 @@
     %% The node that we dialled, which closed the connection without sending anything.
     | {silent_node, node()}
     %% The node that we dialled, which closed the connection when it had our answer to its challenge.
-    | {refusing_node, node()}.
+    | {refusing_node, node()}
+    %% The node that we dialled, with which this node did not complete the handshake.
+    | {dialled_node, node(), uds_dist_protocol:peer()}.
 
 -define(MAX_CONN, 16#3FFFFFFF).
 
@@ -232,9 +234,15 @@ acceptor(Acceptor, Connections) ->
 
 claim(Connections = #connections{is_ready = true, unclaimed = [Conn | Unclaimed]}) ->
     #connections{acceptor = Acceptor, by_number = ByNumber} = Connections,
-    #{Conn := {_, C}} = ByNumber,
-    ok = uds_dist_acceptor:accepted(Acceptor, connection(C)),
-    Connections#connections{is_ready = false, unclaimed = Unclaimed};
+    case is_process_alive(Acceptor) of
+        true ->
+            #{Conn := {_, C}} = ByNumber,
+            ok = uds_dist_acceptor:accepted(Acceptor, connection(C)),
+            Connections#connections{is_ready = false, unclaimed = Unclaimed};
+        false ->
+            %% The next acceptor gets them.
+            Connections#connections{is_ready = false}
+    end;
 claim(Connections) ->
     Connections.
 
@@ -443,7 +451,8 @@ forget(#conn{counters = Counters}, Connections = #connections{totals = Totals}) 
 %% An end that the sidecar reported has been logged already, with its reason.
 what_to_log(#conn{stage = ended}) -> none;
 what_to_log(#conn{node = Node, level = Level}) when Node =/= undefined -> {node, Node, Level};
-what_to_log(#conn{peer = Peer}) -> {handshake, Peer}.
+what_to_log(#conn{called = undefined, peer = Peer}) -> {handshake, Peer};
+what_to_log(#conn{called = Called, peer = Peer}) -> {dialled_node, Called, Peer}.
 
 %% Ends all connections whose sockets died with the sidecar. Input handlers first give the VM the data that
 %% arrived before.

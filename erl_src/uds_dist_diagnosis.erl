@@ -2,7 +2,7 @@
 -module(uds_dist_diagnosis).
 
 -export([new/0, received/2, verdict/1]).
--export([refusal/0, another_node/1, not_a_node/1]).
+-export([refusal/0, timeout/0, another_node/1, not_a_node/1]).
 
 -export_type([greeting/0]).
 
@@ -41,6 +41,11 @@ verdict(_) -> unclear.
 -spec refusal() -> explanation().
 refusal() ->
     "it closed the connection during the handshake; most often the cookies differ, and its log says so".
+
+%% The handshake took too long.
+-spec timeout() -> explanation().
+timeout() ->
+    "it did not complete the handshake within net_setuptime; it may be stopped (SIGSTOP), or very busy".
 
 %% The peer gave another name than that of the node that was called. The process that listens there can say
 %% anything, and has not proved that it knows the cookie.

@@ -37,6 +37,7 @@
     uds_dist_log,
     uds_dist_log_limit,
     uds_dist_log_writer,
+    uds_dist_names,
     uds_dist_owner,
     uds_dist_pipe,
     uds_dist_program,
@@ -358,8 +359,7 @@ info(Message, State = #state{sidecar = Sidecar}) ->
 other({'DOWN', Monitor, process, _, Reason}, State = #state{connections = Connections}) ->
     case uds_dist_connections:controller_ended(Monitor, Connections) of
         {Close, What, Connections1} ->
-            ok = uds_dist_log:ended(What, {exit, Reason}),
-            close_connection(Close, State#state{connections = Connections1});
+            close_connection(Close, ended(What, {exit, Reason}, State#state{connections = Connections1}));
         error ->
             State
     end;
@@ -468,6 +468,10 @@ ended({silent_node, Node}, {closed, Reason, Explanation}, State) ->
     unreachable(Node, Reason, Explanation, State);
 ended({refusing_node, Node}, {closed, Reason, _}, State) ->
     unreachable(Node, Reason, uds_dist_diagnosis:refusal(), State);
+ended({dialled_node, Node, _}, {exit, setup_timer_timeout}, State) ->
+    unreachable(Node, timeout, uds_dist_diagnosis:timeout(), State);
+ended({dialled_node, _, Peer}, Why, State) ->
+    ended({handshake, Peer}, Why, State);
 ended(What, Why, State) ->
     ok = uds_dist_log:ended(What, Why),
     State.

@@ -119,7 +119,7 @@ application_argument() ->
 application_value([]) ->
     invalid("-uds_dist socket_dir has no value; use -uds_dist_dir and a directory", []);
 application_value([Text | _]) ->
-    case parse_term(unicode:characters_to_list(Text)) of
+    case uds_dist_system:term(Text) of
         {ok, Value} ->
             {ok, Value};
         error ->
@@ -129,19 +129,6 @@ application_value([Text | _]) ->
                 lists:duplicate(3, uds_dist_text:printable(Text))
             )
     end.
-
-parse_term(Text) when is_list(Text) ->
-    case erl_scan:string(Text ++ ".") of
-        {ok, Tokens, _} ->
-            case erl_parse:parse_term(Tokens) of
-                {ok, Term} -> {ok, Term};
-                {error, _} -> error
-            end;
-        {error, _, _} ->
-            error
-    end;
-parse_term(_NotUtf8) ->
-    error.
 
 environment() ->
     case uds_dist_system:variable("UDS_DIST_DIR") of

@@ -5,7 +5,7 @@
 %% programs look at the same path in another locale, or in none.
 -module(uds_dist_system).
 
--export([variable/1, variables/0, argument/1, is_embedded/0]).
+-export([variable/1, variables/0, argument/1, term/1, is_embedded/0]).
 -export([remember_working_directory/0, working_directory/0, absolute/1]).
 -export([bytes/1, read_proc/1, no_descriptor/0]).
 -export([notify_when_booted/2]).
@@ -84,6 +84,22 @@ argument(Flag) ->
         {ok, Occurrences} -> [lists:map(fun bytes/1, Values) || Values <- Occurrences];
         error -> undefined
     end.
+
+%% The Erlang term in a value of the command line.
+-spec term(binary()) -> {ok, term()} | error.
+term(Text) ->
+    case unicode:characters_to_list(Text) of
+        Chars when is_list(Chars) -> parse(erl_scan:string(Chars ++ "."));
+        _NotUtf8 -> error
+    end.
+
+parse({ok, Tokens, _}) ->
+    case erl_parse:parse_term(Tokens) of
+        {ok, Term} -> {ok, Term};
+        {error, _} -> error
+    end;
+parse({error, _, _}) ->
+    error.
 
 %% Whether this node is a release, whose start scripts start the VM in embedded mode.
 -spec is_embedded() -> boolean().

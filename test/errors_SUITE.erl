@@ -28,6 +28,7 @@
     settings_are_invalid/1,
     node_without_a_listener_reports_settings/1,
     nobody_is_there/1,
+    node_that_does_not_answer_is_reported/1,
     strangers_are_cut_off/1,
     flood_fills_no_memory/1
 ]).
@@ -335,6 +336,10 @@ settings_are_invalid(Config) ->
         {config(backlog, many), "backlog many must be an integer from 1 to 65535"},
         {arguments(["-uds_dist", "socket_dir", "/x"]), "socket_dir /x is not an Erlang string"},
         {arguments(["-uds_dist_dir"]), "-uds_dist_dir takes one directory"},
+        {arguments(["-uds_dist", "backlog", "6x"]), "-uds_dist backlog 6x is not an Erlang term; quote it"},
+        {arguments(["-uds_dist", "allowed_uids", "1000,0"]), "-uds_dist allowed_uids 1000,0 is not an Erlang term"},
+        {arguments(["-uds_dist", "backlog", "7", "transport"]), "-uds_dist transport has no value"},
+        {arguments(["-uds_dist", "backlog"]), "-uds_dist backlog has no value"},
         {arguments(["-uds_dist_dir", "/x", "/y"]), "-uds_dist_dir takes one directory"}
     ],
     Launched = [{launch(Options, Config), Line} || {Options, Line} <- Wrong],
@@ -379,6 +384,22 @@ nobody_is_there(Config) ->
     ?assert(Time1 < 30000000),
     expect_output(A, ["uds_dist: cannot connect to b@.*: nobody listens at .*/b\\.sock"]),
     ?assertMatch([_, _], lines("uds_dist: cannot connect", test_node:output(A))).
+
+%% The sidecar of a stopped VM, or the kernel for a stopped sidecar, still accepts the connection.
+node_that_does_not_answer_is_reported(Config) ->
+    [A, B, C] = start_all(["a", "b", "c"], #{args => ["-kernel", "net_setuptime", "2"]}, Config),
+    ok = test_node:signal("STOP", [os_pid(B), sidecar(C)]),
+    [
+        begin
+            pang = call(A, net_adm, ping, [name(Node)]),
+            expect_output(A, [
+                "uds_dist: cannot connect to ", atom_to_list(name(Node)),
+                ": it did not complete the handshake within net_setuptime; it may be stopped"
+            ])
+        end
+     || Node <- [B, C]
+    ],
+    test_node:signal("CONT", [os_pid(B), sidecar(C)]).
 
 host(Node) ->
     [_, Host] = string:split(atom_to_list(name(Node)), "@"),
