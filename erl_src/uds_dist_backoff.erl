@@ -1,7 +1,8 @@
 %% Decides when to retry after a failure, and whether to log it. Pure.
 %%
-%% Every retry of the carrier uses this module, so that none repeats or logs without a limit. The first retry
-%% comes at once, the following ones after a delay that doubles.
+%% Retries after failures that may last use this module, so that none repeats without a limit. The first retry comes
+%% at once, the following ones after a delay that doubles. Waits for something that is just ending or that is full
+%% for a moment have a constant delay and an end: see uds_dist_listener, uds_dist_dialer and uds_dist_channel.
 -module(uds_dist_backoff).
 
 -export([new/1, failed/3, tries/1]).

@@ -138,7 +138,7 @@ connect_failed(Key, Reason, Explanation, Now, Dialer = #dialer{connecting = Conn
                 %% A remote shell never listens. When it is gone, somebody may still ask for it.
                 case Reason =:= not_listening andalso uds_dist_address:is_dynamic(Node) of
                     true -> {[], Dialer1};
-                    false -> unreachable(Node, Reason, Explanation, Now, Dialer1)
+                    false -> failed(Node, Reason, Explanation, Now, Dialer1)
                 end,
             {[{failed, Tag, Reason} | Effects], Dialer2}
     end.
@@ -153,14 +153,11 @@ timeout(Now, Dialer = #dialer{retries = Retries}) ->
 timer([], _) -> [];
 timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 
-%% A node has no address to connect to, or a connection to it ended before its handshake was complete.
+%% A node cannot be reached: it has no address to connect to, the connect failed, or the connection ended before its
+%% handshake was complete. Callers tend to retry it again and again, so the line is logged only now and then.
 -spec failed(node(), Reason :: atom(), uds_dist_text:explanation(), Now :: integer(), dialer()) ->
     result().
-failed(Node, Reason, Explanation, Now, Dialer) ->
-    unreachable(Node, Reason, Explanation, Now, Dialer).
-
-%% Callers tend to retry a node that is not there again and again, so the line is logged only now and then.
-unreachable(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
+failed(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
     case Unreachable of
         #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
             {[], Dialer};

@@ -1,5 +1,5 @@
 %% Information about a node's carrier, for people and for monitoring. It comes from one call to the owner of
-%% the port, which answers at once, and from counters. No process that carries messages is called.
+%% the port, which answers at once, and from counters. The processes of the connections are not called.
 -module(uds_dist_info).
 
 -export([info/0, peers/0]).
