@@ -44,7 +44,7 @@
     %% Requests to retry, ordered by time.
     retries = [] :: [{Due :: integer(), #request{}}],
     %% When each unreachable node was last logged.
-    unreachable = #{} :: #{node() => LoggedAt :: integer()}
+    unreachable = #{} :: #{node() | {refused_by, node()} => LoggedAt :: integer()}
 }).
 
 -opaque dialer() :: #dialer{}.
@@ -158,20 +158,23 @@ timer([{Due, _} | _], Now) -> [{timer, max(0, Due - Now)}].
 -spec failed(node(), Reason :: atom(), uds_dist_text:explanation(), Now :: integer(), dialer()) ->
     result().
 failed(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unreachable}) ->
-    case Unreachable of
-        #{Node := LoggedAt} when Now - LoggedAt < ?LOG_INTERVAL ->
-            {[], Dialer};
-        #{} ->
+    Keys = [Node | [{refused_by, Node} || Reason =:= peer_closed]],
+    case [At || Key <- Keys, #{Key := At} <- [Unreachable], Now - At < ?LOG_INTERVAL] of
+        [] ->
             Remembered =
                 case map_size(Unreachable) < ?MAX_UNREACHABLE of
                     true -> Unreachable;
                     false -> #{}
                 end,
-            Dialer1 = Dialer#dialer{unreachable = Remembered#{Node => Now}},
-            {[{unreachable, Node, Reason, Explanation}], Dialer1}
+            Logged = maps:from_list([{Key, Now} || Key <- Keys]),
+            Dialer1 = Dialer#dialer{unreachable = maps:merge(Remembered, Logged)},
+            {[{unreachable, Node, Reason, Explanation}], Dialer1};
+        _ ->
+            {[], Dialer}
     end.
 
-%% The node was reached, so the next failure is logged again.
+%% The node was reached, so the next failure is logged again. That a node refuses this one is not news so soon: when
+%% both connect and disconnect at once, one of them often ends the other's handshake.
 -spec reached(node(), dialer()) -> dialer().
 reached(Node, Dialer = #dialer{unreachable = Unreachable}) ->
     Dialer#dialer{unreachable = maps:remove(Node, Unreachable)}.

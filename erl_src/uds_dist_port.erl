@@ -489,7 +489,9 @@ dialled({Key, Connections}, {connected, Conn, Peer}, State = #state{dialer = Dia
         uds_dist_connections:connected(relay_link(Conn, State), Peer, Called, Address, Connections),
     reply(From, {ok, Connection}, State#state{connections = Connections1, dialer = Dialer1});
 dialled({Key, Connections}, {connect_failed, _, Reason, Explanation}, State = #state{settings = Settings}) ->
-    Whole = [Explanation, uds_dist_settings:default_hint(Settings)],
+    %% Only then may the node be elsewhere.
+    Hint = [uds_dist_settings:default_hint(Settings) || Reason =:= not_listening],
+    Whole = [Explanation, Hint],
     dialer(
         fun(D) -> uds_dist_dialer:connect_failed(Key, Reason, Whole, now_ms(), D) end,
         State#state{connections = Connections}

@@ -741,7 +741,12 @@ unreachable_node_is_logged_once_a_minute(_Config) ->
     ?assertEqual(0, LoggedAt(Soon)),
     ?assertEqual(?MINUTE, LoggedAt(Fail(dials({time, 1}, Soon)))),
     %% The node was reached meanwhile, so the failure is logged.
-    ?assertEqual(?MINUTE - 1, LoggedAt(Fail(dials({reached, a@host}, Soon)))).
+    ?assertEqual(?MINUTE - 1, LoggedAt(Fail(dials({reached, a@host}, Soon)))),
+    %% A refusal is not logged again.
+    Refuse = fun(Now, Dialer) -> uds_dist_dialer:failed(a@host, peer_closed, "refused", Now, Dialer) end,
+    {[_], Refused} = Refuse(0, uds_dist_dialer:new()),
+    ?assertMatch({[], _}, Refuse(?MINUTE - 1, uds_dist_dialer:reached(a@host, Refused))),
+    ?assertMatch({[_], _}, Refuse(?MINUTE, uds_dist_dialer:reached(a@host, Refused))).
 
 run_dials(Events) ->
     run_dials(Events, #dials{}).
