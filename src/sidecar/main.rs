@@ -1,9 +1,10 @@
 //! Entry point of the sidecar, which the VM starts as a port program. It speaks the port protocol on stdin
 //! and stdout, and exits when the VM does.
 
+use env_logger::Target;
 use log::LevelFilter;
 use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Stderr, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use uds_dist::event_loop::EventLoop;
@@ -79,6 +80,7 @@ fn set_up_log() -> Result<(), String> {
     let level = level()?;
     let stderr = env_logger::Builder::new()
         .filter_level(level)
+        .target(Target::Pipe(Box::new(Patient(io::stderr()))))
         .format(|out, record| {
             let level = Level::of(record.metadata()).word();
             writeln!(
@@ -91,6 +93,23 @@ fn set_up_log() -> Result<(), String> {
         .build();
     log::set_max_level(level);
     log::set_boxed_logger(Box::new(Journal::new(stderr))).map_err(|error| error.to_string())
+}
+
+/// A stderr that is never waited for. If it is a full pipe, lines are lost: at the end of the VM, peers would
+/// otherwise have to wait until somebody reads it.
+struct Patient(Stderr);
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match os::is_writable(&self.0) {
+            true => self.0.write(bytes),
+            false => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn level() -> Result<LevelFilter, String> {
