@@ -131,7 +131,10 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
 
     /// True if the next turn has work to do without waiting for readiness.
     pub fn has_work(&self) -> bool {
-        self.commands.is_readable() || self.switchboard.has_work(self.reports.has_room())
+        let has_room = self.reports.has_room();
+        self.commands.is_readable()
+            || self.switchboard.has_work(has_room)
+            || has_room && journal::is_waiting()
     }
 
     // --- the port --------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ impl Queue {
             (lost > 0).then(|| lines_lost(lost))
         })
     }
+
+    /// True if [`pop`](Self::pop) would return a line.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty() || self.lost > 0
+    }
 }
 
 impl Default for Queue {
@@ -88,6 +93,11 @@ pub fn begin() {
 /// Takes the next line for the VM.
 pub fn next() -> Option<Line> {
     queue().pop()
+}
+
+/// True if a line waits for the VM.
+pub fn is_waiting() -> bool {
+    queue().is_waiting()
 }
 
 /// Stops sending records to the VM. Lines that still wait go to stderr, and so do all later records.

@@ -7,6 +7,7 @@ use port::*;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, socket};
 use rustix::process::Signal;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::Command as Program;
 use uds_dist::journal::{MAX_WAITING, Queue};
 use uds_dist::log_line::{Cause, Level, Line, MAX_LINE, MAX_SUBJECT, Subject, line};
@@ -183,6 +184,49 @@ fn lines_give_way_to_packets() {
         .filter(|line| line.text.contains("listening at"))
         .count();
     assert_eq!(seen as u32 + counts.iter().sum::<u32>(), 2 * ROUNDS);
+}
+
+/// Connections whose peers have names that end in `suffix`. Nobody listens any more, so no check of a file is due.
+fn connections(
+    sidecar: &mut Sidecar,
+    directory: &TempDir,
+    count: usize,
+    suffix: &str,
+) -> Vec<UnixStream> {
+    sidecar.listen(directory.path("a.sock"));
+    let connect = |_| {
+        let peer = connect_node(directory.path("a.sock"));
+        let (conn, _) = sidecar.accepted();
+        let node = format!("peer{conn}@{suffix}");
+        sidecar.send(&Command::Established { conn, node });
+        peer
+    };
+    let peers = (0..count).map(connect).collect();
+    sidecar.unlisten(0);
+    sidecar.settle();
+    peers
+}
+
+/// Expects one line of the table for each connection, and that none is lost.
+fn expect_table(sidecar: &mut Sidecar, count: usize) {
+    let last = 2 * count;
+    sidecar.expect_line(&format!("{last} from peer{last}@"));
+    let lines = sidecar.logged().iter();
+    let lines = lines.filter(|line| line.text.contains(" from peer"));
+    assert_eq!(lines.count(), count);
+    let mut causes = sidecar.logged().iter().map(|line| line.cause);
+    assert!(causes.all(|cause| cause != Some(Cause::LinesLost)));
+}
+
+/// The sidecar stops taking lines when its reports are long. That must not last until something else happens.
+#[test]
+fn lines_that_wait_for_room_among_the_reports_need_no_event_to_go_on() {
+    const COUNT: usize = MAX_WAITING - 16;
+    let directory = TempDir::new();
+    let mut sidecar = Sidecar::start();
+    let _peers = connections(&mut sidecar, &directory, COUNT, &"h".repeat(MAX_LINE));
+    sidecar.signal(Signal::USR1);
+    expect_table(&mut sidecar, COUNT);
 }
 
 #[test]
