@@ -5,7 +5,7 @@
 //! peer, or for the VM.
 
 use crate::journal;
-use crate::log_line::Cause;
+use crate::log_line::{Cause, NOTICE};
 use crate::os;
 use crate::port::pipes::{CommandPipe, ReportPipe, protocol_error};
 use crate::port::protocol::{Report, VERSION, WINDOW};
@@ -16,6 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
@@ -37,6 +38,8 @@ pub struct EventLoop<I, O> {
     commands: CommandPipe<I>,
     reports: ReportPipe<O>,
     switchboard: Switchboard,
+    /// Lines of the table of SIGUSR1 that are not in the log yet. There can be more than the journal holds.
+    table: VecDeque<String>,
 }
 
 impl<I: AsFd, O: AsFd> EventLoop<I, O> {
@@ -71,6 +74,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             commands: CommandPipe::new(stdin),
             reports,
             switchboard,
+            table: VecDeque::new(),
         })
     }
 
@@ -134,17 +138,21 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
         let has_room = self.reports.has_room();
         self.commands.is_readable()
             || self.switchboard.has_work(has_room)
-            || has_room && journal::is_waiting()
+            || has_room && (journal::is_waiting() || !self.table.is_empty())
     }
 
     // --- the port --------------------------------------------------------------------------------
 
-    /// Lines of the log give way to all else: they wait while the VM does not keep up.
+    /// Lines of the log give way to all else: they wait while the VM does not keep up. A line of the table
+    /// goes to the journal only when the journal is empty, so that the table never fills it.
     fn report_lines(&mut self) {
         while self.reports.has_room() {
-            match journal::next() {
-                Some(line) => self.reports.queue().push(&Report::Log(line)),
-                None => return,
+            if let Some(line) = journal::next() {
+                self.reports.queue().push(&Report::Log(line));
+            } else if let Some(line) = self.table.pop_front() {
+                log_of_table(&line);
+            } else {
+                return;
             }
         }
     }
@@ -212,7 +220,9 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             match Source::from(event.token()) {
                 Source::Stdin => self.commands.ready(event.is_read_closed()),
                 Source::Stdout => self.reports.ready(),
-                Source::Signals => handle_signals(&mut self.signals, &mut self.switchboard),
+                Source::Signals => {
+                    handle_signals(&mut self.signals, &mut self.switchboard, &mut self.table);
+                }
                 source => self.switchboard.ready(source, event),
             }
         }
@@ -224,6 +234,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
     /// Delivers what the VM has sent, and gives up on peers that do not read it in time.
     fn shut_down(&mut self) -> io::Result<()> {
         journal::end();
+        self.table.drain(..).for_each(|line| log_of_table(&line));
         let deadline = Instant::now() + SHUTDOWN;
         self.switchboard.begin_shutdown(self.reports.queue());
         // A failed write of a report can be the first sign that the VM is gone. Its last commands may then
@@ -253,10 +264,19 @@ fn earlier(limit: Option<Duration>, deadline: Option<Instant>) -> Option<Duratio
     limit.into_iter().chain(left).min()
 }
 
-fn handle_signals(signals: &mut Option<Signals>, switchboard: &mut Switchboard) {
+fn log_of_table(line: &str) {
+    log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
+}
+
+/// Handles the signals that have arrived. SIGUSR1 replaces what is left of an earlier `table`.
+fn handle_signals(
+    signals: &mut Option<Signals>,
+    switchboard: &mut Switchboard,
+    table: &mut VecDeque<String>,
+) {
     for signal in signals.iter_mut().flat_map(Signals::pending) {
         match signal {
-            SIGUSR1 => switchboard.log_table(),
+            SIGUSR1 => *table = switchboard.describe().into(),
             SIGTERM => log::info!(reason = Cause::Signal; "SIGTERM: continuing until the VM ends"),
             SIGINT => log::info!(reason = Cause::Signal; "SIGINT: continuing until the VM ends"),
             SIGHUP => {

@@ -12,8 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most lines that wait for the VM. With [`MAX_LINE`](crate::log_line::MAX_LINE) and
 /// [`MAX_SUBJECT`](crate::log_line::MAX_SUBJECT) this bounds their memory to half
-/// a MiB. Lines that strangers can cause are limited elsewhere (`log_limit`), so only the level debug or a VM
-/// that has stopped reading can fill the queue.
+/// a MiB. Lines that strangers can cause are limited elsewhere (`log_limit`), and the table of SIGUSR1 waits
+/// in the event loop, so only the level debug or a VM that has stopped reading can fill the queue.
 pub const MAX_WAITING: usize = 256;
 
 /// The queue of this process. There is only one, because the crate `log` has one logger.

@@ -9,7 +9,7 @@ use crate::channel::Channel;
 use crate::door::{Arrival, Door, NamedPeer, Newcomer};
 use crate::failure::Failure;
 use crate::ids::{ConnId, ListenerId, MAX_CONN};
-use crate::log_line::{Cause, NOTICE};
+use crate::log_line::Cause;
 use crate::os;
 use crate::peer::Credentials;
 use crate::peers::connection::{Connection, Direction};
@@ -399,35 +399,32 @@ impl Switchboard {
         self.door.check_soon(Instant::now());
     }
 
-    /// Writes a table of listeners and connections to the log.
-    pub fn log_table(&self) {
+    /// A table of listeners and connections, for people: the lines of the log that show it.
+    pub fn describe(&self) -> Vec<String> {
         let connections = self.table.describe();
-        for line in self.door.describe() {
-            log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
-        }
-        log::info!(
-            target: NOTICE, reason = Cause::Signal;
-            "{} connections, {} in handshake, {} handed over so far; refused: {} implausible names, \
-             {} peers of users with too many failed handshakes",
-            connections.len(),
-            self.door.handshakes(),
-            self.channel.passed(),
-            self.door.implausible_names(),
-            self.door.over_budget()
-        );
         let Status {
             descriptors,
             descriptor_limit,
             memory,
         } = status();
-        log::info!(
-            target: NOTICE, reason = Cause::Signal;
-            "{descriptors} descriptors of {descriptor_limit} are open; {} KiB of memory are resident",
-            memory >> 10
-        );
-        for line in connections {
-            log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
-        }
+        let totals = [
+            format!(
+                "{} connections, {} in handshake, {} handed over so far; refused: {} implausible \
+                 names, {} peers of users with too many failed handshakes",
+                connections.len(),
+                self.door.handshakes(),
+                self.channel.passed(),
+                self.door.implausible_names(),
+                self.door.over_budget()
+            ),
+            format!(
+                "{descriptors} descriptors of {descriptor_limit} are open; {} KiB of memory are \
+                 resident",
+                memory >> 10
+            ),
+        ];
+        let lines = self.door.describe().into_iter();
+        lines.chain(totals).chain(connections).collect()
     }
 }
 
