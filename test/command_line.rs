@@ -1252,12 +1252,12 @@ fn answers_of_a_peer_to_our_own_questions() {
         );
         let raises = Peer::connected(|stream| {
             receive_frame(stream);
-            says(stream, "raised", b"** timeout\nin a call");
+            says(stream, "raised", b"** ended: {undef,\n      [{m,f}]}\n");
         });
         assert_fails(
             &raises.asked(&ask),
             7,
-            &["n@h could not answer: ** timeout"],
+            &["n@h could not answer: ** ended: {undef, [{m,f}]}\n"],
         );
     }
     // A peer whose name would move the cursor: [[{node, <<"\e[2J">>}]].

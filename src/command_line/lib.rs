@@ -191,8 +191,10 @@ fn ask(access: &Access, talk: Talk, question: &str) -> Result<Value, Failure> {
         Outcome::Result(received) => Value::read(&mut received.reader()),
         Outcome::Raised(text) => {
             let text = String::from_utf8_lossy(&text);
-            let first = text.lines().next().unwrap_or_default();
-            return failed(Kind::Unanswered, &format!("could not answer: {first}"));
+            // An Erlang term may have several lines.
+            let lines: Vec<_> = text.lines().map(str::trim).collect();
+            let problem = format!("could not answer: {}", lines.join(" "));
+            return failed(Kind::Unanswered, &problem);
         }
     };
     match answer {
