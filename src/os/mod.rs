@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 /// Flags of open(2) for a file that another user may have created: they do not follow a symbolic link, and
 /// do not block on a FIFO.
@@ -56,12 +57,17 @@ pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// True if a write would find room, or would fail. Also true if poll(2) itself fails, as the write then
 /// shows what is wrong.
 pub fn is_writable(fd: impl AsFd) -> bool {
-    const AT_ONCE: Timespec = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    becomes_writable(fd, Duration::ZERO)
+}
+
+/// The same, after waiting for it, but not longer than `limit`.
+pub fn becomes_writable(fd: impl AsFd, limit: Duration) -> bool {
+    let limit = Timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: limit.subsec_nanos().into(),
     };
     let mut polled = [PollFd::new(&fd, PollFlags::OUT)];
-    poll(&mut polled, Some(&AT_ONCE)) != Ok(0)
+    poll(&mut polled, Some(&limit)) != Ok(0)
 }
 
 /// True for a pipe, and for a socket, which some systems use as one.

@@ -80,7 +80,10 @@ fn set_up_log() -> Result<(), String> {
     let level = level()?;
     let stderr = env_logger::Builder::new()
         .filter_level(level)
-        .target(Target::Pipe(Box::new(Patient(io::stderr()))))
+        .target(Target::Pipe(Box::new(Impatient {
+            stderr: io::stderr(),
+            is_stuck: false,
+        })))
         .format(|out, record| {
             let level = Level::of(record.metadata()).word();
             writeln!(
@@ -95,20 +98,31 @@ fn set_up_log() -> Result<(), String> {
     log::set_boxed_logger(Box::new(Journal::new(stderr))).map_err(|error| error.to_string())
 }
 
-/// A stderr that is never waited for. If it is a full pipe, lines are lost: at the end of the VM, peers would
-/// otherwise have to wait until somebody reads it.
-struct Patient(Stderr);
+/// How long a line may wait for room on stderr.
+const STDERR_LIMIT: Duration = Duration::from_millis(100);
 
-impl Write for Patient {
+/// A stderr that nobody has to read. Once it has been full for long, lines that find no room are lost: at the
+/// end of the VM, peers would otherwise have to wait until somebody reads it.
+struct Impatient {
+    stderr: Stderr,
+    is_stuck: bool,
+}
+
+impl Write for Impatient {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match os::is_writable(&self.0) {
-            true => self.0.write(bytes),
-            false => Ok(bytes.len()),
+        let limit = match self.is_stuck {
+            true => Duration::ZERO,
+            false => STDERR_LIMIT,
+        };
+        self.is_stuck = !os::becomes_writable(&self.stderr, limit);
+        match self.is_stuck {
+            true => Ok(bytes.len()),
+            false => self.stderr.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.stderr.flush()
     }
 }
 
