@@ -735,7 +735,7 @@ mod abstract_namespace {
         assert_fails(
             second.listen_fails(format!("\0{name}")),
             Reason::DuplicateName,
-            &[&format!("@{name}"), "in use"],
+            &[&format!("the name @{name} is in use by a live process")],
         );
         first.unlisten(0);
         second.listen(format!("\0{name}"));

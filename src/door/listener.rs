@@ -101,19 +101,26 @@ impl Listener {
     }
 }
 
+/// The VM puts "cannot listen" before the explanation.
 fn bind_failure(error: &io::Error, address: &Address) -> Failure {
     let (reason, what) = match error.kind() {
         io::ErrorKind::AddrInUse if address.path().is_none() => (
             Reason::DuplicateName,
-            "the name is in use by a live process".into(),
+            format!("the name {address} is in use by a live process"),
         ),
         // A process that does not take the lock was faster; the next attempt finds out which.
         io::ErrorKind::AddrInUse => (
             Reason::NameBusy,
-            "another process has just taken the name".into(),
+            format!("another process has just taken the name {address}"),
         ),
-        io::ErrorKind::PermissionDenied => (Reason::PermissionDenied, error.to_string()),
-        _ => (Reason::SystemError, error.to_string()),
+        io::ErrorKind::PermissionDenied => (
+            Reason::PermissionDenied,
+            format!("listening at {address} failed: {error}"),
+        ),
+        _ => (
+            Reason::SystemError,
+            format!("listening at {address} failed: {error}"),
+        ),
     };
-    Failure::new(reason, format!("cannot listen at {address}: {what}"))
+    Failure::new(reason, what)
 }
