@@ -147,7 +147,7 @@ impl Switchboard {
         match self.table.insert(conn, connection) {
             Ok(()) => Ok(peer),
             Err(error) => Err(Failure::system(format!(
-                "cannot connect to {address}: {error}"
+                "the connection to {address} failed: {error}"
             ))),
         }
     }

@@ -193,7 +193,7 @@ another_user_is_kept_out_by_the_file_mode(Config) ->
     Alice = node_of(?ALICE, "alice", [], Config),
     Bob = node_of(?BOB, "bob", [{allowed_uids, any}], Config),
     assert_kept_out(Bob, Alice),
-    expect_output(Bob, "cannot connect to alice@.*/alice\\.sock: Permission denied").
+    expect_output(Bob, "cannot connect to alice@.*: the connect to .*/alice\\.sock failed: Permission denied").
 
 %% The mode of the file lets everybody connect, and both sides of the connection log the refusal.
 another_user_is_kept_out_by_its_credentials(Config) ->

@@ -496,6 +496,7 @@ impl Door {
     }
 }
 
+/// The VM puts "cannot connect to" and the name of the node before the explanation.
 fn unreachable_peer(address: &Address, error: &io::Error) -> Failure {
     let reason = match error.kind() {
         ErrorKind::WouldBlock => Reason::BacklogFull,
@@ -507,9 +508,9 @@ fn unreachable_peer(address: &Address, error: &io::Error) -> Failure {
         ErrorKind::NotFound => format!("there is no socket {address}"),
         ErrorKind::ConnectionRefused => format!("nobody listens at {address}"),
         ErrorKind::PermissionDenied => {
-            format!("cannot connect to {address}: {error}; run this as the user of that node")
+            format!("the connect to {address} failed: {error}; run this as the user of that node")
         }
-        _ => format!("cannot connect to {address}: {error}"),
+        _ => format!("the connect to {address} failed: {error}"),
     };
     Failure::new(reason, explanation)
 }
