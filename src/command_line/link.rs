@@ -378,13 +378,15 @@ impl Handshake<'_> {
     }
 
     /// Explains why the node closed the connection without an answer. It may not allow our user, or it is going
-    /// down. By default, a node allows its own user and root.
+    /// down. By default, a node allows its own user and root, but its settings may leave them out.
     fn silence(&self) -> String {
         let (own, theirs) = (os::own_uid(), self.listener.uid);
         match own == 0 || own == theirs {
-            true => "closed the connection without an answer: it is starting or going down; its log says \
-                     more, and --wait tries again"
-                .into(),
+            true => format!(
+                "closed the connection without an answer: it is starting or going down, or its allowed_uids \
+                 leaves out {}; its log says more, and --wait tries again",
+                users::shown(own)
+            ),
             false => format!(
                 "closed the connection without an answer: it does not allow {}; run this as the node's \
                  user, {}",
