@@ -940,6 +940,27 @@ fn a_file_that_is_named_may_be_readable_by_a_group() {
     assert!(home.read(&file, &[]).is_err());
 }
 
+/// Opening a FIFO that nobody writes to must not wait.
+#[test]
+fn a_cookie_comes_from_a_file() {
+    let home = Home::new();
+    let fifo = home.0.path("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .expect("a FIFO");
+    for path in [fifo, home.0.root().into(), "/dev/null".into()] {
+        let error = home
+            .read(&Source::File(path), &[])
+            .expect_err("it is not a file");
+        assert!(error.contains("is not a file"), "{error}");
+    }
+}
+
 #[test]
 fn what_is_no_cookie_is_refused() {
     let home = Home::new();

@@ -1,11 +1,12 @@
 //! Reads the cookie, and refuses one that others could know.
 
 use crate::failure::{Failure, Kind};
+use rustix::fs::OFlags;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Environment variables with the cookie. The first one that is set and not empty is used. The commands of a
@@ -172,7 +173,13 @@ fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
             "cannot read the cookie in {shown}: {error}{advice}"
         ))
     };
-    let metadata = fs::metadata(path).map_err(failed)?;
+    // The file that is checked has to be the one that is read. Opening a FIFO must not wait for a writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(unusable(format!("the cookie file {shown} is not a file")));
     }
@@ -184,8 +191,8 @@ fn from_file(path: &Path, others: u32, whom: &str) -> Result<Cookie, Failure> {
         )));
     }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
+    file.take(MAX_FILE)
+        .read_to_end(&mut bytes)
         .map_err(failed)?;
     Cookie::written(&bytes, &format!("{shown}"))
 }
