@@ -560,7 +560,7 @@ fn how_much_is_said() {
 
 #[test]
 fn a_name_leads_nowhere_else() {
-    for name in ["", "@h", "../a", "a/b@h", "a\0b"] {
+    for name in ["", "@h", "a@", "a@h@", "a@h@i", "../a", "a/b@h", "a\0b"] {
         let location = Location::In(Directory::Path("/run".into()));
         let Err(Failure {
             kind, explanation, ..

@@ -71,13 +71,16 @@ impl Location {
         })
     }
 
-    /// The address of `node`. The host part does not matter.
+    /// The address of `node`. It does not matter which host part the name has, if it has one.
     ///
     /// # Errors
     /// If `node` cannot be the name of a node.
     pub fn address(&self, node: &str) -> Result<Address, Failure> {
-        let name = node.split('@').next().unwrap_or_default();
-        if name.is_empty() || name.contains(['/', '\0']) {
+        let (name, host) = node
+            .split_once('@')
+            .map_or((node, None), |(name, host)| (name, Some(host)));
+        let has_wrong_host = host.is_some_and(|host| host.is_empty() || host.contains('@'));
+        if name.is_empty() || name.contains(['/', '\0']) || has_wrong_host {
             return Err(Failure::new(
                 Kind::Usage,
                 format!("{node:?} is not a node name; write it like myapp or myapp@host"),
