@@ -656,8 +656,16 @@ fn waiting_ends_with_the_process() {
     let output = waiting.wait_with_output().expect("it ends");
     let words = ["is not there", &format!("; process {pid} has ended")];
     assert_fails(&output, 1, &words);
-    let none = run(&directory, &["ping", "n", "--pid", "0"]);
-    assert_eq!(none.status.code(), Some(64));
+    for wrong in ["0", "-1", "abc", "", "2147483648", "4294967296"] {
+        let output = run(&directory, &["ping", "n", &format!("--pid={wrong}")]);
+        assert_eq!(output.status.code(), Some(64));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("--pid <PID>"), "{stderr}");
+        assert!(
+            stderr.contains("it must be a process id, such as 4711"),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]

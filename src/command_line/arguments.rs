@@ -220,7 +220,7 @@ pub fn command() -> Command {
                 Arg::new("pid")
                     .long("pid")
                     .value_name("PID")
-                    .value_parser(value_parser!(u32).range(1..=i64::from(i32::MAX)))
+                    .value_parser(process_id)
                     .value_hint(ValueHint::Other)
                     .help("Stop waiting (--wait) when this process, the node's, has ended"),
             ),
@@ -545,6 +545,13 @@ fn application(text: &str) -> Result<String, String> {
         1..=255 if !text.contains(char::is_control) => Ok(text.into()),
         _ => Err("an application's name has 1 to 255 characters".into()),
     }
+}
+
+fn process_id(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|pid| (1..=i32::MAX as u32).contains(pid))
+        .ok_or_else(|| "it must be a process id, such as 4711".into())
 }
 
 fn call(matches: &ArgMatches) -> Job {
