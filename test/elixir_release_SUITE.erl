@@ -335,7 +335,7 @@ first_steps_of_a_user_who_is_not_root(Config) ->
             {Status, Output} = Run(?ALICE, "' start"),
             ?assertNotEqual(0, Status),
             test_node:expect_output_of(Output, [
-                "^uds_dist: cannot apply the settings: cannot create the directory ", Dir, ": .*", Step
+                "^uds_dist: cannot listen as my_app: cannot create the directory ", Dir, ": .*", Step
             ]),
             [] = os:cmd(Step),
             Port = test_release:start_command(As(?ALICE, "' start"), Env),

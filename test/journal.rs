@@ -239,22 +239,6 @@ fn lines_that_wait_for_room_among_the_reports_need_no_event_to_go_on() {
     expect_table(&mut sidecar, COUNT);
 }
 
-/// The lines that the VM did not take are not lost when it ends.
-#[test]
-fn a_table_is_completed_on_stderr_when_the_vm_is_gone() {
-    const COUNT: usize = 400;
-    let directory = TempDir::new();
-    let mut sidecar = Sidecar::start();
-    let _peers = connections(&mut sidecar, &directory, COUNT, &"h".repeat(MAX_LINE));
-    // Nobody reads this table. It fills the pipe, or at least stays in it.
-    sidecar.signal(Signal::USR1);
-    sidecar.hang_up();
-    assert!(sidecar.expect_exit().success());
-    let last = 2 * COUNT;
-    let line = format!("{last} from peer{last}@");
-    assert!(sidecar.log().iter().any(|text| text.contains(&line)));
-}
-
 #[test]
 fn a_full_queue_counts_what_it_does_not_take() {
     let mut queue = Queue::new();
