@@ -152,11 +152,7 @@ is_incomplete() ->
 %% Each `-uds_dist Setting Value`. OTP ignores all settings of the command line and of sys.config if one of these
 %% values is not a term, and a setting without a value in any case.
 values(Config) ->
-    Words = lists:append([
-        Words
-     || Occurrences <- [uds_dist_system:argument(uds_dist)], Occurrences =/= undefined, Words <- Occurrences
-    ]),
-    pairs(Words, Config).
+    maybe_read([fun(C) -> pairs(Words, C) end || Words <- uds_dist_system:argument(uds_dist)], Config).
 
 pairs([], Config) ->
     {ok, Config};

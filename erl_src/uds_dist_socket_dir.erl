@@ -94,7 +94,7 @@ is_same(A, B) ->
 %% `-uds_dist socket_dir '"/run/x"'`. As with other flags of erl, the last one wins.
 command_line() ->
     case uds_dist_system:argument(uds_dist_dir) of
-        undefined ->
+        [] ->
             application_argument();
         Occurrences ->
             case lists:last(Occurrences) of
@@ -104,12 +104,7 @@ command_line() ->
     end.
 
 application_argument() ->
-    Occurrences =
-        case uds_dist_system:argument(uds_dist) of
-            undefined -> [];
-            Given -> Given
-        end,
-    case [Values || [<<"socket_dir">> | Values] <- Occurrences] of
+    case [Values || [<<"socket_dir">> | Values] <- uds_dist_system:argument(uds_dist)] of
         [] ->
             undefined;
         Values ->

@@ -12,7 +12,7 @@
 check() ->
     %% Only the scripts of relx export it.
     case {uds_dist_system:variable("RELX_RPC_TIMEOUT"), uds_dist_system:argument(boot)} of
-        {Timeout, Boots} when Timeout =/= undefined, Boots =/= undefined ->
+        {Timeout, [_ | _] = Boots} when Timeout =/= undefined ->
             %% The boot script of a release is beside its vm.args.
             check_file(filename:join(filename:dirname(hd(lists:last(Boots))), <<"vm.args">>));
         _ ->
@@ -36,7 +36,7 @@ check_text(Text) ->
         nomatch ->
             %% UDS_DIST_DIR reaches every command.
             case {uds_dist_system:argument(uds_dist_dir), uds_dist_system:variable("UDS_DIST_DIR")} of
-                {Dirs, undefined} when Dirs =/= undefined -> check_lines(Text);
+                {[_ | _], undefined} -> check_lines(Text);
                 _ -> ok
             end;
         _ ->

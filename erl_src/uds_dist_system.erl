@@ -77,12 +77,12 @@ await_boot(Pid, Message) ->
     Pid ! Message,
     ok.
 
-%% The values of each occurrence of a flag, as init:get_argument/1 has them.
--spec argument(Flag :: atom()) -> undefined | [[binary()]].
+%% The values of each occurrence of a flag, as init:get_argument/1 has them; none if there is no such flag.
+-spec argument(Flag :: atom()) -> [[binary()]].
 argument(Flag) ->
     case init:get_argument(Flag) of
         {ok, Occurrences} -> [lists:map(fun bytes/1, Values) || Values <- Occurrences];
-        error -> undefined
+        error -> []
     end.
 
 %% The Erlang term in a value of the command line.

@@ -340,6 +340,7 @@ settings_are_invalid(Config) ->
         {arguments(["-uds_dist", "allowed_uids", "1000,0"]), "-uds_dist allowed_uids 1000,0 is not an Erlang term"},
         {arguments(["-uds_dist", "backlog", "7", "transport"]), "-uds_dist transport has no value"},
         {arguments(["-uds_dist", "backlog"]), "-uds_dist backlog has no value"},
+        {arguments(["-uds_dist", "backlog", "-uds_dist", "transport", "direct"]), "-uds_dist backlog has no value"},
         {arguments(["-uds_dist_dir", "/x", "/y"]), "-uds_dist_dir takes one directory"}
     ],
     Launched = [{launch(Options, Config), Line} || {Options, Line} <- Wrong],
