@@ -150,7 +150,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
             if let Some(line) = journal::next() {
                 self.reports.queue().push(&Report::Log(line));
             } else if let Some(line) = self.table.pop_front() {
-                log_of_table(&line);
+                log_table_line(&line);
             } else {
                 return;
             }
@@ -234,7 +234,7 @@ impl<I: AsFd, O: AsFd> EventLoop<I, O> {
     /// Delivers what the VM has sent, and gives up on peers that do not read it in time.
     fn shut_down(&mut self) -> io::Result<()> {
         journal::end();
-        self.table.drain(..).for_each(|line| log_of_table(&line));
+        self.table.drain(..).for_each(|line| log_table_line(&line));
         let deadline = Instant::now() + SHUTDOWN;
         self.switchboard.begin_shutdown(self.reports.queue());
         // A failed write of a report can be the first sign that the VM is gone. Its last commands may then
@@ -264,7 +264,7 @@ fn earlier(limit: Option<Duration>, deadline: Option<Instant>) -> Option<Duratio
     limit.into_iter().chain(left).min()
 }
 
-fn log_of_table(line: &str) {
+fn log_table_line(line: &str) {
     log::info!(target: NOTICE, reason = Cause::Signal; "{line}");
 }
 

@@ -113,12 +113,11 @@ fn bind_failure(error: &io::Error, address: &Address) -> Failure {
             Reason::NameBusy,
             format!("another process has just taken the name {address}"),
         ),
-        io::ErrorKind::PermissionDenied => (
-            Reason::PermissionDenied,
-            format!("listening at {address} failed: {error}"),
-        ),
-        _ => (
-            Reason::SystemError,
+        kind => (
+            match kind {
+                io::ErrorKind::PermissionDenied => Reason::PermissionDenied,
+                _ => Reason::SystemError,
+            },
             format!("listening at {address} failed: {error}"),
         ),
     };
