@@ -173,8 +173,8 @@ failed(Node, Reason, Explanation, Now, Dialer = #dialer{unreachable = Unreachabl
             {[], Dialer}
     end.
 
-%% The node was reached, so the next failure is logged again. That a node refuses this one is not news so soon: when
-%% both connect and disconnect at once, one of them often ends the other's handshake.
+%% The node was reached, so the next failure is logged again. Only a refusal is not news so soon: when two nodes
+%% connect and disconnect at the same time, one of them often ends the other's handshake.
 -spec reached(node(), dialer()) -> dialer().
 reached(Node, Dialer = #dialer{unreachable = Unreachable}) ->
     Dialer#dialer{unreachable = maps:remove(Node, Unreachable)}.

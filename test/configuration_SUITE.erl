@@ -78,9 +78,9 @@ listener_moves_when_the_application_starts(Config) ->
     test_node:stop(A),
     ?assertEqual(["c.sock", "d.sock"], sockets_in(After)).
 
-%% In a release that does not start the application, the end of the boot is when the settings count. A part of the
-%% boot that dials before that waits too, and changes nothing. The release is one of Elixir as far as its settings
-%% tell, which may come late.
+%% In a release that does not start the application, the settings count from the end of the boot. If an application
+%% dials before that, the dial waits too, and changes nothing. This release looks like one of Elixir, whose settings
+%% may come late.
 dials_during_the_boot_do_not_stop_the_listener(Config) ->
     Dir = test_node:dir("release", Config),
     Source = filename:join(Dir, "dials_early.erl"),
