@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
+use uds_dist::door::visitors::DEADLINE;
 use uds_dist::failure::Reason;
 use uds_dist::ids::ConnId;
 use uds_dist::port::protocol::{Command, Report, WINDOW};
@@ -203,14 +204,27 @@ fn failures_leave_no_descriptor_behind() {
 
 type Connections = VecDeque<(ConnId, UnixStream)>;
 
-/// A sidecar that has run out of descriptors, with its connections and waiting peers.
-fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
-    const PEERS: usize = 60;
+/// A sidecar with few descriptors, which listens twice.
+fn with_few_descriptors() -> (Sidecar, TempDir) {
     let directory = TempDir::new();
     let mut sidecar = Sidecar::start_program(&mut after_shell("ulimit -n 24"));
     sidecar.listen(directory.path("a.sock"));
     sidecar.listen_with(1, directory.path("b.sock"), 0o600);
     sidecar.settle();
+    (sidecar, directory)
+}
+
+/// The next peer, which completes its handshake. Otherwise it would have to make room.
+fn connected(sidecar: &mut Sidecar) -> ConnId {
+    let (conn, _) = sidecar.accepted();
+    sidecar.establish(conn);
+    conn
+}
+
+/// A sidecar that has run out of descriptors, with its connections and waiting peers.
+fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
+    const PEERS: usize = 60;
+    let (mut sidecar, directory) = with_few_descriptors();
     let mut waiting: VecDeque<_> = (0..PEERS)
         .map(|_| connect_node(directory.path("a.sock")))
         .collect();
@@ -219,7 +233,7 @@ fn exhausted() -> (Sidecar, Connections, VecDeque<UnixStream>, TempDir) {
     let mut connections = VecDeque::new();
     while sidecar.has_report() {
         let peer = waiting.pop_front().expect("one that waits");
-        connections.push_back((sidecar.accepted().0, peer));
+        connections.push_back((connected(&mut sidecar), peer));
     }
     assert!(
         (1..24).contains(&connections.len()),
@@ -274,7 +288,7 @@ fn accepting_resumes_at_once_when_a_descriptor_is_free() {
             }
         }
         let peer = waiting.pop_front().expect("one that waits");
-        connections.push_back((sidecar.accepted().0, peer));
+        connections.push_back((connected(&mut sidecar), peer));
     }
     // Waiting for the end of the pause would take a second each time.
     let took = begin.elapsed();
@@ -285,7 +299,7 @@ fn accepting_resumes_at_once_when_a_descriptor_is_free() {
         let (conn, _peer) = connections.pop_front().expect("one left");
         sidecar.close(conn);
         let peer = waiting.pop_front().expect("one that waits");
-        connections.push_back((sidecar.accepted().0, peer));
+        connections.push_back((connected(&mut sidecar), peer));
     }
     let (conn, _peer) = connections.pop_front().expect("one left");
     sidecar.close(conn);
@@ -297,6 +311,41 @@ fn accepting_resumes_by_itself_when_a_descriptor_comes_from_elsewhere() {
     let (mut sidecar, _connections, _waiting, _directory) = exhausted();
     sidecar.unlisten(1);
     sidecar.accepted();
+}
+
+/// Peers that stay silent, or that send only a name, have taken all descriptors, and more of them wait. A real node
+/// still gets in soon.
+#[test]
+fn without_descriptors_stalled_handshakes_make_room() {
+    const CROWD: usize = 60;
+    for names in [0, CROWD] {
+        let (mut sidecar, directory) = with_few_descriptors();
+        let path = directory.path("a.sock");
+        let _silent: Vec<_> = (names..CROWD).map(|_| connect_peer(&path)).collect();
+        let _named: Vec<_> = (0..names).map(|_| connect_node(&path)).collect();
+        let start = Instant::now();
+        let mut peer = connect_node(&path);
+        let mut accepted = Vec::new();
+        while accepted.len() <= names {
+            match sidecar.expect_report("ACCEPTED or CLOSED") {
+                Report::Accepted { conn, .. } => accepted.push(conn),
+                Report::Closed {
+                    conn, explanation, ..
+                } => {
+                    assert!(explanation.contains("make room"), "{explanation}");
+                    sidecar.close(conn);
+                }
+                other => sidecar.fail(&format!("ACCEPTED or CLOSED, not {other:?}")),
+            }
+        }
+        let waited = start.elapsed();
+        println!("in after {waited:?}, with {names} names");
+        assert!(waited < DEADLINE / 2, "{waited:?}");
+        sidecar.send_data(accepted[names], b"welcome");
+        assert_eq!(read(&mut peer, 7), b"welcome");
+        sidecar.expect_log("cannot accept connections");
+        assert_eq!(complaints(&mut sidecar), 1);
+    }
 }
 
 // --- time ----------------------------------------------------------------------------------------

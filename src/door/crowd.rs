@@ -91,11 +91,11 @@ impl Crowd {
         self.len() < MAX_HANDSHAKES
     }
 
-    /// The connection that has to make room if another one is waiting, and the time from which it has to;
-    /// none while there is room. Closing a visitor frees its place at once. A handshake is not closed while
-    /// the VM is about to free the place of a connection that has ended.
+    /// The connection that has to make room if another one needs it, and the time from which it has to.
+    /// Closing a visitor frees its place at once. A handshake is not closed while the VM is about to free
+    /// the place of a connection that has ended.
     pub fn makes_room(&self) -> Option<(Instant, ConnId)> {
-        let (time, conn) = *self.by_time.first().filter(|_| !self.has_room())?;
+        let (time, conn) = *self.by_time.first()?;
         let has_ended_ones = self.by_time.len() < self.places.len();
         let is_visitor = matches!(self.places[&conn], Place::Visitor(_));
         (is_visitor || !has_ended_ones).then_some((time, conn))

@@ -72,7 +72,7 @@ pub enum Arrival {
     Nobody,
     /// One connection was examined: it was refused, was gone already, or enters next.
     Examined,
-    /// A peer is waiting, and this connection has to end to make room for it.
+    /// A peer may be waiting, and this connection has to end to make room for it.
     NeedsRoom(ConnId),
     /// A peer that may enter.
     Peer(Newcomer),
@@ -183,30 +183,37 @@ impl Door {
     pub fn may_accept(&self, now: Instant) -> bool {
         match self.next {
             Some(_) => self.crowd.has_room() || self.late(now).is_some(),
-            None => !self.pause.is_on() && self.listeners.values().any(Listener::is_acceptable),
+            None if self.pause.is_on() => {
+                self.pause.lacks_descriptor(now) && self.late(now).is_some()
+            }
+            None => self.listeners.values().any(Listener::is_acceptable),
         }
     }
 
-    /// The connection that has to make room now, if one is needed.
+    /// The connection that has to make room now, if another one needs it.
     fn late(&self, now: Instant) -> Option<ConnId> {
         let (time, conn) = self.crowd.makes_room()?;
         (time <= now).then_some(conn)
     }
 
     /// Accepts one peer, if one may enter. When all places are taken, one newcomer is kept waiting here:
-    /// only a peer that is admitted can force another connection to make room.
+    /// only a peer that is admitted can force another connection to make room. Without a descriptor, nobody
+    /// can tell who is waiting, so everybody can.
     pub fn accept(&mut self, now: Instant) -> Arrival {
         match self.next.take() {
-            None => match self.pause.is_on() {
-                true => Arrival::Nobody,
-                false => self.accept_next(now),
-            },
+            None if self.pause.lacks_descriptor(now) => self.make_room(now),
+            None if self.pause.is_on() => Arrival::Nobody,
+            None => self.accept_next(now),
             Some(newcomer) if self.crowd.has_room() => Arrival::Peer(newcomer),
             waiting => {
                 self.next = waiting;
-                self.late(now).map_or(Arrival::Nobody, Arrival::NeedsRoom)
+                self.make_room(now)
             }
         }
+    }
+
+    fn make_room(&self, now: Instant) -> Arrival {
+        self.late(now).map_or(Arrival::Nobody, Arrival::NeedsRoom)
     }
 
     fn accept_next(&mut self, now: Instant) -> Arrival {
@@ -451,8 +458,12 @@ impl Door {
     /// The time at which [`tick`](Self::tick) or [`accept`](Self::accept) is due without an event. `has_room`
     /// is true while the VM keeps up with reports.
     pub fn deadline(&self, has_room: bool) -> Option<Instant> {
+        let is_room_needed = match self.next {
+            Some(_) => !self.crowd.has_room(),
+            None => self.pause.is_on(),
+        };
         let next_room = self.crowd.makes_room().map(|(time, _)| time);
-        let awaited = next_room.filter(|_| has_room && self.next.is_some());
+        let awaited = next_room.filter(|_| has_room && is_room_needed);
         let has_files = self.listeners.values().any(Listener::has_file);
         let deadlines = [
             awaited,

@@ -43,6 +43,11 @@ impl Pause {
         self.ends.is_some()
     }
 
+    /// True while accepting is paused and no descriptor has been freed since.
+    pub fn lacks_descriptor(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| now < ends)
+    }
+
     /// The time at which the pause ends, if there is one.
     pub fn ends(&self) -> Option<Instant> {
         self.ends
@@ -89,7 +94,9 @@ mod tests {
         pause.cut_short(now);
         assert!(!pause.is_on());
         pause.begin(now);
+        assert!(pause.lacks_descriptor(now));
         pause.cut_short(now);
+        assert!(!pause.lacks_descriptor(now));
         assert!(pause.end(now));
     }
 
