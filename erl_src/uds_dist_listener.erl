@@ -9,7 +9,7 @@
 -module(uds_dist_listener).
 
 -export([new/0, open/4, put_off/3, move/4, close/2]).
--export([up/1, down/1, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
+-export([up/1, down/2, listening/3, listen_failed/5, unlistened/2, lost/4, timeout/1]).
 -export([name/1, wanted/1, has_place/1, actual/1, is_requested/1]).
 
 -export_type([listener/0, tag/0, effect/0]).
@@ -44,7 +44,9 @@
     %% What was wanted before the request, and will be again if it fails.
     before :: wanted(),
     %% Time until which the request is retried if the name's owner is just going away.
-    give_up :: integer()
+    give_up :: integer(),
+    %% A sidecar has died while it carried out the request.
+    has_survived = false :: boolean()
 }).
 
 -type wanted() :: none | undecided | place().
@@ -160,13 +162,18 @@ start({Place, Tag, GiveUp}, Listener = #listener{wanted = Before}) ->
 up(Listener) ->
     settle(Listener#listener{is_up = true, awaits_timer = false}).
 
-%% The sidecar is gone, and all sockets with it; or it could not be started.
--spec down(listener()) -> result().
-down(Listener = #listener{request = Request}) ->
+%% The sidecar is gone, and all sockets with it; or it could not be started. A request survives one death of
+%% a sidecar, which says nothing about the request.
+-spec down(died | not_started, listener()) -> result().
+down(How, Listener = #listener{request = Request}) ->
     Listener1 = Listener#listener{is_up = false, sockets = #{}},
     case Request of
-        undefined -> settle(Listener1);
-        #request{} -> failed(sidecar_failed, "the sidecar failed", Listener1)
+        undefined ->
+            settle(Listener1);
+        #request{has_survived = false} when How =:= died ->
+            settle(Listener1#listener{request = Request#request{has_survived = true}});
+        #request{} ->
+            failed(sidecar_failed, "the sidecar failed", Listener1)
     end.
 
 -spec listening(id(), Now :: integer(), listener()) -> result().

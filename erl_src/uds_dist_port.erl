@@ -403,9 +403,13 @@ sidecar({down, #{is_news := IsNews} = Down}, State = #state{connections = Connec
         connections = uds_dist_connections:sidecar_ended(Connections),
         channel = uds_dist_channel:close(State#state.channel)
     },
-    State2 = listener(fun uds_dist_listener:down/1, State1),
+    How = how_it_ended(Down),
+    State2 = listener(fun(L) -> uds_dist_listener:down(How, L) end, State1),
     State3 = dialer(fun uds_dist_dialer:down/1, State2),
     status(uds_dist_sidecar:unknown_status(), State3).
+
+how_it_ended(#{was_up := true}) -> died;
+how_it_ended(#{was_up := false}) -> not_started.
 
 %% Replies to all callers that wait for the sidecar's status.
 status(Status, State = #state{callers = Callers}) ->

@@ -20,7 +20,8 @@
     late_answer_is_not_taken_for_the_next_one/1,
     unavailable_place_is_retried_with_a_backoff/1,
     place_lost_repeatedly_is_retried_with_a_backoff/1,
-    busy_name_is_retried_until_the_caller_gives_up/1
+    busy_name_is_retried_until_the_caller_gives_up/1,
+    request_survives_one_death_of_the_sidecar/1
 ]).
 -export([
     dialer_keeps_its_promises/1,
@@ -95,7 +96,8 @@ groups() ->
             late_answer_is_not_taken_for_the_next_one,
             unavailable_place_is_retried_with_a_backoff,
             place_lost_repeatedly_is_retried_with_a_backoff,
-            busy_name_is_retried_until_the_caller_gives_up
+            busy_name_is_retried_until_the_caller_gives_up,
+            request_survives_one_death_of_the_sidecar
         ]},
         {dialer, [parallel], [
             dialer_keeps_its_promises,
@@ -268,10 +270,10 @@ event(close, World) ->
 event(comes_up, World) ->
     drive(fun uds_dist_listener:up/1, World#world{sidecar = up});
 event(cannot_start, World) ->
-    gone(World);
+    gone(not_started, World);
 event({dies, Heard}, World = #world{reports = Reports}) ->
     %% Some packets that it has sent before are still read.
-    gone(lists:foldl(fun hear/2, World, lists:sublist(Reports, Heard)));
+    gone(died, lists:foldl(fun hear/2, World, lists:sublist(Reports, Heard)));
 event({obeys, Outcome}, World = #world{commands = [Command | Commands]}) ->
     obey(Command, Outcome, World#world{commands = Commands});
 event({loses, Id}, World = #world{open = Open, lost = Lost}) ->
@@ -292,8 +294,8 @@ is_taken(#world{wanted = Wanted, pending = Pending}) ->
 request(Request, World = #world{last_tag = Last, pending = Pending}) ->
     {Last + 1, World#world{last_tag = Last + 1, pending = Pending ++ [{Last + 1, Request}]}}.
 
-gone(World) ->
-    drive(fun uds_dist_listener:down/1, World#world{
+gone(How, World) ->
+    drive(fun(L) -> uds_dist_listener:down(How, L) end, World#world{
         sidecar = down, commands = [], reports = [], open = #{}, lost = [], told = #{}
     }).
 
@@ -492,6 +494,16 @@ place_lost_repeatedly_is_retried_with_a_backoff(_Config) ->
     ?assert(Tries > 20 andalso Tries < 50, Tries),
     ?assert(length(World#world.lines) =< 2 * Tries),
     #world{open = Open} = calm_down(World),
+    ?assertEqual([?PLACE], maps:values(Open)).
+
+request_survives_one_death_of_the_sidecar(_Config) ->
+    Moving = run([{move, ?ELSEWHERE, 0}, {dies, 0}], listening()),
+    ?assertMatch(#world{pending = [_]}, Moving),
+    ?assertMatch(#world{wanted = ?ELSEWHERE, pending = []}, calm_down(Moving)),
+    ?assertMatch(#world{wanted = ?PLACE, pending = []}, run([cannot_start], Moving)),
+    Failed = run([comes_up, {dies, 0}], Moving),
+    ?assertMatch(#world{pending = []}, Failed),
+    #world{open = Open} = calm_down(Failed),
     ?assertEqual([?PLACE], maps:values(Open)).
 
 busy_name_is_retried_until_the_caller_gives_up(_Config) ->
