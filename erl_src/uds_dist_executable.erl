@@ -32,7 +32,7 @@ explain(eacces, Path) ->
         {ok, #file_info{type = regular}} ->
             "this user may not execute it; chmod +x";
         {ok, #file_info{type = Type}} ->
-            io_lib:format("it is a ~ts and not a file; " ?BUILD_IT, [Type]);
+            io_lib:format("it is a ~ts and not a file; ~ts", [Type, unless_named(?BUILD_IT)]);
         {error, eacces} ->
             "this user may not enter its directory; run the node as a user who may, or build it elsewhere";
         {error, Reason} ->
@@ -53,7 +53,14 @@ is_missing(Path) ->
                 "UDS_DIST_SIDECAR to its path"
             ];
         none ->
-            "there is no such file; " ?BUILD_IT ", or set UDS_DIST_SIDECAR to its path"
+            ["there is no such file; ", unless_named(?BUILD_IT ", or set UDS_DIST_SIDECAR to its path")]
+    end.
+
+%% What to do about a path at which no program can be. A build does not put one where a variable points.
+unless_named(Remedy) ->
+    case uds_dist_system:variable("UDS_DIST_SIDECAR") of
+        undefined -> Remedy;
+        _ -> "correct UDS_DIST_SIDECAR, which names it, or unset it to use the one in priv/ of uds_dist"
     end.
 
 %% The file that a path treats as a directory: an escript or an .ez.

@@ -63,12 +63,12 @@ end_per_testcase(_Case, Config) ->
 %% ---------------------------------------------------------------------------------------------
 %% The sidecar
 
-%% UDS_DIST_SIDECAR, or an incomplete installation: the path is named, and how to get a sidecar.
+%% UDS_DIST_SIDECAR names it. packaging_SUITE tests an incomplete installation.
 sidecar_is_missing(Config) ->
     Path = filename:join(dir(Config), "no_such_sidecar"),
     refuses_to_boot(
         sidecar_options(Path),
-        ["the sidecar ", Path, " did not start: there is no such file; .*UDS_DIST_SIDECAR"],
+        ["the sidecar ", Path, " did not start: there is no such file; correct UDS_DIST_SIDECAR, .*or unset it"],
         Config
     ).
 
