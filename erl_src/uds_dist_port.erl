@@ -13,6 +13,8 @@
 
 %% How long to retry a name whose previous owner is just shutting down, in milliseconds.
 -define(BUSY_TIMEOUT, 1000).
+%% Milliseconds until a timer fires again whose message was not handled because of an exception.
+-define(RETRY, 1000).
 
 %% A node that has run out of file descriptors cannot load modules, so these are loaded at the start.
 -define(NEEDED, [
@@ -138,7 +140,8 @@ about({established, {Conn, _}, _, _}) -> {connection, Conn};
 about({Port, {data, Packet}}) when is_port(Port) -> uds_dist_protocol:concerns(Packet);
 about({Port, {exit_status, _}}) when is_port(Port) -> sidecar;
 about({'EXIT', Port, _}) when is_port(Port) -> sidecar;
-about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= channel; Part =:= status -> Part;
+about({timeout, _, Part}) when Part =:= listener; Part =:= dialer; Part =:= channel -> {timer, Part};
+about({timeout, _, status}) -> status;
 about({timeout, _, _}) -> sidecar;
 about(boot_is_over) -> boot;
 about(_) -> nothing.
@@ -158,6 +161,8 @@ give_up({connection, Conn}, State = #state{connections = Connections, dialer = D
 give_up(sidecar, State = #state{sidecar = Sidecar}) ->
     {Event, Sidecar1} = uds_dist_sidecar:give_up("this node ended it because of the error above", Sidecar),
     sidecar(Event, State#state{sidecar = Sidecar1});
+give_up({timer, Part}, State) ->
+    effects(Part, [{timer, ?RETRY}], give_up(Part, State));
 give_up(boot, State) ->
     give_up(dialer, State#state{awaits_boot = false});
 give_up(What, State) when What =:= channel; What =:= log; What =:= nothing ->

@@ -39,6 +39,7 @@
     mistake_about_a_connection_ends_that_one/1,
     controller_that_does_not_start_leaves_no_input_handler/1,
     mistake_about_the_listener_answers_who_waits_for_it/1,
+    mistake_about_a_timer_does_not_end_the_retries/1,
     mistake_about_the_status_leaves_it_unknown/1,
     mistake_about_the_sidecar_ends_that/1,
     mistake_in_a_mistake_answers_everybody/1
@@ -125,6 +126,7 @@ groups() ->
             mistake_about_a_connection_ends_that_one,
             controller_that_does_not_start_leaves_no_input_handler,
             mistake_about_the_listener_answers_who_waits_for_it,
+            mistake_about_a_timer_does_not_end_the_retries,
             mistake_about_the_status_leaves_it_unknown,
             mistake_about_the_sidecar_ends_that,
             mistake_in_a_mistake_answers_everybody
@@ -860,6 +862,23 @@ mistake_about_the_listener_answers_who_waits_for_it(Config) ->
         ?assertEqual({error, internal_error}, answer(Closing))
     end),
     ok = is_unharmed(Sidecar, 3, 2).
+
+%% The node has lost its place, and waits to listen there again.
+mistake_about_a_timer_does_not_end_the_retries(Config) ->
+    Sidecar = listening(Config),
+    ok = test_sidecar:say(Sidecar, {listener_lost, 0, "somebody removed it"}),
+    {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+    _ = refuse(4, Sidecar, uds_dist_backoff:new(?FIRST_BACKOFF)),
+    Calling = calling(1, Sidecar),
+    ok = test_sidecar:say(Sidecar, [
+        {listen_failed, 0, system_error, "no space"}, {connect_failed, 1, not_listening, "nobody"}
+    ]),
+    ?assertEqual({error, not_listening}, answer(Calling)),
+    ok = broken(?LISTENER, fun() -> expect_lines(1, "internal error") end),
+    {listen, 0, _, _} = test_sidecar:hear(Sidecar),
+    ok = test_sidecar:say(Sidecar, {listening, 0}),
+    expect_lines(1, "listening again at .*/name.sock"),
+    ok = is_unharmed(Sidecar, 3, 1).
 
 mistake_about_the_status_leaves_it_unknown(Config) ->
     Sidecar = listening(Config),
