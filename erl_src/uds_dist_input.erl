@@ -39,9 +39,6 @@
 %% connection. This is far more than what a socket and this process hold of what was sent before.
 -define(AFTER_FAILURE, (16 * 1048576)).
 
-%% Size in bytes from which a piece of input is a part of a bulk transfer.
--define(LONG, 16384).
-
 -type next() :: {noreply, #state{}} | {noreply, #state{}, 0}.
 
 %% Starts the handler of a connection that the sidecar has opened. The caller is the owner of the port.
@@ -168,17 +165,12 @@ pass_on(Bytes, State = #state{phase = {up, Controller, DHandle, Buffer}}) ->
     #state{transport = Transport, input = Input} = State,
     {Frames, Buffer1} = uds_dist_frames:push(Bytes, Buffer),
     ok = put_data(DHandle, Frames),
-    give_turn(byte_size(Bytes), State#state{
+    %% The VM would not preempt this process: it counts little work for input of any length.
+    State#state{
         phase = {up, Controller, DHandle, Buffer1},
-        input = Transport:passed_on(byte_size(Bytes), Input)
-    }).
-
-%% Let the receiver of a long message handle it while it is in the processor's cache, and before much more
-%% arrives. The VM would not preempt this process: it counts little work for input of any length.
-give_turn(Size, State) when Size < ?LONG ->
-    State;
-give_turn(Size, State = #state{turn = Turn}) ->
-    State#state{turn = uds_dist_turn:after_input(Size, Turn)}.
+        input = Transport:passed_on(byte_size(Bytes), Input),
+        turn = uds_dist_turn:after_input(length(Frames), byte_size(Bytes), State#state.turn)
+    }.
 
 %% Answers the waiting call when a packet is complete or cannot become so. Nothing is acknowledged yet: the
 %% sidecar forwards no more than the handshake window of a peer that has not proved that it knows the

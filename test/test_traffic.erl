@@ -4,15 +4,18 @@
 
 -export([exchange/3, count_up/4, start_counting/1, stop_counting/1, keep_small/4]).
 -export([start_receiver/2, await_receiver/0, send_until_busy/3, status/1]).
--export([priorities/0, turns/2, round_trips/3, flooded_round_trips/3, shares/4]).
+-export([priorities/0, turns/2, longest_queue/4, round_trips/3, flooded_round_trips/3, shares/4]).
 -export([start_greeter/1, greeted/3, await_ends/2]).
 -export([at/4, cut/2]).
 %% Entry points of processes.
 -export([sender/2, receiver/1, counter/3, counted/3, keep_counting/2, greeter/2]).
--export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flood/2, tally/3]).
+-export([receive_in_order/3, send_in_order/3, keeper/1, echo/0, flooded/3, flood/2, tally/3]).
 
 %% Time limit in milliseconds.
 -define(LIMIT, 60000).
+
+%% Processes that compute beside a receiver.
+-define(COMPUTING, 14).
 
 %% Sends payloads of these sizes between this node and another one, in both directions at once, with a process
 %% for each list of sizes and direction. Checks the digest and the order of what arrives.
@@ -338,6 +341,58 @@ count_calls(Controller, Count) ->
     receive
         {trace, Controller, call, _} -> count_calls(Controller, Count + 1)
     after 0 -> Count
+    end.
+
+%% Several processes send Count messages in all of Size bytes to a process of Node, in which several others compute.
+%% Returns how many messages waited for the receiver at most.
+-spec longest_queue(node(), Senders :: pos_integer(), Size :: pos_integer(), Count :: pos_integer()) ->
+    non_neg_integer().
+longest_queue(Node, Senders, Size, Count) ->
+    Flooded = spawn_link(Node, ?MODULE, flooded, [self(), Count, ?COMPUTING]),
+    Receiver =
+        receive
+            {Flooded, Pid} -> Pid
+        end,
+    Payload = binary:copy(<<"x">>, Size),
+    Floods = [spawn_link(?MODULE, flood, [Receiver, {message, Payload}]) || _ <- lists:seq(1, Senders)],
+    receive
+        {Flooded, longest_queue, Length} ->
+            _ = [unlink(Flood) andalso exit(Flood, kill) || Flood <- Floods],
+            Length
+    after ?LIMIT ->
+        exit(too_slow)
+    end.
+
+flooded(Client, Count, Computing) ->
+    {Receiver, Monitor} = spawn_monitor(fun() -> receive_messages(Count) end),
+    Computers = [spawn_link(fun compute/0) || _ <- lists:seq(1, Computing)],
+    %% The measurement must not wait for its turn.
+    _ = process_flag(priority, high),
+    Client ! {self(), Receiver},
+    Length = longest_queue(Receiver, Monitor, 0),
+    Client ! {self(), longest_queue, Length},
+    _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- Computers],
+    ok.
+
+receive_messages(0) ->
+    ok;
+receive_messages(Count) ->
+    receive
+        {message, _} -> receive_messages(Count - 1)
+    end.
+
+compute() ->
+    _ = lists:sum(lists:seq(1, 300)),
+    compute().
+
+longest_queue(Receiver, Monitor, Longest) ->
+    receive
+        {'DOWN', Monitor, process, Receiver, normal} -> Longest
+    after 5 ->
+        case process_info(Receiver, message_queue_len) of
+            {message_queue_len, Length} -> longest_queue(Receiver, Monitor, max(Length, Longest));
+            undefined -> longest_queue(Receiver, Monitor, Longest)
+        end
     end.
 
 %% Sends a message of Size bytes to Node and back, repeatedly.

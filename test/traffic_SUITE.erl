@@ -15,6 +15,7 @@
     thirty_nodes_dial_one_hub_at_once/1,
     senders_to_a_stopped_node_are_suspended/1,
     bulk_transfers_yield_to_short_messages/1,
+    input_waits_for_a_receiver_in_a_busy_node/1,
     flood_does_not_starve_other_senders/1,
     senders_share_a_connection/1
 ]).
@@ -38,6 +39,8 @@
 -define(GREETINGS, 10).
 %% Processes that send over a connection.
 -define(SENDERS, 4).
+%% Messages that are sent to one receiver as fast as possible.
+-define(FLOOD, 100000).
 
 all() ->
     test_node:transports().
@@ -247,6 +250,19 @@ bulk_transfers_yield_to_short_messages(Config) ->
     ?assertEqual(0, call(A, test_traffic, turns, [name(B), 1000])),
     ?assert(call(A, test_traffic, turns, [name(B), 4 bsl 20]) >= 4),
     expect(GoFirst, priorities).
+
+%% A receiver whose message queue has become long is slow, and the queue would fill the memory.
+input_waits_for_a_receiver_in_a_busy_node(Config) ->
+    [A, B] = start_all(["a", "b"], Config),
+    pong = call(A, net_adm, ping, [name(B)]),
+    [
+        begin
+            Longest = call(A, test_traffic, longest_queue, [name(B), 3, Size, ?FLOOD]),
+            test_runner:note("of ~b messages of ~b bytes, ~b waited", [?FLOOD, Size, Longest]),
+            ?assert(Longest < ?FLOOD div 5, Longest)
+        end
+     || Size <- [100, 1000]
+    ].
 
 %% While one process floods a connection, another sender is not starved, whatever the order in which the VM
 %% resumes suspended senders, and even with a single scheduler.
