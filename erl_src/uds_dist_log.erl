@@ -161,6 +161,9 @@ reason({exit, Reason}) -> Reason.
 
 why({closed, _, Explanation}) -> Explanation;
 why({exit, connection_closed}) -> "the peer closed the connection";
+%% From net_kernel, for the connection that the other node has opened at the same time.
+why({exit, remarked}) -> "both nodes connected to each other at once, and the other connection is used";
+why({exit, noproc}) -> "the process that asked for the connection has ended";
 why({exit, Reason}) -> format("~0tp", [Reason]).
 
 %% A handshake of this node came back to it.

@@ -32,6 +32,7 @@
     suspended_input_handler_does_not_stop_the_owner/1,
     handshake_packets_are_delivered_before_the_end/1,
     refusal_by_a_node_is_logged_once/1,
+    ends_of_handshakes_are_explained/1,
     random_reports_are_survived/1
 ]).
 -export([
@@ -119,6 +120,7 @@ groups() ->
             suspended_input_handler_does_not_stop_the_owner,
             handshake_packets_are_delivered_before_the_end,
             refusal_by_a_node_is_logged_once,
+            ends_of_handshakes_are_explained,
             random_reports_are_survived
         ]},
         {mistakes, [], [
@@ -580,6 +582,24 @@ refusal_by_a_node_is_logged_once(Config) ->
      || _ <- lists:seq(1, 10)
     ],
     ?assertEqual(1, lines("cannot connect to b@host: it closed the connection")).
+
+%% In words, and not with the reasons of net_kernel's processes. Each user causes one line of this kind at most.
+ends_of_handshakes_are_explained(Config) ->
+    Sidecar = listening(Config),
+    ok = start_acceptor(),
+    [
+        begin
+            ok = test_sidecar:say(Sidecar, {accepted, Conn, maps:put(uid, Conn, ?PEER), undefined}),
+            {Controller, _, _} = accept(),
+            ok = uds_dist_connection:stop(Controller, Reason),
+            {close, Conn} = test_sidecar:hear(Sidecar),
+            expect_lines(1, io_lib:format("of uid ~b ended: ~ts", [Conn, Words]))
+        end
+     || {Conn, Reason, Words} <- [
+            {2, remarked, "both nodes connected to each other at once"},
+            {4, noproc, "the process that asked for the connection has ended"}
+        ]
+    ].
 
 %% ---------------------------------------------------------------------------------------------
 %% Random reports
