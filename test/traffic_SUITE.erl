@@ -40,7 +40,7 @@
 %% Processes that send over a connection.
 -define(SENDERS, 4).
 %% Messages that are sent to one receiver as fast as possible.
--define(FLOOD, 100000).
+-define(FLOOD, 40000).
 
 all() ->
     test_node:transports().
