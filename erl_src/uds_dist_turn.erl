@@ -93,8 +93,8 @@ before_output(Turn = #turn{next = Next, began = Began}) ->
         false -> Turn
     end.
 
-%% Lets ordinary processes run after a piece of input of so many frames and bytes, if a turn is short or input has
-%% had its share. The caller has priority max again when this returns.
+%% Lets ordinary processes run after a piece of input of so many frames and bytes, if the run queue is short or
+%% input has had its share. The caller has priority max again when this returns.
 -spec after_input(Frames :: non_neg_integer(), Bytes :: non_neg_integer(), turn()) -> turn().
 after_input(_, Bytes, Turn) when Bytes < ?LONG ->
     Turn;
@@ -109,6 +109,7 @@ after_long_input(Turn = #turn{input = Input, took = Took}) ->
             Took1 = let_others_run(erlang:monotonic_time()),
             %% A piece with many small frames can be worth several shares.
             after_long_input(Turn#turn{input = Input - Share, took = Took1});
+        %% The turn takes no time, and the receiver handles the piece while it is in the processor's cache.
         _ when IsShort ->
             ok = give(),
             Turn;

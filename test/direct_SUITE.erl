@@ -259,7 +259,8 @@ await_info(Pid, Item, Wanted) ->
     ok.
 
 %% A peer that reads no longer, but goes on sending, does not keep the connection until the tick time is over. What it
-%% sent before the failure arrives. Without `global`, nothing else is sent meanwhile.
+%% sent before the failure arrives. Without `global`, neither node sends anything else once the input handler is
+%% suspended, but what was sent before may still arrive.
 peer_that_cannot_be_written_to_is_let_go(Config) ->
     [A, B] = pair(#{args => test_node:on_demand() ++ ["-kernel", "net_ticktime", "600"]}, Config),
     Receiver = call(A, ?MODULE, receive_numbers, []),

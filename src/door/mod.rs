@@ -197,8 +197,8 @@ impl Door {
     }
 
     /// Accepts one peer, if one may enter. When all places are taken, one newcomer is kept waiting here:
-    /// only a peer that is admitted can force another connection to make room. Without a descriptor, nobody
-    /// can tell who is waiting, so everybody can.
+    /// only a peer that is admitted can force another connection to make room. Without a descriptor, who
+    /// is waiting cannot be known, so any peer can.
     pub fn accept(&mut self, now: Instant) -> Arrival {
         match self.next.take() {
             None if self.pause.lacks_descriptor(now) => self.make_room(now),
